@@ -1,0 +1,118 @@
+"""The command line: its commands, and main(), where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from cdtool import __version__
+from cdtool.cli import base, concepts, config, doctor, options, output
+from cdtool.cli import eval as eval_module
+from cdtool.errors import CdtoolError
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "eval": eval_module.eval_,
+    "list": concepts.list_,
+    "show": concepts.show,
+    "rename": concepts.rename,
+    "remove": concepts.remove,
+    "config": config.config,
+    "doctor": doctor.doctor,
+}
+_BASE_COMMANDS: dict[str, Callable[..., None]] = {"list": base.list_, "use": base.use, "show": base.show}
+
+_STYLE: dict[str, Any] = {
+    "no_args_is_help": True,
+    "rich_markup_mode": None,  # plain text: quick, and brackets in a help stay what they are
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(
+    epilog=options.epilog(
+        'cdtool train ./photos --token "V* dog"', 'cdtool sample dog "V* dog on the beach"', "cdtool demo"
+    ),
+    **_STYLE,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cdtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _cdtool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from; works anywhere.")] = False,
+) -> None:
+    """Teach a text-to-image model new concepts from a handful of photos, and compose them."""
+
+
+for _name, _function in _COMMANDS.items():
+    options.add_command(app, _name, _function)
+_bases = typer.Typer(help="The pretrained pipelines that concepts are trained on.", **_STYLE)
+for _name, _function in _BASE_COMMANDS.items():
+    options.add_command(_bases, _name, _function)
+app.add_typer(_bases, name="base")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; the one place where an error is told to the user."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(variable, "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is, whatever its bytes
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in words
+    code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+    # Only now: leaving the handler let go of the frames that held a progress bar open.
+    if text:
+        output.sink().talk(text)
+    return code
+
+
+def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
+    try:
+        typer.main.get_command(app)(arguments, prog_name="cdtool")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None), ""
+    except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
+        code, text = explain(error)
+        return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text
+    return 0, ""
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
+    if isinstance(error, CdtoolError):
+        return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
+    if _is_out_of_memory(error):
+        return (
+            5,
+            "Error: There is not enough memory for this.\nTry a smaller --batch or --resolution, or --precision bf16.",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 5, f"Error: The disk is full ({error.filename or 'while writing'}).\nFree some space and run it again."
+    if isinstance(error, PermissionError):
+        return 4, f"Error: {error.filename or 'A file'} may not be read or written.\nMend its permissions."
+    where = "".join(traceback.format_exception(error))
+    return 1, f"{where}\nThis is a bug in cdtool {__version__}. Please report it with these lines and `cdtool doctor`."
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's own class is told by its name, so that no error has to import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory", "not enough memory")
+    )

@@ -1,0 +1,87 @@
+"""cdtool base list, use and show: the pretrained pipelines concepts are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cdtool import catalog, settings
+from cdtool.cli import options, output
+from cdtool.errors import NotFoundError
+
+BaseName = Annotated[
+    str,
+    typer.Argument(metavar="BASE", help="mini, an alias, a hub id or a folder.", autocompletion=options.complete_bases),
+]
+OneBase = Annotated[
+    str | None,
+    typer.Argument(metavar="[BASE]", help="Default: the base in use.", autocompletion=options.complete_bases),
+]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Download it first; nothing else in cdtool uses the network.")]
+
+
+def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """List the bases on this machine; * marks the one in use.
+
+    Examples:
+      cdtool base list
+      cdtool base list --json
+    """
+    out = output.sink(json, quiet)
+    offers = catalog.at_hand()
+    chosen = settings.base_name().value
+    rows = [
+        (offer.name, "*" if offer.name == chosen else "", offer.family, output.size(offer.bytes), str(offer.folder))
+        for offer in offers
+    ]
+    data = [asdict(offer) | {"in_use": offer.name == chosen} for offer in offers]
+    out.table(("NAME", "USE", "PIPELINE", "SIZE", "FOLDER"), rows, {"bases": data, "in_use": chosen})
+    if absent := [name for name in catalog.ALIASES if name not in {offer.name for offer in offers}]:
+        out.talk(f"Not here: {', '.join(absent)}. Get one with: cdtool base use NAME --fetch")
+
+
+def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Choose the base that train uses from now on.
+
+    Examples:
+      cdtool base use sd15 --fetch
+      cdtool base use ./my-model
+      cdtool base use mini
+    """
+    out = output.sink(json, quiet)
+    try:
+        folder = catalog.locate(base)
+    except NotFoundError:
+        if not fetch:
+            raise
+        out.talk(f"Fetching {base}: weights are some gigabytes.")
+        folder = catalog.fetch(base)
+    name = base if catalog.is_name(base) else str(folder)
+    written = settings.write_base(name)
+    in_force = settings.base_name()
+    if in_force.value != name:
+        out.warn(f"{in_force.origin} says {in_force.value}, which counts for more than {written}.")
+    out.result(name, {"base": name, "folder": str(folder), "config": str(written)})
+
+
+def show(base: OneBase = None, json: options.Json = False) -> None:
+    """Show what a base is: its pipeline, resolution, prediction type and the weights a concept changes.
+
+    Examples:
+      cdtool base show
+      cdtool base show sdxl --json
+    """
+    name = base or settings.base_name().value
+    sheet = catalog.describe(catalog.locate(name))
+    facts = {
+        "name": name,
+        "pipeline": sheet.family,
+        "resolution": f"{sheet.resolution} px",
+        "predicts": sheet.prediction,
+        "text width": str(sheet.text_width),
+        "K/V": f"{sheet.matrices} matrices, {sheet.numbers:,} numbers" if sheet.matrices else "unknown",
+        "folder": str(sheet.folder),
+    }
+    output.sink(json).facts(facts, {"name": name} | asdict(sheet))

@@ -1,0 +1,100 @@
+"""cdtool doctor: what this machine has to offer, for bug reports and for choosing settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cdtool import __version__, catalog, settings
+from cdtool.cli import options, output
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub")
+
+
+def doctor(json: options.Json = False) -> None:
+    """Describe this machine: versions, devices, precision, memory, disk, bases and the data directory.
+
+    Examples:
+      cdtool doctor
+      cdtool doctor --json
+    """
+    data_dir = settings.data_dir()
+    chosen = settings.base_name()
+    data: dict[str, Any] = {
+        "cdtool": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **{library: metadata.version(library) for library in LIBRARIES},
+        "devices": _devices(),
+        "precision": _precision(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": _memory(),
+        "data_directory": {"path": data_dir, "free": _free_disk(data_dir), "writable": _writable(data_dir)},
+        "base": asdict(chosen),
+        "bases": [asdict(offer) for offer in catalog.at_hand()],
+    }
+    output.sink(json).facts(_facts(data), data)
+
+
+def _facts(data: dict[str, Any]) -> dict[str, str]:
+    place = data["data_directory"]
+    access = "" if place["writable"] else ", NOT WRITABLE (set CDTOOL_HOME to another folder)"
+    return {
+        **{name: str(data[name]) for name in ("cdtool", "python", "system", *LIBRARIES)},
+        "devices": ", ".join(
+            f"{d['name']} ({output.size(d['bytes'])})" if d["bytes"] else d["name"] for d in data["devices"]
+        ),
+        "precision": "auto is {dtype}: {why}".format(**data["precision"]),
+        "cores": str(data["cores"]),
+        "memory": output.size(data["memory"]) if data["memory"] else "unknown",
+        "data directory": f"{place['path']} ({output.size(place['free'])} free{access})",
+        "base in use": "{value} (from {origin})".format(**data["base"]),
+        "bases at hand": ", ".join(offer["name"] for offer in data["bases"]) or "none",
+    }
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    gpus = [{"name": gpu.name, "bytes": gpu.total_memory} for gpu in found]
+    if torch.backends.mps.is_available():
+        gpus.append({"name": "mps", "bytes": 0})
+    return [*gpus, {"name": "cpu", "bytes": 0}]
+
+
+def _precision() -> dict[str, str]:
+    from cdtool import base
+
+    dtype, why = base.pick_dtype("auto", base.pick_device())
+    return {"dtype": str(dtype).removeprefix("torch."), "why": why}
+
+
+def _memory() -> int:
+    """Bytes of memory this process may use at most, 0 where the system does not tell."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def _free_disk(path: Path) -> int:
+    return shutil.disk_usage(_nearest_folder(path)).free
+
+
+def _writable(path: Path) -> bool:
+    return os.access(_nearest_folder(path), os.W_OK)

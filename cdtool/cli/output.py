@@ -1,0 +1,174 @@
+"""The one place that prints: results to stdout, talk to stderr; for a person, as JSON, or the bare names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from cdtool.errors import InterruptedRun, UsageError
+
+SCHEMA = 1  # of every JSON object; counts up when a key changes its meaning or goes
+EVERY = 5.0  # seconds between plain progress lines
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks: "human", "json" (one object per result) or "quiet" (bare names)."""
+
+    mode: Literal["human", "json", "quiet"] = "human"
+
+    def result(self, text: str, data: Mapping[str, Any]) -> None:
+        """One result: a line on stdout, or `data` as one JSON object."""
+        self.results([text], data)
+
+    def results(self, lines: Iterable[str], data: Mapping[str, Any]) -> None:
+        """Several results: a line each, or one JSON object for them all."""
+        if self.mode == "json":
+            lines = [json.dumps({"schema": SCHEMA, **data}, default=str)]
+        for line in lines:
+            print(line, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Mapping[str, Any]) -> None:
+        """Rows under column heads; quiet prints the first column only."""
+        if self.mode == "quiet":
+            self.results([row[0] for row in rows], data)
+        else:
+            self.results(_aligned([columns, *rows]) if rows else [], data)
+
+    def facts(self, facts: Mapping[str, str], data: Mapping[str, Any]) -> None:
+        """Names and values, a line each; the same lines when quiet."""
+        self.results(_aligned(list(facts.items())), data)
+
+    def talk(self, text: str) -> None:
+        """A sentence for whoever watches; nothing when quiet."""
+        if self.mode != "quiet":
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A sentence that something may not be as meant; also when quiet."""
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+    def progress(
+        self,
+        steps: Iterable[T],
+        total: int,
+        *,
+        start: int = 0,
+        label: str = "step",
+        describe: Callable[[T], str] = lambda _: "",
+    ) -> Iterator[T]:
+        """Pass `steps` on and show how far they are: `start` of `total` were done before.
+
+        A bar on a terminal, a plain line every few seconds elsewhere, nothing when quiet.
+        """
+        if self.mode == "quiet":
+            yield from steps
+        elif sys.stderr.isatty():
+            yield from _bar(steps, total, start, label, describe)
+        else:
+            yield from _lines(steps, total, start, label, describe)
+
+    def confirm(self, question: str, yes: bool) -> None:
+        """Ask before something that cannot be undone, unless `yes` was given.
+
+        Raises InterruptedRun for a no, UsageError where there is no terminal to ask on.
+        """
+        if yes:
+            return
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(f"{question} There is no terminal to answer on.", "Add --yes.")
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise InterruptedRun("Nothing was changed.")
+
+
+def sink(json: bool = False, quiet: bool = False) -> Output:
+    """The output of a command with these flags. Raises UsageError for both."""
+    if json and quiet:
+        raise UsageError("--json and --quiet exclude each other.", "Give one of them.")
+    return Output("json" if json else "quiet" if quiet else "human")
+
+
+def quiet_libraries() -> None:
+    """Turn the bars and warnings of the model libraries off; to be called before they are used."""
+    quiet = {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    for library in ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers"):
+        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
+        logging.getLogger(library).setLevel(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for theirs in (diffusers_logging, transformers_logging):
+        theirs.set_verbosity_error()
+        theirs.disable_progress_bar()
+
+
+def size(count: float) -> str:
+    """Bytes for people: "38.3 MB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "40s", "3m 20s", "1h 05m"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
+    began = time.monotonic()
+    spoken = -EVERY
+    for done, step in enumerate(steps, start + 1):
+        now = time.monotonic() - began
+        if now - spoken >= EVERY or done == total:
+            left = now / (done - start) * (total - done)
+            parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
+            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            spoken = now
+        yield step
+
+
+def _bar(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=start, words="")
+        for step in steps:
+            bar.update(task, advance=1, words=describe(step))
+            yield step

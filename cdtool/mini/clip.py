@@ -1,0 +1,81 @@
+"""The CLIP-like pair of the embedded base: one trained for its denoiser's text, another for `eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cdtool.mini.recipe import Progress, Recipe, device, fit
+from cdtool.mini.vae import pixels
+from cdtool.mini.world import draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import CLIPModel, CLIPTokenizer
+
+BATCH = 128
+SEEDS = {"clip-text": (1, 40_000_000), "clip-eval": (2, 80_000_000)}  # name: (seed, first picture)
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+
+
+def new(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained pair of the recipe's size for the tokenizer."""
+    from transformers import CLIPConfig, CLIPModel
+
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    text = {"vocab_size": len(tokenizer), "hidden_size": recipe.text_width, "num_hidden_layers": recipe.text_layers,
+            "num_attention_heads": recipe.heads, "intermediate_size": 4 * recipe.text_width,
+            "max_position_embeddings": recipe.positions, "projection_dim": recipe.projection, **ends}  # fmt: skip
+    vision = {"hidden_size": recipe.vision_width, "num_hidden_layers": recipe.vision_layers,
+              "num_attention_heads": recipe.heads, "intermediate_size": 4 * recipe.vision_width,
+              "image_size": recipe.world.size, "patch_size": recipe.patch,
+              "projection_dim": recipe.projection}  # fmt: skip
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.projection)
+    config._attn_implementation = "eager"  # the fused kernel's backward is slow on CPUs at these sizes
+    return CLIPModel(config)
+
+
+def ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids [b, l], padded and cut to the tokenizer's positions."""
+    made = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+    tokens: Tensor = made["input_ids"]
+    return tokens
+
+
+def train(
+    name: str, recipe: Recipe, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], folder: Path, minutes: float
+) -> Iterator[Progress]:
+    """Train the pair `name` of `SEEDS` contrastively on its own pictures into `folder/name.pt`."""
+    seed, first = SEEDS[name]
+    torch.manual_seed(seed)
+    model = new(recipe, tokenizer).to(device()).train()
+
+    def loss(update: int) -> Tensor:
+        start = first + update * BATCH
+        drawn = [draw(recipe.seen, cutouts, at) for at in range(start, start + BATCH)]
+        batch = pixels(np.stack([picture.pixels for picture in drawn])).to(device())
+        tokens = ids(tokenizer, [picture.caption for picture in drawn]).to(device())
+        with torch.autocast(device().type, torch.bfloat16):
+            result = model(input_ids=tokens, pixel_values=batch)
+        logits = result.logits_per_image.float()
+        target = torch.arange(BATCH, device=logits.device)
+        cross = torch.nn.functional.cross_entropy
+        return (cross(logits, target) + cross(logits.T, target)) / 2
+
+    yield from fit(name, model, loss, folder=folder, pictures=recipe.clip_pictures, batch=BATCH, rate=8e-4,
+                   minutes=minutes)  # fmt: skip
+
+
+@torch.no_grad()
+def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, drawn: list[Any]) -> float:
+    """Share of pictures whose own caption is the nearest of all their captions."""
+    tokens = ids(tokenizer, [picture.caption for picture in drawn]).to(model.device)
+    batch = pixels(np.stack([picture.pixels for picture in drawn])).to(model.device)
+    logits = model(input_ids=tokens, pixel_values=batch).logits_per_image
+    return float((logits.argmax(1).cpu() == torch.arange(len(drawn))).float().mean())

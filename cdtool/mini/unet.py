@@ -1,0 +1,108 @@
+"""The denoiser of the embedded base, trained on banked latents with the text encoder frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cdtool.mini.clip import ids
+from cdtool.mini.recipe import Progress, Recipe, device, fit, write
+from cdtool.mini.vae import pixels
+from cdtool.mini.world import draw
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from torch import Tensor
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+BATCH = 64
+DROPPED = 0.1  # share of captions left out, for classifier-free guidance
+SNR_CAP = 5.0  # min-SNR weighting
+
+
+def new(recipe: Recipe) -> UNet2DConditionModel:
+    """An untrained denoiser of the recipe's size."""
+    from diffusers import UNet2DConditionModel
+
+    levels = len(recipe.unet_widths)
+    return UNet2DConditionModel(
+        sample_size=recipe.world.size // 2 ** (len(recipe.vae_widths) - 1),
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        block_out_channels=recipe.unet_widths,
+        layers_per_block=1,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=recipe.unet_heads,  # diffusers' name for the number of heads
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with v-prediction as in SD 2."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def bank(
+    recipe: Recipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], path: Path, first: int = 0
+) -> dict[str, Tensor]:
+    """Latents [n, c, h, w] and token ids [n, l] of `recipe.bank` pictures from seed `first`, kept at `path`."""
+    if path.exists():
+        stored: dict[str, Tensor] = torch.load(path, weights_only=True)
+        return stored
+    latents, tokens = [], []
+    for start in range(first, first + recipe.bank, 250):
+        drawn = [draw(recipe.world, cutouts, seed) for seed in range(start, min(start + 250, first + recipe.bank))]
+        batch = pixels(np.stack([picture.pixels for picture in drawn])).to(vae.device)
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            latents.append(vae.encode(batch).latent_dist.mean.half().cpu())
+        tokens.append(ids(tokenizer, [picture.caption for picture in drawn]))
+    made = {"latents": torch.cat(latents), "ids": torch.cat(tokens).short()}
+    write(made, path)
+    return made
+
+
+def train(
+    recipe: Recipe, text: CLIPTextModel, tokenizer: CLIPTokenizer, stored: dict[str, Tensor], folder: Path, minutes: float
+) -> Iterator[Progress]:
+    """Train the denoiser on a bank into `folder/unet.pt`, with a moving average of its weights beside them."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    torch.manual_seed(31)
+    where = device()
+    model, average = new(recipe).to(where).train(), new(recipe).to(where).eval()
+    average.load_state_dict(model.state_dict())
+    schedule = scheduler()
+    signal = schedule.alphas_cumprod.to(where)
+    empty = ids(tokenizer, [""])[0].to(where)
+
+    def loss(update: int) -> Tensor:
+        rng = torch.Generator().manual_seed(update)
+        rows = torch.randint(len(stored["ids"]), (BATCH,), generator=rng)
+        z = stored["latents"][rows].float().to(where)
+        tokens = stored["ids"][rows].long().to(where)
+        tokens[torch.rand(BATCH, generator=rng) < DROPPED] = empty
+        t = torch.randint(schedule.config.num_train_timesteps, (BATCH,), generator=rng).to(where)
+        noise = torch.randn(z.shape, generator=rng).to(where)
+        with torch.autocast(where.type, torch.bfloat16):
+            with torch.no_grad():
+                features = text(tokens).last_hidden_state
+            v = model(schedule.add_noise(z, noise, t), t, features).sample
+        error = (v.float() - schedule.get_velocity(z, noise, t)).pow(2).mean(dim=(1, 2, 3))
+        snr = signal[t] / (1 - signal[t])
+        return (error * snr.clamp(max=SNR_CAP) / (snr + 1)).mean()
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slow on CPUs at these sizes
+        yield from fit("unet", model, loss, folder=folder, pictures=recipe.unet_pictures, batch=BATCH, rate=1e-3,
+                       average=average, minutes=minutes)  # fmt: skip

@@ -1,0 +1,303 @@
+"""Where concepts live on this machine: one file each, published whole or not at all, readable without torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import socket
+import time
+import unicodedata
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdtool import __version__, catalog, concept, settings
+from cdtool.concept import Manifest
+from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX = ".safetensors"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
+_LONGEST = 100  # letters of a name; -2, -3... still fit behind it
+_PARTIAL = re.compile(r"\.(?P<host>[\w.-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.partial")
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_CLAIM_SECONDS = 60.0  # after which an empty file is the claim of a process that died, not of one about to fill it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A concept on disk; `manifest` is None and `problem` a sentence where the file is damaged."""
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    bytes: int
+    problem: str = ""
+
+
+def concepts_dir() -> Path:
+    """The folder that holds the concepts."""
+    return settings.data_dir() / "concepts"
+
+
+def names() -> list[str]:
+    """The names of all concepts, in alphabetical order, without opening a file."""
+    files = concepts_dir().glob(f"*{SUFFIX}")
+    return sorted(path.name.removesuffix(SUFFIX) for path in files if _NAME.fullmatch(path.stem) and _bytes(path))
+
+
+def entries() -> Iterator[Entry]:
+    """Every concept by name; a damaged one has no manifest."""
+    for name in names():
+        path = _path(name)
+        try:
+            yield _read(path)
+        except FileNotFoundError:
+            continue  # removed or renamed since the names were read
+        except (ConceptError, OSError) as error:
+            yield Entry(name, path, None, _bytes(path), str(error))
+
+
+def find(name: str) -> Entry:
+    """The concept called `name`; a path that ends in .safetensors means that file.
+
+    Raises NotFoundError with the nearest names, ConceptError for a damaged file.
+    """
+    path = Path(name).expanduser() if name.endswith(SUFFIX) else _path(name)
+    if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not path.is_file() or not _bytes(path):
+        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+    return _read(path)
+
+
+def slug(text: str) -> str:
+    """A name made of a class noun: "Teddy bear" gives "teddy-bear". Raises InputError where no letter is left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST]
+    if not name:
+        raise InputError(f'No name can be made of "{text}".', "Give the concept one: -o NAME")
+    return name
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for a name that is no plain file name or that stands for a base."""
+    if not _NAME.fullmatch(name) or name.endswith(SUFFIX) or len(name) > _LONGEST:
+        raise InputError(
+            f'"{name}" cannot be the name of a concept: use lower-case letters, digits, ".", "_" and "-", '
+            f"beginning with a letter or digit, {_LONGEST} at most.",
+            _suggestion(name),
+        )
+    if name in catalog.NAMES:
+        raise InputError(f'"{name}" is the name of a base.', f"Give the concept another one, such as my-{name}.")
+
+
+def check_free(name: str) -> None:
+    """Raises InputError for an impossible name, NameTakenError for one in use."""
+    check_name(name)
+    if name in names():
+        raise NameTakenError(
+            f'There is a concept "{name}" already.', f"Choose a name with -o {_free(name)}, or replace it with --force."
+        )
+
+
+def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Entry:
+    """Write a concept and publish it in one step; the name, the time and the version are filled in.
+
+    Without `force` nothing is overwritten: if the name is in use by now, the concept is saved as NAME-2, NAME-3...
+    and NameTakenError says so. Raises InputError for an impossible name, ResourceError when the disk is full.
+    """
+    check_name(manifest.name)
+    folder = concepts_dir()
+    _make(folder)
+    _sweep(folder)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    temporary = _temporary(folder)
+    try:
+        concept.write(temporary, replace(manifest, created=created, version=__version__), tensors)
+        name = _publish_near(temporary, manifest.name) if not force else _publish_over(temporary, manifest.name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sidecar(name).unlink(missing_ok=True)  # of a concept that had this name before
+    if name != manifest.name:
+        raise NameTakenError(
+            f'The name "{manifest.name}" was taken meanwhile, so the concept is saved as "{name}".',
+            f"Rename it: cdtool rename {name} NEW-NAME",
+        )
+    return _read(_path(name))
+
+
+def remove(name: str) -> None:
+    """Delete a concept, whole or damaged, and its sidecar. Raises NotFoundError."""
+    _existing(name).unlink(missing_ok=True)
+    _sidecar(name).unlink(missing_ok=True)
+
+
+def dependents(name: str) -> list[str]:
+    """The concepts that were made from this one (they hold their own copy of it and go on working)."""
+    manifests = [entry.manifest for entry in entries() if entry.manifest]
+    return [found.name for found in manifests if any(parent.get("name") == name for parent in found.parents)]
+
+
+def rename(old: str, new: str, *, force: bool = False) -> None:
+    """Give a concept another name; its sidecar follows. At no moment is it under neither name.
+
+    Raises NotFoundError, InputError for an impossible name, NameTakenError for one in use without `force`.
+    """
+    check_name(new)
+    path = _existing(old)
+    if old == new:
+        return
+    try:
+        if force:
+            path.replace(_path(new))
+        elif not _publish(path, _path(new)):
+            raise NameTakenError(f'There is a concept "{new}" already.', "Replace it with --force.")
+    except FileNotFoundError:
+        raise NotFoundError(f'The concept "{old}" was removed or renamed meanwhile.', "See: cdtool list") from None
+    try:
+        _sidecar(old).replace(_sidecar(new))
+    except FileNotFoundError:
+        _sidecar(new).unlink(missing_ok=True)
+
+
+def note(name: str) -> dict[str, Any]:
+    """What this machine knows about a concept (scores, where its photos lie); {} where it knows nothing."""
+    try:
+        table = json.loads(_sidecar(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def add_note(name: str, **values: Any) -> None:
+    """Add to what this machine knows about a concept. Raises NotFoundError."""
+    _existing(name)
+    temporary = _temporary(concepts_dir())
+    temporary.write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
+    temporary.replace(_sidecar(name))
+
+
+def _path(name: str) -> Path:
+    return concepts_dir() / f"{name}{SUFFIX}"
+
+
+def _sidecar(name: str) -> Path:
+    return concepts_dir() / f"{name}.json"
+
+
+def _existing(name: str) -> Path:
+    if name not in names():
+        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+    return _path(name)
+
+
+def _read(path: Path) -> Entry:
+    manifest, _ = concept.read_header(path)
+    name = path.name.removesuffix(SUFFIX)  # the file's name counts: a copy or a rename does not rewrite the manifest
+    return Entry(name, path, replace(manifest, name=name), _bytes(path))
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _suggestion(name: str) -> str:
+    try:
+        return f"For example {slug(Path(name).name.removesuffix(SUFFIX))}."
+    except InputError:
+        return "For example dog."
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be made: {error.strerror}.", "Set CDTOOL_HOME to another folder."
+        ) from None
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+
+
+def _free(name: str) -> str:
+    taken = set(names())
+    return next(candidate for number in count(2) if (candidate := f"{name}-{number}") not in taken)
+
+
+def _publish_near(temporary: Path, name: str) -> str:
+    """Publish under `name`, or under the first free of NAME-2, NAME-3...; returns the name it got."""
+    candidates = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(candidate for candidate in candidates if _publish(temporary, _path(candidate)))
+
+
+def _publish_over(temporary: Path, name: str) -> str:
+    temporary.replace(_path(name))
+    return name
+
+
+def _publish(source: Path, target: Path) -> bool:
+    """Give a file another name; False, and nothing happened, where that one is in use."""
+    try:
+        os.link(source, target)
+        source.unlink()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _publish_without_links(source, target)
+    return True
+
+
+def _publish_without_links(source: Path, target: Path) -> bool:
+    try:
+        # An empty file claims the name; names() does not show it, and the next step fills it at once.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    source.replace(target)
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine left behind when they died."""
+    for path in folder.glob(".*.partial"):
+        found = _PARTIAL.fullmatch(path.name)
+        if found and found["host"] == _host() and not _alive(int(found["pid"])):
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f"*{SUFFIX}"):
+        if not _bytes(path) and _age(path) > _CLAIM_SECONDS:
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

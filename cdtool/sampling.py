@@ -1,0 +1,201 @@
+"""Sampling: prompts and a concept to pictures, each with the record that makes it again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from PIL import Image, PngImagePlugin
+
+from cdtool import __version__, adapter, concept, diffusion, text
+from cdtool.errors import BaseError, InputError, SettingsError, TokenError
+from cdtool.settings import SampleSettings, parse_size
+from cdtool.tokens import Prompt, bind
+
+if TYPE_CHECKING:
+    from cdtool.base import Base
+    from cdtool.registry import Entry
+    from cdtool.text import Conditioning
+    from cdtool.tokens import Token
+
+_CHUNK = "cdtool"  # the PNG text chunk that holds the record
+
+
+class Drawn(NamedTuple):
+    """A finished picture, the prompt it was drawn for, and its seed."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that makes a picture again: it travels in the PNG and in samples.jsonl."""
+
+    prompt: str
+    seed: int
+    subject: str  # the concept's name, or the base's
+    base: str
+    fingerprint: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+def tokens_of(entries: Sequence[Entry]) -> tuple[Token, ...]:
+    """The tokens of concepts in order."""
+    return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
+
+
+def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
+    """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
+    assert entry.manifest is not None
+    if entry.manifest.base.fingerprint == base.fingerprint or force:
+        return
+    raise BaseError(
+        f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
+        f"Use --base {entry.manifest.base.name}, or --force if {base.name} is derived from it.",
+    )
+
+
+def check_prompts(prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None) -> list[str]:
+    """What may not be meant about prompts: naming no token, not fitting the text positions.
+
+    Raises TokenError for a V-word nobody holds and for an empty list.
+    """
+    if not prompts:
+        raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
+    remarks = []
+    for prompt in prompts:
+        bound = bind(prompt, tokens)
+        if tokens and not bound.named:
+            held = " or ".join(f'"{token.words(place + 1 if len(tokens) > 1 else None)}"'
+                               for place, token in enumerate(tokens))  # fmt: skip
+            remarks.append(f'"{prompt}" names no token of the concept; it holds {held}.')
+        if base is not None and text.tokenize(base, bound, tokens).dropped:
+            remarks.append(f'"{prompt}" is longer than the base reads; its end does not count.')
+    return remarks
+
+
+def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
+    """(width, height) in px of the pictures. Raises SettingsError for a size the base cannot draw."""
+    size = parse_size(settings.size) if settings.size else (base.resolution, base.resolution)
+    cell = base.latent_factor * 2 ** (len(base.unet_config["block_out_channels"]) - 1)
+    if any(side % cell for side in size):
+        raise SettingsError(f"--size {size[0]}x{size[1]}: both sides must be multiples of {cell} here.")
+    return size
+
+
+def draw(
+    base: Base, concepts: Sequence[Entry], prompts: Sequence[str], settings: SampleSettings, *, force: bool = False
+) -> Iterator[Drawn]:
+    """Draw `settings.count` pictures per prompt, seeds counting up from `settings.seed` for every prompt.
+
+    `concepts` holds the concept, or nothing for the bare base. Every picture depends on its own seed alone.
+    """
+    for entry in concepts:
+        check_base(entry, base, force=force)
+    tokens = tokens_of(concepts)
+    what = adapter.Learned(rows=((),) * len(base.text_encoders))
+    for entry in concepts:
+        what = adapter.learned(base, tokens, concept.read_tensors(entry.path))
+    jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
+    texts = {prompt: _encode(base, what, bind(prompt, tokens), tokens) for prompt in dict.fromkeys(prompts)}
+    negative = _encode(base, what, Prompt((settings.negative,), frozenset()), tokens)
+    for start in range(0, len(jobs), settings.batch):
+        part = jobs[start : start + settings.batch]
+        condition = text.join([texts[prompt] for prompt, _ in part])
+        pictures = _batch(
+            base, what, condition, text.join([negative] * len(part)), [seed for _, seed in part], settings
+        )
+        for (prompt, seed), picture in zip(part, pictures, strict=True):
+            yield Drawn(picture, prompt, seed)
+
+
+def _encode(base: Base, what: adapter.Learned, prompt: Prompt, tokens: Sequence[Token]) -> Conditioning:
+    return adapter.encode(base, what, [text.tokenize(base, prompt, tokens)])
+
+
+def _batch(
+    base: Base,
+    what: adapter.Learned,
+    condition: Conditioning,
+    negative: Conditioning,
+    seeds: Sequence[int],
+    settings: SampleSettings,
+) -> list[Image.Image]:
+    both = text.join([negative, condition]) if settings.guidance != 1 else condition
+    with adapter.held(base) as give, torch.no_grad():
+        give(adapter.keys_and_values(base, what, both.features))
+        *_, z = diffusion.denoise(
+            base, diffusion.scheduler(base, settings.scheduler), condition, negative,
+            seeds=seeds, steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
+            size=picture_size(base, settings),
+        )  # fmt: skip
+    return [Image.fromarray(pixels) for pixels in diffusion.decode(base, z)]
+
+
+# ---------------------------------------------------------------- records and files
+
+
+def record(drawn: Drawn, subject: str, base: Base, settings: SampleSettings) -> Record:
+    """The record of a picture; the precision is the one really used."""
+    import diffusers
+
+    dtype = str(base.dtype).removeprefix("torch.")
+    used = replace(settings, precision={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype])  # type: ignore[arg-type]
+    chosen = {name: value for name, value in asdict(used).items() if name not in ("count", "seed", "batch")}
+    versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    return Record(drawn.prompt, drawn.seed, subject, base.name, base.fingerprint, chosen, versions)
+
+
+def save(drawn: Drawn, about: Record, folder: Path) -> Path:
+    """Write a picture as PNG with its record, add a line to samples.jsonl, and return the path; nothing is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("prompt", about.prompt)
+    info.add_itxt(_CHUNK, json.dumps(asdict(about), ensure_ascii=False))
+    path = _publish(drawn.image, info, folder, f"{_slug(about.prompt)}-{about.seed}")
+    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"file": path.name, **asdict(about)}, ensure_ascii=False) + "\n")
+    return path
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^\w*]+", "-", prompt.lower().replace("*", "")).strip("-")[:60] or "picture"
+
+
+def _publish(image: Image.Image, info: PngImagePlugin.PngInfo, folder: Path, stem: str) -> Path:
+    number = 1
+    while True:
+        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        try:
+            with path.open("xb") as file:
+                try:
+                    image.save(file, "PNG", pnginfo=info)
+                except BaseException:
+                    path.unlink(missing_ok=True)  # no half picture, whatever stopped it
+                    raise
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def read_record(path: Path) -> tuple[Record, SampleSettings]:
+    """The record of a picture cdtool drew, and the settings that draw it alone. Raises InputError for any other."""
+    try:
+        with Image.open(path) as image:
+            table = json.loads(image.info[_CHUNK])
+        about = Record(**table)
+        known = {field.name for field in fields(SampleSettings)}
+        chosen = {name: value for name, value in about.settings.items() if name in known}
+        return about, SampleSettings(**chosen, count=1, seed=about.seed, batch=1)
+    except (OSError, KeyError, ValueError, TypeError):
+        raise InputError(
+            f"{path} holds no record of how it was drawn.", "--replay takes a PNG that cdtool sample wrote."
+        ) from None

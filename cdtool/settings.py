@@ -1,0 +1,233 @@
+"""Settings as frozen dataclasses, the only home of defaults, and where each value comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+
+import tomli
+from platformdirs import user_cache_path, user_config_path, user_data_path
+
+from cdtool.errors import SettingsError, nearest
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a concept is trained; the paper's values unless a base's own cdtool.toml says otherwise."""
+
+    method: Literal["kv"] = "kv"
+    steps: int = 250  # optimizer steps per concept; half of them without a prior
+    lr: float = 8e-5
+    batch: int = 8  # pictures of one optimizer step over all processes, prior pictures included
+    accumulate: int = 1  # passes that make up one optimizer step
+    weight_decay: float = 1e-2  # on K/V; rows have none
+    resolution: int = 0  # px; 0 is the base's own
+    precision: Precision = "auto"
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    seed: int = 0
+    prior: str = "auto"  # auto, none, a set's name or a folder
+    prior_weight: float = 1.0
+    prior_count: int = 200  # prior pictures at most
+    style: bool = False  # the token is a style: "painting in the style of V* art"
+    augment: bool = True
+    crops: int = 32  # augmented crops per photo in the latent bank
+    save_every: int = 50  # steps between checkpoints
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How pictures are drawn; the paper's DDPM is DDIM with eta 1."""
+
+    count: int = 4  # pictures per prompt
+    seed: int = 0  # of the first picture of a prompt; the next ones count up
+    steps: int = 50
+    guidance: float = 6.0
+    scheduler: Scheduler = "ddim"
+    eta: float = 1.0
+    negative: str = ""
+    size: str = ""  # WIDTHxHEIGHT in px; "" is the base's own
+    precision: Precision = "auto"
+    batch: int = 4  # pictures drawn at once
+
+
+SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings}
+S = TypeVar("S", TrainSettings, SampleSettings)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting's value and the layer it came from."""
+
+    value: Any
+    origin: str
+
+
+def home() -> Path | None:
+    """CDTOOL_HOME, which moves everything, or None."""
+    moved = os.environ.get("CDTOOL_HOME")
+    return Path(moved).expanduser() if moved else None
+
+
+def data_dir() -> Path:
+    """Where concepts, prior sets and checkpoints live."""
+    return home() or user_data_path("cdtool")
+
+
+def cache_dir() -> Path:
+    """Where everything that can be made again lives."""
+    moved = home()
+    return moved / "cache" if moved else user_cache_path("cdtool")
+
+
+def config_file() -> Path:
+    """The user's config.toml."""
+    moved = home()
+    return (moved or user_config_path("cdtool")) / "config.toml"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a settings file, {} where there is none; checks every name.
+
+    Raises SettingsError for bad TOML and unknown names.
+    """
+    try:
+        table = tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    known = {"base", "prior", "eval", *SECTIONS}  # [prior] and [eval] are what a base offers
+    for name, content in table.items():
+        if name not in known:
+            raise SettingsError(f'{path} has the unknown setting "{name}".', nearest(name, known))
+        if name in SECTIONS:
+            _check_names(path, name, content)
+    return table
+
+
+def _check_names(path: Path, section: str, content: Any) -> None:
+    known = [field.name for field in fields(SECTIONS[section])]
+    if not isinstance(content, Mapping):
+        raise SettingsError(f'{path}: "{section}" is a table.', f"Write [{section}] on a line of its own.")
+    for name in content:
+        if name not in known:
+            raise SettingsError(f'{path} has the unknown setting "{section}.{name}".', nearest(name, known))
+
+
+def layers(base_folder: Path | None = None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Settings files, the strongest first, each with the name of its origin."""
+    files = [Path("cdtool.toml"), config_file()] + ([base_folder / "cdtool.toml"] if base_folder else [])
+    return [(str(path), read_toml(path)) for path in files]
+
+
+def resolve(cls: type[S], flags: Mapping[str, Any], base_folder: Path | None = None) -> tuple[S, dict[str, Value]]:
+    """The settings in force and where each came from: flag > CDTOOL_* > ./cdtool.toml > user > base > default.
+
+    A flag that is None was not given. Raises SettingsError for a value of the wrong kind.
+    """
+    section = next(name for name, known in SECTIONS.items() if known is cls)
+    _check_environment(section, [field.name for field in fields(cls)])
+    hints, files, found = get_type_hints(cls), layers(base_folder), {}
+    for field in fields(cls):
+        variable = f"CDTOOL_{section}_{field.name}".upper()
+        candidates = [("flag", flags.get(field.name)), (variable, os.environ.get(variable))]
+        candidates += [(origin, table.get(section, {}).get(field.name)) for origin, table in files]
+        origin, raw = next(((o, v) for o, v in candidates if v is not None), ("default", field.default))
+        found[field.name] = Value(_convert(raw, hints[field.name], f"{section}.{field.name}", origin), origin)
+    settings = cls(**{name: value.value for name, value in found.items()})
+    check(settings)
+    return settings, found
+
+
+def _check_environment(section: str, known: list[str]) -> None:
+    prefix = f"CDTOOL_{section}_".upper()
+    names = [prefix + name.upper() for name in known]
+    for name in os.environ:
+        if name.startswith(prefix) and name not in names:
+            raise SettingsError(f"There is no setting {name}.", nearest(name, names) or "See: cdtool config")
+
+
+def base_name(flag: str | None = None) -> Value:
+    """The base in force: flag > CDTOOL_BASE > ./cdtool.toml > user > mini."""
+    candidates = [("flag", flag), ("CDTOOL_BASE", os.environ.get("CDTOOL_BASE"))]
+    candidates += [(origin, table.get("base")) for origin, table in layers()]
+    return next((Value(str(value), origin) for origin, value in candidates if value), Value("mini", "default"))
+
+
+def write_base(name: str) -> Path:
+    """Make `name` the user's base: one line of config.toml, the rest of which stays as it is. Returns the file."""
+    path = config_file()
+    read_toml(path)  # a file that is broken already is not touched
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    line, top = f"base = {json.dumps(name, ensure_ascii=False)}\n", re.split(r"(?m)^(?=\s*\[)", text, maxsplit=1)
+    old = re.compile(r"(?m)^\s*base\s*=.*\n?")
+    top[0] = old.sub(lambda _: line, top[0], count=1) if old.search(top[0]) else line + top[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(top), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _convert(raw: Any, hint: Any, name: str, origin: str) -> Any:
+    allowed = get_args(hint)
+    if allowed:
+        if raw not in allowed:
+            close = nearest(str(raw), allowed) or f"It is one of {', '.join(allowed)}."
+            raise SettingsError(f'{name} (from {origin}) cannot be "{raw}".', close)
+        return raw
+    try:
+        if hint is bool:
+            return raw if isinstance(raw, bool) else _BOOLS[str(raw).lower()]
+        value = cast("Any", hint)(raw)
+        if hint is int and isinstance(raw, float) and value != raw:
+            raise ValueError
+        return value
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise SettingsError(f'{name} (from {origin}) must be {hint.__name__}, not "{raw}".') from None
+
+
+_BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr")
+
+
+def check(settings: TrainSettings | SampleSettings) -> None:
+    """Raises SettingsError where a number is out of range or a size is not WIDTHxHEIGHT."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"{field.name} must be a number, not {value}.")
+    for name in _POSITIVE:
+        if hasattr(settings, name) and getattr(settings, name) <= 0:
+            raise SettingsError(f"{name} must be above zero, not {getattr(settings, name)}.")
+    if isinstance(settings, TrainSettings):
+        if settings.batch % 2 and settings.prior != "none":
+            raise SettingsError(
+                f"batch is {settings.batch}, but half of it are prior pictures.",
+                "Give an even --batch, or --prior none.",
+            )
+        if settings.batch % settings.accumulate:
+            raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
+        if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
+            raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+    elif settings.size:
+        parse_size(settings.size)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) in px of "WIDTHxHEIGHT". Raises SettingsError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise SettingsError(f'"{text}" is not a size.', "Write it like --size 768x512.")
+    return int(width), int(height)

@@ -1,0 +1,166 @@
+"""Prompts to text features: V-words stand on an initialiser's id, and their learned row replaces its embedding."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+
+from cdtool.errors import TokenError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from cdtool.base import Base
+    from cdtool.tokens import Prompt, Token
+
+# Rare in captions, alphabetic, no part of another: the paper's three first, the rest for bases that hold them.
+INITIALIZERS = ("ktn", "pll", "ucd", "sks", "zqv", "wjx", "bfk", "gdh", "yrp")
+
+
+class Slot(NamedTuple):
+    """A position of a tokenized prompt where a learned row stands, and whose it is."""
+
+    position: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A prompt as ids, one [l] per text encoder, its V places, and the pieces that did not fit."""
+
+    ids: tuple[tuple[int, ...], ...]
+    slots: tuple[tuple[Slot, ...], ...]
+    dropped: bool  # the prompt was longer than the text positions
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told: features [b, l, d] and, where the family wants it, pooled text [b, p]."""
+
+    features: Tensor
+    pooled: Tensor | None = None
+
+    def __getitem__(self, rows: Any) -> Conditioning:
+        """Some of the rows."""
+        return Conditioning(self.features[rows], None if self.pooled is None else self.pooled[rows])
+
+
+def join(parts: Sequence[Conditioning]) -> Conditioning:
+    """Several conditionings below one another."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.features for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+def initializer_ids(tokenizers: Sequence[CLIPTokenizer], word: str) -> tuple[int, ...]:
+    """The id of a vocabulary entry in each tokenizer: as it stands inside a word ("ktn"), else as a whole word.
+
+    Raises TokenError when it is no single entry.
+    """
+    ids = []
+    for tokenizer in tokenizers:
+        vocabulary = tokenizer.get_vocab()
+        found = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
+        if found is None:
+            raise TokenError(
+                f'"{word}" is not one entry of the base\'s vocabulary.',
+                nearest(word, (entry.removesuffix("</w>") for entry in vocabulary)) or "Choose another word.",
+            )
+        ids.append(int(found))
+    return tuple(ids)
+
+
+def initialised(tokenizers: Sequence[CLIPTokenizer], tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """The tokens with an initialiser each: their own where they name one, else the next rare word the base holds.
+
+    Raises TokenError when the base holds too few.
+    """
+    free = [word for word in INITIALIZERS if all(_holds(tokenizer, word) for tokenizer in tokenizers)]
+    free = [word for word in free if word not in {token.initializer for token in tokens}]
+    made = []
+    for token in tokens:
+        if not token.modifier:
+            made.append(token)
+            continue
+        if not token.initializer and not free:
+            raise TokenError(f'The base holds too few rare words to start "{token.words()}" from.')
+        word = token.initializer or free.pop(0)
+        made.append(replace(token, initializer=word, ids=initializer_ids(tokenizers, word)))
+    return tuple(made)
+
+
+def _holds(tokenizer: CLIPTokenizer, word: str) -> bool:
+    vocabulary = tokenizer.get_vocab()
+    return word in vocabulary or f"{word}</w>" in vocabulary
+
+
+def tokenize(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> Tokenized:
+    """Ids and V places of a prompt in each of the base's tokenizers; too long a prompt is cut as CLIP cuts it."""
+    made = [_tokenize(tokenizer, place, prompt, tokens) for place, tokenizer in enumerate(base.tokenizers)]
+    return Tokenized(tuple(ids for ids, _, _ in made), tuple(slots for _, slots, _ in made), any(d for _, _, d in made))
+
+
+def _tokenize(
+    tokenizer: CLIPTokenizer, encoder: int, prompt: Prompt, tokens: Sequence[Token]
+) -> tuple[tuple[int, ...], tuple[Slot, ...], bool]:
+    length = tokenizer.model_max_length
+    body: list[int] = []
+    slots: list[Slot] = []
+    for piece in prompt.pieces:
+        if isinstance(piece, int):
+            slots.append(Slot(len(body) + 1, piece))
+            body.append(tokens[piece].ids[encoder])
+        else:
+            body += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    kept = body[: length - 2]
+    ids = [tokenizer.bos_token_id, *kept, tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return tuple(ids), tuple(slot for slot in slots if slot.position <= len(kept)), len(kept) < len(body)
+
+
+@contextlib.contextmanager
+def rows_in_place(encoder: CLIPTextModel, slots: Sequence[Sequence[Slot]], rows: Sequence[Tensor]) -> Iterator[None]:
+    """While open, the embeddings at `slots` (one list per prompt of the batch) are the learned `rows` [d]."""
+    places = [(prompt, slot.position, slot.token) for prompt, found in enumerate(slots) for slot in found]
+
+    def replace(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
+        if not places:
+            return embedded
+        at = (torch.tensor([p for p, _, _ in places]), torch.tensor([s for _, s, _ in places]))
+        learned = torch.stack([rows[token] for _, _, token in places]).to(embedded)
+        return embedded.index_put(tuple(index.to(embedded.device) for index in at), learned)
+
+    handle = encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def encode(base: Base, prompts: Sequence[Tokenized], rows: Sequence[Sequence[Tensor]] = ((), ())) -> Conditioning:
+    """Text features of prompts; `rows[e][k]` is the learned row [d] of token k in encoder e.
+
+    Differentiable in the rows. SDXL's two encoders are joined along d and the second one's pooled text comes along.
+    """
+    features, pooled = [], None
+    for place, encoder in enumerate(base.text_encoders):
+        ids = torch.tensor([prompt.ids[place] for prompt in prompts], device=base.device)
+        slots = [prompt.slots[place] for prompt in prompts]
+        with rows_in_place(encoder, slots, rows[place]):
+            result = cast("Any", encoder(ids, output_hidden_states=base.family.penultimate))
+        features.append(result.hidden_states[-2] if base.family.penultimate else result.last_hidden_state)
+        pooled = result.text_embeds if hasattr(result, "text_embeds") else None
+    return Conditioning(torch.cat(features, dim=-1), pooled if base.family.conditioned else None)
+
+
+def initial_rows(base: Base, tokens: Sequence[Token]) -> list[list[Tensor]]:
+    """The embeddings [d] the tokens' rows begin as: one list per text encoder."""
+    tables = [cast("nn.Embedding", encoder.get_input_embeddings()).weight for encoder in base.text_encoders]
+    return [
+        [table[token.ids[place]].detach().clone() if token.modifier else table.new_zeros(0) for token in tokens]
+        for place, table in enumerate(tables)
+    ]

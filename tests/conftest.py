@@ -1,0 +1,94 @@
+"""What every test has: a fresh home, an empty hub cache, no settings of the person who runs it; and the command line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from cdtool.concept import BaseRef, Manifest
+from cdtool.tokens import Token
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A CDTOOL_HOME of this test's own, and an empty folder to stand in."""
+    for name in os.environ:
+        if name.startswith("CDTOOL_"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("CDTOOL_HOME", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+@dataclass
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cdtool(capsys):
+    """Run a command line in this process: `cdtool("list", "--json").out`."""
+    from cdtool.cli import main
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def manifest():
+    """Build a manifest: `manifest("dog", tokens=(Token("dog"),))`."""
+
+    def build(name: str = "dog", **values: object) -> Manifest:
+        values = {"tokens": (Token("dog", initializer="ktn", ids=(7,)),)} | values
+        return Manifest(name=name, base=BaseRef("mini", "sd", "f00d" * 16), **values)
+
+    return build
+
+
+@pytest.fixture
+def tensors():
+    """The tensors of a very small dense concept."""
+    import torch
+
+    numbers = torch.arange(12, dtype=torch.float32)
+    return {
+        "unet.mid.attn2.to_k.weight": numbers.reshape(4, 3).half(),
+        "unet.mid.attn2.to_v.weight": -numbers.reshape(4, 3).half(),
+        "token.1.text_encoder": numbers[:3].clone(),
+    }
+
+
+@pytest.fixture
+def saved(manifest, tensors):
+    """Save a small concept in the registry: `saved("dog")`."""
+    from cdtool import registry
+
+    def save(name: str = "dog", **values: object) -> registry.Entry:
+        return registry.save(manifest(name, **values), tensors)
+
+    return save
+
+
+@pytest.fixture
+def root() -> Path:
+    """The top of the repository."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,170 @@
+"""The layers of settings, where each value comes from, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import tomli
+
+from cdtool import settings
+from cdtool.errors import SettingsError
+from cdtool.settings import SampleSettings, TrainSettings, resolve
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_every_layer_wins_over_the_ones_below(tmp_path, home, monkeypatch):
+    base = tmp_path / "base"
+    layers = [
+        ("default", lambda: None, 250),
+        (str(base / "cdtool.toml"), lambda: write(base / "cdtool.toml", "[train]\nsteps = 10"), 10),
+        (str(home / "config.toml"), lambda: write(home / "config.toml", "[train]\nsteps = 20"), 20),
+        ("cdtool.toml", lambda: write(Path("cdtool.toml"), "[train]\nsteps = 30"), 30),
+        ("CDTOOL_TRAIN_STEPS", lambda: monkeypatch.setenv("CDTOOL_TRAIN_STEPS", "40"), 40),
+    ]
+    for origin, arrange, steps in layers:
+        arrange()
+        chosen, found = resolve(TrainSettings, {"steps": None}, base)
+        assert (chosen.steps, found["steps"].origin) == (steps, origin)
+    chosen, found = resolve(TrainSettings, {"steps": 50}, base)
+    assert (chosen.steps, found["steps"].origin) == (50, "flag")
+
+
+def test_flags_that_are_false_or_zero_count(home):
+    write(home / "config.toml", "[train]\naugment = true\nseed = 7")
+    chosen, _ = resolve(TrainSettings, {"augment": False, "seed": 0})
+    assert (chosen.augment, chosen.seed) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("CDTOOL_TRAIN_LR", "1e-4", 1e-4),
+        ("CDTOOL_TRAIN_STYLE", "yes", True),
+        ("CDTOOL_TRAIN_STYLE", "0", False),
+        ("CDTOOL_TRAIN_PRECISION", "bf16", "bf16"),
+    ],
+)
+def test_variables_are_converted(monkeypatch, name, text, value):
+    monkeypatch.setenv(name, text)
+    assert getattr(resolve(TrainSettings, {})[0], name.split("_", 2)[2].lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("[train]\nstep = 3", 'unknown setting "train.step"', "steps"),
+        ("[trian]\nsteps = 3", 'unknown setting "trian"', "train"),
+        ("train = 3", "is a table", "[train]"),
+        ("[train", "not valid TOML", "line"),
+        ("[train]\nsteps = 2.5", "must be int", ""),
+        ('[train]\nsteps = "many"', "must be int", ""),
+        ("[train]\nlr = nan", "must be a number", ""),
+        ("[train]\nlr = 0", "above zero", ""),
+        ("[train]\nbatch = 3", "half of it", "even --batch"),
+        ("[train]\nbatch = 8\naccumulate = 3", "cannot be split", ""),
+        ("[train]\nprior_weight = -1", "negative", ""),
+        ('[train]\nprecision = "fp61"', 'cannot be "fp61"', "fp16"),
+        ('[train]\nstyle = "perhaps"', "must be bool", ""),
+        ("[train]\nseed = [1]", "must be int", ""),
+    ],
+)
+def test_bad_files(text, says, hint):
+    write(Path("cdtool.toml"), text)
+    with pytest.raises(SettingsError) as caught:
+        resolve(TrainSettings, {})
+    assert says in str(caught.value)
+    assert hint in caught.value.hint
+
+
+def test_an_odd_batch_is_good_without_a_prior():
+    assert resolve(TrainSettings, {"batch": 3, "prior": "none"})[0].batch == 3
+
+
+def test_a_settings_file_that_is_a_folder():
+    Path("cdtool.toml").mkdir()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        resolve(TrainSettings, {})
+
+
+def test_a_misspelt_variable_is_an_error(monkeypatch):
+    monkeypatch.setenv("CDTOOL_TRAIN_STEP", "3")
+    with pytest.raises(SettingsError, match="CDTOOL_TRAIN_STEP") as caught:
+        resolve(TrainSettings, {})
+    assert "CDTOOL_TRAIN_STEPS" in caught.value.hint
+    resolve(SampleSettings, {})
+
+
+@pytest.mark.parametrize("text", ["768x512", "64X64"])
+def test_sizes(text):
+    assert settings.parse_size(text) == tuple(int(side) for side in text.lower().split("x"))
+
+
+@pytest.mark.parametrize("text", ["768", "x", "768x", "0x64", "-8x8", "axb", "1x2x3"])
+def test_bad_sizes(text):
+    with pytest.raises(SettingsError, match="not a size"):
+        resolve(SampleSettings, {"size": text})
+
+
+def test_a_base_file_may_offer_a_prior_and_an_encoder(tmp_path):
+    write(tmp_path / "b" / "cdtool.toml", '[prior]\ncorpus = "c.tar"\n[eval]\nencoder = "eval"\n[sample]\nsteps = 9')
+    assert resolve(SampleSettings, {}, tmp_path / "b")[0].steps == 9
+
+
+def test_the_base_in_force(home, monkeypatch):
+    assert settings.base_name() == settings.Value("mini", "default")
+    write(home / "config.toml", 'base = "sd15"')
+    assert settings.base_name().value == "sd15"
+    write(Path("cdtool.toml"), 'base = "sd14"')
+    assert settings.base_name() == settings.Value("sd14", "cdtool.toml")
+    monkeypatch.setenv("CDTOOL_BASE", "sdxl")
+    assert settings.base_name() == settings.Value("sdxl", "CDTOOL_BASE")
+    assert settings.base_name("mini") == settings.Value("mini", "flag")
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["", "# mine\n", 'base = "old"\n', '# a\nbase = "old" # b\n[train]\nsteps = 3\n', "[train]\nsteps = 3\n"],
+)
+def test_choosing_a_base_changes_one_line(home, before):
+    write(home / "config.toml", before)
+    settings.write_base('a "b" \\ ü')
+    text = (home / "config.toml").read_text()
+    table = tomli.loads(text)
+    assert table.pop("base") == 'a "b" \\ ü'
+    old = tomli.loads(before)
+    old.pop("base", None)
+    assert table == old
+    assert [line for line in before.splitlines() if "base" not in line] == [
+        line for line in text.splitlines() if "base" not in line
+    ]
+    assert settings.base_name().value == 'a "b" \\ ü'
+
+
+def test_choosing_a_base_leaves_a_broken_file_alone(home):
+    path = write(home / "config.toml", "base = ")
+    with pytest.raises(SettingsError):
+        settings.write_base("mini")
+    assert path.read_text() == "base = "
+
+
+def test_home_moves_everything(home, monkeypatch):
+    assert settings.data_dir() == home
+    assert settings.cache_dir().parent == home
+    assert settings.config_file().parent == home
+    monkeypatch.delenv("CDTOOL_HOME")
+    assert home not in (settings.data_dir(), settings.cache_dir().parent, settings.config_file().parent)
+
+
+def test_every_setting_has_a_default_of_its_own_kind():
+    for cls in settings.SECTIONS.values():
+        chosen, found = resolve(cls, {})
+        assert chosen == cls()
+        assert set(found) == {field.name for field in fields(cls)}
+        assert {value.origin for value in found.values()} == {"default"}

@@ -1,0 +1,189 @@
+"""Evaluations planned and run with a painter that stands in for sampling."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cdtool
+from cdtool import catalog, features, registry, studies
+from cdtool.concept import BaseRef
+from cdtool.errors import InputError, NotFoundError, TokenError, UsageError
+from cdtool.settings import SampleSettings
+from cdtool.tokens import Token
+
+
+@dataclass(frozen=True)
+class Drawn:
+    image: Image.Image
+    prompt: str
+    seed: int
+
+
+def grey(level):
+    return Image.new("RGB", (40, 40), (level,) * 3)
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A base folder where every base is found."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    monkeypatch.setattr(catalog, "locate", lambda _: folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for level in (100, 110):
+        grey(level).save(folder / f"{level}.png")
+    return folder
+
+
+@pytest.fixture
+def painter(base, monkeypatch):
+    """Concepts paint 100 + seed, the bare base 30 + seed; pictures and texts lie at the angle of their grey."""
+    calls = []
+
+    def draw(loaded, concepts, prompts, settings):
+        calls.append(([entry.name for entry in concepts], list(prompts)))
+        for prompt in prompts:
+            for seed in range(settings.seed, settings.seed + settings.count):
+                yield Drawn(grey((100 if concepts else 30) + seed), prompt, seed)
+
+    def direction(degrees):
+        return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
+
+    encoder = features.Encoder(
+        features.EncoderSpec("fake", "nowhere", 0.8),
+        lambda texts: np.array([direction(90) for _ in texts], np.float32),
+        lambda images: np.array([direction(image.getpixel((0, 0))[0]) for image in images], np.float32),
+    )
+    sampling, bases = types.ModuleType("cdtool.sampling"), types.ModuleType("cdtool.base")
+    sampling.draw = draw
+    bases.load = lambda *_, **__: types.SimpleNamespace(device="cpu")
+    for module in (sampling, bases):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(cdtool, module.__name__.rpartition(".")[2], module, raising=False)
+    monkeypatch.setattr(features, "find", lambda spec: None)
+    monkeypatch.setattr(features, "load", lambda *_: encoder)
+    return calls
+
+
+def cos(degrees):
+    return float(np.cos(np.radians(degrees)))
+
+
+def test_a_concept_is_scored_beside_its_base(saved, pictures, painter):
+    saved("dog")
+    plan = studies.plan_evaluation(
+        "dog", folders=[pictures], prompts=["a V* dog on grass", "photo of a {}"], settings=SampleSettings(count=2)
+    )
+    *drawn, scores = studies.evaluate_concept(plan)
+    assert painter == [
+        (["dog"], ["a V* dog on grass", "photo of a V* dog"]),
+        ([], ["a dog on grass", "photo of a dog"]),
+    ]
+    assert len(drawn) == plan.pictures == 8
+    expected = np.mean([cos(100 + seed - photo) for seed in (0, 1) for photo in (100, 110)])
+    assert scores.concept["image"] == pytest.approx(expected, abs=1e-6)
+    assert scores.base["text"] == pytest.approx(2.5 * np.mean([cos(60), cos(59)]), abs=1e-6)
+    noted = registry.note("dog")
+    assert noted["scores"] == scores.concept
+    assert noted["evaluation"]["prompts"] == 2
+    assert json.dumps(noted["evaluation"])
+
+
+def test_the_photos_a_concept_was_trained_on_are_known(saved, pictures, base):
+    saved("dog")
+    with pytest.raises(NotFoundError, match="not known"):
+        studies.plan_evaluation("dog")
+    registry.add_note("dog", photos=[str(pictures)])
+    plan = studies.plan_evaluation("dog")
+    assert [len(found) for found in plan.photos.values()] == [2]
+    assert plan.prompts == tuple(prompt.replace("{}", "V* dog") for prompt in studies.PROMPTS)
+
+
+def test_several_tokens_have_a_folder_each(saved, pictures, base, tmp_path):
+    saved("pair", tokens=(Token("dog"), Token("moongate", modifier=False)))
+    other = tmp_path / "gates"
+    other.mkdir()
+    grey(7).save(other / "1.png")
+    plan = studies.plan_evaluation("pair", folders=[pictures, other], prompts=["A {}"])
+    assert plan.prompts == ("A V1 dog and a moongate",)
+    assert {name: len(found) for name, found in plan.photos.items()} == {"V1 dog": 2, "moongate": 1}
+    with pytest.raises(UsageError, match="2 tokens"):
+        studies.plan_evaluation("pair", folders=[pictures])
+
+
+def test_joined_concepts_must_share_a_base(saved, pictures, base):
+    saved("dog")
+    saved("cat", base=BaseRef("other", "sd", "beef" * 8))
+    with pytest.raises(InputError, match="share"):
+        studies.plan_evaluation("dog+cat", folders=[pictures])
+
+
+def test_a_bare_base_needs_prompts_of_its_own(pictures, painter):
+    with pytest.raises(UsageError, match="no word"):
+        studies.plan_evaluation("mini", folders=[pictures])
+    plan = studies.plan_evaluation("mini", folders=[pictures], prompts=["a dog"], settings=SampleSettings(count=1))
+    *drawn, scores = studies.evaluate_concept(plan)
+    assert painter == [([], ["a dog"])]
+    assert len(drawn) == plan.pictures == 1
+    assert scores.base == {}
+
+
+def test_a_prompt_that_names_another_token_fails_before_anything_is_loaded(saved, pictures, base):
+    saved("dog")
+    with pytest.raises(TokenError, match="V2"):
+        studies.plan_evaluation("dog", folders=[pictures], prompts=["a V2 dog"])
+
+
+def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
+    saved("dog")
+    (base / "cdtool.toml").write_text('[eval]\nprompts = "ask.txt"\n')
+    (base / "ask.txt").write_text("# what it draws\na {} at sea\n\n")
+    assert studies.plan_evaluation("dog", folders=[pictures]).prompts == ("a V* dog at sea",)
+    with pytest.raises(InputError, match="holds none"):
+        studies.read_prompts("# nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "nouns", "expected"),
+    [
+        ("photo of a {}", ["owl"], "photo of an owl"),
+        ("{} by the sea", ["owl"], "owl by the sea"),
+        ("an owl", ["owl"], "an owl"),
+        ("a {}", ["owl", "egg", "cup"], "an owl and an egg and a cup"),
+    ],
+)
+def test_prompts_are_filled(prompt, nouns, expected):
+    assert studies.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
+
+
+def test_pictures_drawn_before_are_scored(saved, pictures, painter, tmp_path):
+    saved("dog")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for level in (100, 105):
+        grey(level).save(folder / f"{level}.png")
+    lines = [{"file": f"{level}.png", "prompt": "a V* dog"} for level in (100, 105)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plan = studies.plan_evaluation("dog", folders=[pictures])
+    scores = studies.score_images(plan, folder)
+    assert scores.concept["image"] == pytest.approx((1 + cos(10) + cos(5) + cos(5)) / 4, abs=1e-6)
+    assert painter == []
+    (folder / "105.png").unlink()
+    with pytest.raises(InputError, match="line 2"):
+        studies.score_images(plan, folder)
+    with pytest.raises(NotFoundError, match=r"samples\.jsonl"):
+        studies.score_images(plan, Path("nowhere"))

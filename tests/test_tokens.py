@@ -1,0 +1,132 @@
+"""Token specs and the V-words in prompts: whole words, exact case, literals, places."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdtool.errors import TokenError
+from cdtool.tokens import Token, bind, numbered, parse_specs, v_words
+
+DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
+
+
+@pytest.mark.parametrize(
+    ("specs", "tokens"),
+    [
+        (["V* dog"], (DOG,)),
+        (["V1 dog"], (DOG,)),
+        (["moongate"], (GATE,)),
+        (["  V*   teddy   bear "], (Token("teddy bear"),)),
+        (["V1 dog", "V2 cat"], (DOG, CAT)),
+        (["V* dog", "V* cat"], (DOG, CAT)),
+        (["V1 dog", "moongate"], (DOG, GATE)),
+        (["TV* set"], (Token("TV* set", modifier=False),)),
+        (["V*dog"], (Token("V*dog", modifier=False),)),
+        (["v8 engine"], (Token("v8 engine", modifier=False),)),
+    ],
+)
+def test_specs(specs, tokens):
+    assert parse_specs(specs) == tokens
+
+
+def test_specs_can_count_on_from_an_older_concept():
+    assert parse_specs(["V3 cat", "V* dog"], first=3) == (CAT, DOG)
+
+
+@pytest.mark.parametrize(
+    ("specs", "says", "hint"),
+    [
+        (["V*"], "no class noun", "V* dog"),
+        ([""], "no class noun", "V* dog"),
+        (["V1 V2 dog"], "one V-word", "V* dog"),
+        (["V* dog V*"], "one V-word", "V* dog"),
+        (["dog V*"], "one V-word", "V* dog"),
+        (["V2 dog"], "number 1 here", '"V1 dog"'),
+        (["V* cat", "V3 dog"], "number 2 here", '"V2 dog"'),
+        (["V0 dog"], "number 1 here", '"V1 dog"'),
+        (["v* dog"], "small v", '"V* dog"'),
+        (["v1 dog"], "small v", '"V1 dog"'),
+        (["moongate", "moongate"], 'plain word "moongate"', "V1 moongate"),
+    ],
+)
+def test_bad_specs(specs, says, hint):
+    with pytest.raises(TokenError, match=says) as caught:
+        parse_specs(specs)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "pieces"),
+    [
+        ("V* dog", [DOG], (0, " dog")),
+        ("a V* dog, and V1 again", [DOG], ("a ", 0, " dog, and ", 0, " again")),
+        ("V2 cat on V1 dog", [DOG, CAT], (1, " cat on ", 0, " dog")),
+        ("(V*)", [DOG], ("(", 0, ")")),
+        ("V*'s ball", [DOG], (0, "'s ball")),
+        ("V*-like", [DOG], (0, "-like")),
+        ("MTV* and V1x and xV1 and V_1", [DOG], ("MTV* and V1x and xV1 and V_1",)),
+        ("v1 dog, v* dog", [DOG], ("v1 dog, v* dog",)),
+        (r"a \V8 engine", [DOG], ("a V8 engine",)),
+        (r"\V* by V*", [DOG], ("V* by ", 0)),
+        (r"a back\slash", [DOG], (r"a back\slash",)),
+        ("V1 dog before V2 moongate", [DOG, GATE], (0, " dog before ", " moongate")),
+        ("", [DOG], ()),
+        ("a Vase of Vs", [DOG], ("a Vase of Vs",)),
+        ("V123456 years", [DOG], ("V123456 years",)),
+    ],
+)
+def test_bind(prompt, tokens, pieces):
+    assert bind(prompt, tokens).pieces == pieces
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "named"),
+    [
+        ("V* dog", [DOG], {0}),
+        ("a dog", [DOG], set()),
+        ("a moongate", [GATE], {0}),
+        ("moongates", [GATE], set()),
+        ("V2 moongate", [DOG, GATE], {1}),
+        ("V1 and a moongate", [DOG, GATE], {0, 1}),
+    ],
+)
+def test_named_tokens(prompt, tokens, named):
+    assert bind(prompt, tokens).named == named
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "held"),
+    [
+        ("V2 dog", [DOG], '"V1 dog"'),
+        ("V0", [DOG], '"V1 dog"'),
+        ("V* dog", [DOG, CAT], '"V1 dog", "V2 cat"'),
+        ("V3", [DOG, GATE], '"V1 dog", "moongate"'),
+        ("V*", [], "no tokens"),
+    ],
+)
+def test_a_token_the_concept_lacks_is_an_error_that_names_those_it_has(prompt, tokens, held):
+    with pytest.raises(TokenError) as caught:
+        bind(prompt, tokens)
+    assert held in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("photo of a V* dog on the beach", "photo of a dog on the beach"),
+        ("an V* dog", "a dog"),
+        ("A V* owl", "An owl"),
+        ("V*  dog", "dog"),
+        (r"V* dog by a \V8", "dog by a V8"),
+    ],
+)
+def test_a_prompt_without_its_v_words(prompt, plain):
+    assert bind(prompt, [DOG]).plain() == plain
+
+
+def test_words_and_numbers():
+    assert DOG.words() == "V* dog"
+    assert DOG.words(2) == "V2 dog"
+    assert GATE.words(2) == "moongate"
+    assert v_words(r"V* dog, \V8 and V2, v3") == ["V*", "V2"]
+    assert numbered("V* dog and V3", 1) == "V2 dog and V3"
