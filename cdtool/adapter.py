@@ -121,26 +121,31 @@ def learned(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) 
         if tuple(shape) != tuple(weight.shape):
             raise ConceptError(f"The concept's {module} is {tuple(shape)}, the base's {tuple(weight.shape)}.")
         found[module] = change
-    try:
-        rows = tuple(
-            tuple(
-                tensors[row_name(place, encoder)].to(base.device) if token.modifier else torch.empty(0)
-                for place, token in enumerate(tokens)
-            )
-            for encoder in base.family.encoders
-        )
-    except KeyError as error:
-        raise ConceptError(f"The concept lacks its learned row {error}.", "Train it again on this base.") from None
-    return Learned(found, rows)
+    return Learned(found, _rows(base, tokens, tensors))
+
+
+def _rows(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+    found = []
+    for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
+        width = (encoder.config.hidden_size,)
+        own = [tensors.get(row_name(place, name)) if token.modifier else None for place, token in enumerate(tokens)]
+        for token, row in zip(tokens, own, strict=True):
+            if token.modifier and (row is None or tuple(row.shape) != width):
+                told = "lacks the learned row" if row is None else f"has a row of {tuple(row.shape)}, not {width},"
+                raise ConceptError(f'The concept {told} of "{token.words()}".', "Train it again on this base.")
+        found.append(tuple(torch.empty(0) if row is None else row.float().to(base.device) for row in own))
+    return tuple(found)
 
 
 def _change(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Tensor | tuple[Tensor, Tensor] | None:
     if name in tensors:
         return tensors[name].float().to(device)
-    down = tensors.get(f"{name}.down", tensors.get("down"))
-    if f"{name}.up" in tensors and down is not None:
-        return tensors[f"{name}.up"].float().to(device), down.float().to(device)
-    return None
+    up, down = tensors.get(f"{name}.up"), tensors.get(f"{name}.down", tensors.get("down"))
+    if up is None or down is None:
+        return None
+    if up.shape[1] != down.shape[0]:
+        raise ConceptError(f"The concept's factors for {name} do not fit: ranks {up.shape[1]} and {down.shape[0]}.")
+    return up.float().to(device), down.float().to(device)
 
 
 def keys_and_values(base: Base, what: Learned, features: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.base import Base
+    from cdtool.ranks import Ranks
     from cdtool.settings import TrainSettings
 
 MOST_PHOTOS = 1_000_000  # of one subject; keeps the random streams of subjects apart
@@ -26,10 +27,11 @@ Opener = Callable[[], "Image.Image"]
 
 
 class Example(NamedTuple):
-    """A captioned picture, opened when it is needed."""
+    """A captioned picture, opened when it is needed; its hash tells a resumed run from one on other pictures."""
 
     caption: str
     open: Opener
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,6 @@ class Draw(NamedTuple):
     subject: int
     picture: int
     crop: int
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together."""
-
-    rank: int = 0
-    world: int = 1
-
-
-ALONE = Ranks()
 
 
 def draws(settings: TrainSettings, subjects: Sequence[Subject], step: int) -> list[Draw]:

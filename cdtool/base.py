@@ -76,6 +76,12 @@ class Base:
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     @property
+    def zero_unprompted(self) -> bool:
+        """Whether an empty negative prompt stands for zeros, as SDXL was trained."""
+        index = json.loads((self.folder / "model_index.json").read_text())
+        return self.family.conditioned and bool(index.get("force_zeros_for_empty_prompt", True))
+
+    @property
     def latent_factor(self) -> int:
         """Pixels per latent cell."""
         config = json.loads((self.folder / "vae" / "config.json").read_text())
@@ -208,6 +214,8 @@ def load(
 
     Raises NotFoundError when it is not on this machine and BaseError when it cannot be used.
     """
+    from safetensors import SafetensorError
+
     folder = catalog.locate(name)
     family, unet_config, schedule = read_family(folder)
     where = pick_device(device)
@@ -223,7 +231,7 @@ def load(
         if "text" in parts:
             base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in family.encoders)
             base.tokenizers = tuple(_tokenizer(folder / part) for part in family.tokenizers)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseError(f'The base "{name}" cannot be loaded: {error}.', "Fetch or copy it again.") from None
     return base
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import socket
-import time
 import unicodedata
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool import __version__, catalog, concept, settings
 from cdtool.concept import Manifest
 from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, nearest
+from cdtool.publish import publish, sweep, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +23,6 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
 _LONGEST = 100  # letters of a name; -2, -3... still fit behind it
-_PARTIAL = re.compile(r"\.(?P<host>[\w.-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.partial")
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-_CLAIM_SECONDS = 60.0  # after which an empty file is the claim of a process that died, not of one about to fill it
 
 
 @dataclass(frozen=True)
@@ -116,14 +109,12 @@ def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = Fal
     check_name(manifest.name)
     folder = concepts_dir()
     _make(folder)
-    _sweep(folder)
+    sweep(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    temporary = _temporary(folder)
-    try:
-        concept.write(temporary, replace(manifest, created=created, version=__version__), tensors)
-        name = _publish_near(temporary, manifest.name) if not force else _publish_over(temporary, manifest.name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with workplace(folder) as work:
+        concept.write(work / SUFFIX, replace(manifest, created=created, version=__version__), tensors)
+        put = _publish_over if force else _publish_near
+        name = put(work / SUFFIX, manifest.name)
     _sidecar(name).unlink(missing_ok=True)  # of a concept that had this name before
     if name != manifest.name:
         raise NameTakenError(
@@ -157,7 +148,7 @@ def rename(old: str, new: str, *, force: bool = False) -> None:
     try:
         if force:
             path.replace(_path(new))
-        elif not _publish(path, _path(new)):
+        elif not publish(path, _path(new)):
             raise NameTakenError(f'There is a concept "{new}" already.', "Replace it with --force.")
     except FileNotFoundError:
         raise NotFoundError(f'The concept "{old}" was removed or renamed meanwhile.', "See: cdtool list") from None
@@ -179,9 +170,9 @@ def note(name: str) -> dict[str, Any]:
 def add_note(name: str, **values: Any) -> None:
     """Add to what this machine knows about a concept. Raises NotFoundError."""
     _existing(name)
-    temporary = _temporary(concepts_dir())
-    temporary.write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(_sidecar(name))
+    with workplace(concepts_dir()) as work:
+        (work / "note").write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
+        (work / "note").replace(_sidecar(name))
 
 
 def _path(name: str) -> Path:
@@ -227,14 +218,6 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _host() -> str:
-    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
-
-
-def _temporary(folder: Path) -> Path:
-    return folder / f".{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
-
-
 def _free(name: str) -> str:
     taken = set(names())
     return next(candidate for number in count(2) if (candidate := f"{name}-{number}") not in taken)
@@ -243,61 +226,9 @@ def _free(name: str) -> str:
 def _publish_near(temporary: Path, name: str) -> str:
     """Publish under `name`, or under the first free of NAME-2, NAME-3...; returns the name it got."""
     candidates = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(candidate for candidate in candidates if _publish(temporary, _path(candidate)))
+    return next(candidate for candidate in candidates if publish(temporary, _path(candidate)))
 
 
 def _publish_over(temporary: Path, name: str) -> str:
     temporary.replace(_path(name))
     return name
-
-
-def _publish(source: Path, target: Path) -> bool:
-    """Give a file another name; False, and nothing happened, where that one is in use."""
-    try:
-        os.link(source, target)
-        source.unlink()
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _publish_without_links(source, target)
-    return True
-
-
-def _publish_without_links(source: Path, target: Path) -> bool:
-    try:
-        # An empty file claims the name; names() does not show it, and the next step fills it at once.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError:
-        return False
-    source.replace(target)
-    return True
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine left behind when they died."""
-    for path in folder.glob(".*.partial"):
-        found = _PARTIAL.fullmatch(path.name)
-        if found and found["host"] == _host() and not _alive(int(found["pid"])):
-            path.unlink(missing_ok=True)
-    for path in folder.glob(f"*{SUFFIX}"):
-        if not _bytes(path) and _age(path) > _CLAIM_SECONDS:
-            path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from cdtool import __version__, adapter, concept, diffusion, text
-from cdtool.errors import BaseError, InputError, SettingsError, TokenError
+from cdtool.errors import BaseError, InputError, ResourceError, SettingsError, TokenError
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.tokens import Prompt, bind
 
@@ -107,6 +107,8 @@ def draw(
     jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
     texts = {prompt: _encode(base, what, bind(prompt, tokens), tokens) for prompt in dict.fromkeys(prompts)}
     negative = _encode(base, what, Prompt((settings.negative,), frozenset()), tokens)
+    if not settings.negative:
+        negative = text.unprompted(base, negative)
     for start in range(0, len(jobs), settings.batch):
         part = jobs[start : start + settings.batch]
         condition = text.join([texts[prompt] for prompt, _ in part])
@@ -155,14 +157,21 @@ def record(drawn: Drawn, subject: str, base: Base, settings: SampleSettings) -> 
 
 
 def save(drawn: Drawn, about: Record, folder: Path) -> Path:
-    """Write a picture as PNG with its record, add a line to samples.jsonl, and return the path; nothing is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a picture as PNG with its record, add a line to samples.jsonl, and return the path; nothing is replaced.
+
+    Raises ResourceError where the folder cannot be written.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt("prompt", about.prompt)
     info.add_itxt(_CHUNK, json.dumps(asdict(about), ensure_ascii=False))
-    path = _publish(drawn.image, info, folder, f"{_slug(about.prompt)}-{about.seed}")
-    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"file": path.name, **asdict(about)}, ensure_ascii=False) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = _publish(drawn.image, info, folder, f"{_slug(about.prompt)}-{about.seed}")
+        with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"file": path.name, **asdict(about)}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        message = f"The picture could not be written to {folder}: {error.strerror or error}."
+        raise ResourceError(message, "Free some disk, or choose another folder with --out.") from None
     return path
 
 

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import photos, registry, settings
+from cdtool import catalog, photos, registry, settings
 from cdtool.concept import BaseRef, Manifest
 from cdtool.errors import UsageError
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
-    from cdtool.bank import Ranks, Subject
+    from cdtool.bank import Subject
     from cdtool.base import Base
+    from cdtool.plan import Cost
+    from cdtool.ranks import Ranks
     from cdtool.training import Step
 
 
@@ -66,8 +68,8 @@ def job(
     )
 
 
-def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[str]]:
-    """What there is to learn, with captions and prior pictures, and a sentence on each prior set."""
+def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str, str]]]:
+    """What there is to learn, with captions and prior pictures, and (summary, warning or "") of each prior set."""
     import functools
 
     from cdtool import prior
@@ -77,14 +79,104 @@ def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[str]]:
     for place, (token, group) in enumerate(zip(work.tokens, work.groups, strict=True)):
         at = place if len(work.tokens) > 1 else None
         targets = tuple(
-            Example(photos.caption_for(token, at, work.settings.style, photo), functools.partial(photos.read, photo))
+            Example(photos.caption_for(token, at, work.settings.style, photo), functools.partial(photos.read, photo),
+                    photo.sha256)
             for photo in group
-        )
+        )  # fmt: skip
         found = prior.gather(work.settings.prior, token, base_folder=base.folder, style=work.settings.style,
                              count=work.settings.prior_count)  # fmt: skip
-        told += [found.summary] + ([f"Warning: {found.warning}"] if found.warning else [])
+        told.append((found.summary, found.warning))
         made.append(Subject(targets, tuple(Example(picture.caption, picture.load) for picture in found.pictures)))
     return tuple(made), told
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would do and cost."""
+
+    work: Job
+    cost: Cost
+    device: str
+    precision: str
+    world: int
+    priors: tuple[str, ...]
+
+    def facts(self) -> dict[str, str]:
+        """The plan for a person, a name and a value a line."""
+        work, chosen, cost = self.work, self.work.settings, self.cost
+        targets = chosen.batch if chosen.prior == "none" else chosen.batch // 2
+        shared = f", shared by {self.world} processes" if self.world > 1 else ""
+        used = [f"{photo.path.name}{f' ({photo.note})' if photo.note else ''}" for g in work.groups for photo in g]
+        facts = {
+            "concept": f"{work.name}, {cost.concept_bytes / 1e6:.1f} MB",
+            "base": work.base,
+            "tokens": ", ".join(token.words() for token in work.tokens),
+            "photos used": f"{len(used)}: {', '.join(used)}",
+            "photos skipped": "; ".join(f"{item.path.name}: {item.reason}" for item in work.skipped) or "none",
+            "prior": "; ".join(self.priors),
+            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {cost.rows} rows",
+            "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
+            f"in {chosen.accumulate} passes{shared}",
+            "precision": f"{self.precision} on {self.device}",
+            "latent bank": f"{cost.crops} crops, {cost.bank_bytes / 1e6:.1f} MB",
+            "time": f"about {_minutes(cost.seconds)} after loading and encoding",
+            "memory": f"about {cost.memory / 1e9:.1f} GB",
+        }
+        return facts
+
+    def data(self) -> dict[str, Any]:
+        """The plan as JSON has it."""
+        work = self.work
+        return {
+            "name": work.name,
+            "base": work.base,
+            "tokens": [asdict(token) for token in work.tokens],
+            "photos": [{"path": str(photo.path), "note": photo.note} for group in work.groups for photo in group],
+            "skipped": [{"path": str(item.path), "reason": item.reason} for item in work.skipped],
+            "prior": list(self.priors),
+            "settings": asdict(work.settings),
+            "device": self.device,
+            "precision": self.precision,
+            "processes": self.world,
+            **asdict(self.cost),
+        }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def plan(work: Job, device: str = "auto", world: int = 1) -> Plan:
+    """What a job will use, train and cost; loads no weights of the base's denoiser."""
+    from cdtool import base as bases
+    from cdtool import plan as plans
+    from cdtool import prior
+
+    folder = catalog.locate(work.base)
+    where = bases.pick_device(device)
+    dtype, why = bases.pick_dtype(work.settings.precision, where)
+    found = [
+        prior.gather(work.settings.prior, token, base_folder=folder, style=work.settings.style,
+                     count=work.settings.prior_count)
+        for token in work.tokens
+    ]  # fmt: skip
+    cost = plans.cost(
+        folder, work.settings, photos=sum(map(len, work.groups)), priors=sum(len(one.pictures) for one in found),
+        modifiers=sum(token.modifier for token in work.tokens), device=where, dtype=dtype, world=world,
+    )  # fmt: skip
+    precision = f"{str(dtype).removeprefix('torch.')} ({why})"
+    told = tuple(text for one in found for text in (one.summary, one.warning) if text)
+    return Plan(work, cost, str(where), precision, world, told)
+
+
+def shareable(base: str) -> str:
+    """A base's name as it travels with a concept: of a local folder only its last part."""
+    return base if catalog.is_name(base) else Path(base).resolve().name
+
+
+def own_base(base: str) -> str:
+    """A base's name as it is good on this machine from anywhere: a local folder by its full path."""
+    return base if catalog.is_name(base) else str(Path(base).expanduser().resolve())
 
 
 def checkpoint_path(name: str) -> Path:
@@ -108,7 +200,7 @@ def train(
     Raises what `training.fit` and `registry.save` raise.
     """
     from cdtool import text, training
-    from cdtool.bank import ALONE
+    from cdtool.ranks import ALONE
 
     ranks = ranks or ALONE
     tokens = text.initialised(base.tokenizers, work.tokens)
@@ -119,12 +211,96 @@ def train(
         if step.kind == "done" and ranks.rank == 0:
             manifest = Manifest(
                 name=work.name,
-                base=BaseRef(work.base, base.family.name, base.fingerprint),
+                base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
                 tokens=tokens,
                 method=work.settings.method,
                 settings=asdict(work.settings),
                 photos=tuple(photo.sha256 for group in work.groups for photo in group),
             )
             registry.save(manifest, step.tensors, force=force)
-            registry.add_note(work.name, photos=list(work.folders))
+            registry.add_note(work.name, photos=list(work.folders), base=own_base(work.base))
             checkpoint.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- the demo
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One concept of the demo: its sample photos, its token, and what it is asked for."""
+
+    name: str
+    spec: str
+    prompts: tuple[str, ...]
+    plain: tuple[str, ...]  # the same for the bare base
+
+    @property
+    def concept(self) -> str:
+        """Its name in the registry, out of the way of the user's own."""
+        return f"demo-{self.name}"
+
+
+CHAPTERS = (
+    Chapter(
+        "dog",
+        "V* dog",
+        ("photo of a V* dog", "a V* dog on the beach", "a V* dog in the snow"),
+        ("photo of a dog", "a dog on the beach", "a dog in the snow"),
+    ),
+    Chapter(
+        "moongate",
+        "moongate",
+        ("photo of a moongate", "a moongate on the beach", "a moongate in the snow"),
+        ("photo of a moongate", "a moongate on the beach", "a moongate in the snow"),
+    ),
+)
+DEMO_PICTURES = 4  # per prompt
+
+
+def unpack(folder: Path) -> None:
+    """Copy the demo's sample photos into `folder`/photos."""
+    for chapter in CHAPTERS:
+        target = folder / "photos" / chapter.name
+        target.mkdir(parents=True, exist_ok=True)
+        for photo in sorted((catalog.MINI.parent / "photos" / chapter.name).iterdir()):
+            (target / photo.name).write_bytes(photo.read_bytes())
+
+
+def demo_commands(folder: Path) -> list[list[str]]:
+    """The commands of the demo in order, as a user would type them after `cdtool`."""
+    commands = []
+    for chapter in CHAPTERS:
+        photos_, count = str(folder / "photos" / chapter.name), ["-n", str(DEMO_PICTURES)]
+        base = ["--out", str(folder / f"{chapter.name}-before"), *count]
+        tuned = ["--out", str(folder / chapter.name), *count]
+        commands += [
+            ["sample", "mini", *chapter.plain, *base],
+            ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", "--if-missing"],
+            ["sample", chapter.concept, *chapter.prompts, *tuned],
+        ]
+    return [*commands, ["list"]]
+
+
+def demo_sheet(folder: Path) -> Path:
+    """The demo's contact sheet: for each concept the photos, the base's pictures and its own for the same prompts."""
+    import json
+
+    from PIL import Image
+
+    from cdtool.sheets import Row, contact_sheet
+
+    def newest(part: str, prompt: str) -> list[Image.Image]:
+        lines = (folder / part / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [record for record in map(json.loads, lines) if record["prompt"] == prompt]
+        return [Image.open(folder / part / record["file"]) for record in records[-DEMO_PICTURES:]]
+
+    rows = []
+    for chapter in CHAPTERS:
+        given, _ = photos.find([folder / "photos" / chapter.name])
+        rows.append(Row(f"{chapter.name}: the photos", [photos.read(photo) for photo in given]))
+        for plain, prompt in zip(chapter.plain, chapter.prompts, strict=True):
+            both = newest(f"{chapter.name}-before", plain) + newest(chapter.name, prompt)
+            rows.append(Row(f"before and after: {prompt}", both))
+    path = folder / "demo.png"
+    contact_sheet(rows, side=96).save(path)
+    return path

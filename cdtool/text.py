@@ -157,6 +157,15 @@ def encode(base: Base, prompts: Sequence[Tokenized], rows: Sequence[Sequence[Ten
     return Conditioning(torch.cat(features, dim=-1), pooled if base.family.conditioned else None)
 
 
+def unprompted(base: Base, empty: Conditioning) -> Conditioning:
+    """What guidance leads away from without a negative prompt: the empty prompt's text, or zeros, as SDXL learned."""
+    if not base.zero_unprompted:
+        return empty
+    return Conditioning(
+        torch.zeros_like(empty.features), None if empty.pooled is None else torch.zeros_like(empty.pooled)
+    )
+
+
 def initial_rows(base: Base, tokens: Sequence[Token]) -> list[list[Tensor]]:
     """The embeddings [d] the tokens' rows begin as: one list per text encoder."""
     tables = [cast("nn.Embedding", encoder.get_input_embeddings()).weight for encoder in base.text_encoders]

@@ -128,7 +128,7 @@ def _place(word: str, sign: str, tokens: Sequence[Token]) -> int:
         return 0
     if sign != "*" and 1 <= int(sign) <= len(tokens):
         return int(sign) - 1
-    held = ", ".join(f'"{token.words(place + 1)}"' for place, token in enumerate(tokens)) or "no tokens"
+    held = ", ".join(f'"{token.words(place + 1)}"' for place, token in enumerate(tokens)) or "no token"
     raise TokenError(
         f"The prompt names {word}, but here there is {held}.", f"Write \\{word} where the letters themselves are meant."
     )

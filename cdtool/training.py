@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -17,9 +14,11 @@ import numpy as np
 import torch
 
 from cdtool import adapter as adapters
+from cdtool import checkpoint as checkpoints
 from cdtool import diffusion, text
-from cdtool.bank import ALONE, Bank, Draw, Ranks, Subject, draws, fill_bank, key_of, resolution, share
-from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError
+from cdtool.bank import Bank, Draw, Subject, draws, fill_bank, key_of, resolution, share
+from cdtool.errors import InterruptedRun, TrainingError
+from cdtool.ranks import ALONE, Ranks
 from cdtool.tokens import Prompt, Token, bind
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ class Step:
     """What the loop tells its caller."""
 
     kind: Literal["bank", "step", "saved", "preview", "done"]
-    step: int = 0
+    step: int = 0  # how many are done; of "bank", crops
+    of: int = 0  # how many there are
     loss: float = math.nan
     prior_loss: float = math.nan
     seconds: float = 0.0  # since the loop began
@@ -157,6 +157,8 @@ def fit(
     bank: Bank = {}
     for done, count, filled in fill_bank(base, settings, subjects, tokens, wanted):
         bank = filled
+        if stop():
+            raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
         yield Step("bank", done, count, seconds=time.monotonic() - begun)
     with adapters.attached(base, tokens) as adapter, _checkpointing(base, settings):
         parameters = adapter.parameters()
@@ -165,14 +167,14 @@ def fit(
                    torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
                    torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16), ranks, bank,
                    any(subject.priors for subject in subjects))  # fmt: skip
-        identity = _identity(base, subjects, tokens, settings)
+        identity = checkpoints.identity(base, subjects, tokens, settings)
         first = _restore(run, checkpoint, identity) if resume and checkpoint.exists() else 0
         began = [parameter.detach().clone() for parameter in _initial(run)]
         if previews and ranks.rank == 0:
             yield Step("preview", first, pictures=_preview(run, previews))
         for step in range(first, settings.steps):
             target, prior, stopped = _step(run, share(draws(settings, subjects, step), ranks), step, parameters, stop())
-            yield Step("step", step + 1, target, prior, time.monotonic() - begun)
+            yield Step("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
             last = step + 1 == settings.steps
             if stopped or ((step + 1) % settings.save_every == 0 and not last):
                 if ranks.rank == 0:
@@ -251,24 +253,15 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     prompts = [bind(prompt, run.texts.tokens) for prompt in previews]
     with run.autocast():
         condition = run.texts.of(prompts, run.adapter.rows)
-        negative = run.texts.of([Prompt(("",), frozenset())] * len(prompts), run.adapter.rows)
+        empty = run.texts.of([Prompt(("",), frozenset())] * len(prompts), run.adapter.rows)
         *_, z = diffusion.denoise(
-            run.base, diffusion.scheduler(run.base, "ddim"), condition, negative,
+            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
             seeds=range(len(prompts)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
         )  # fmt: skip
     return tuple(diffusion.decode(run.base, z))
 
 
 # ---------------------------------------------------------------- checkpoints and checks
-
-
-def _identity(base: Base, subjects: Sequence[Subject], tokens: Sequence[Token], settings: TrainSettings) -> str:
-    """What must be the same for a checkpoint to go on from; how often it saves and in how many passes may change."""
-    free = ("save_every", "accumulate", "checkpointing")
-    chosen = {name: value for name, value in asdict(settings).items() if name not in free}
-    captions = [[example.caption for example in (*subject.photos, *subject.priors)] for subject in subjects]
-    told = json.dumps([base.fingerprint, [asdict(token) for token in tokens], chosen, captions], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _save(run: _Run, path: Path, identity: str, step: int) -> None:
@@ -279,33 +272,18 @@ def _save(run: _Run, path: Path, identity: str, step: int) -> None:
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        message = f"The checkpoint could not be written to {path.parent}: {error}."
-        raise ResourceError(message, "Free some disk.") from None
+    checkpoints.save(path, state)
 
 
 def _restore(run: _Run, path: Path, identity: str) -> int:
-    try:
-        state = torch.load(path, map_location=run.base.device, weights_only=True)
-        if state["identity"] != identity:
-            raise InputError(
-                "The checkpoint is of a run with other photos, tokens, base or settings.",
-                "Give the same command as then, or start anew without --resume.",
-            )
-        with torch.no_grad():
-            for parameter, stored in zip(run.adapter.parameters(), state["parameters"], strict=True):
-                parameter.copy_(stored)
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.scaler.load_state_dict(state["scaler"])
-        return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read ({error}).", "Start anew without --resume.") from None
+    """Go on from a checkpoint; the number of steps done."""
+    state = checkpoints.load(path, identity, run.base.device)
+    with torch.no_grad():
+        for parameter, stored in zip(run.adapter.parameters(), state["parameters"], strict=True):
+            parameter.copy_(stored)
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
 
 
 def _initial(run: _Run) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What every test has: a fresh home, an empty hub cache, no settings of the person who runs it; and the command line."""
+"""What every test has: a fresh home, an empty hub cache, nobody's own settings; and the command line."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from cdtool.tokens import Token
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A CDTOOL_HOME of this test's own, and an empty folder to stand in."""
+def home(tmp_path_factory, monkeypatch):
+    """A CDTOOL_HOME of this test's own, and an empty folder to stand in; tmp_path stays as it is."""
+    place = tmp_path_factory.mktemp("user")
     for name in os.environ:
         if name.startswith("CDTOOL_"):
             monkeypatch.delenv(name)
-    folder = tmp_path / "home"
+    folder = place / "home"
     monkeypatch.setenv("CDTOOL_HOME", str(folder))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
     return folder
 
 
@@ -92,3 +93,27 @@ def saved(manifest, tensors):
 def root() -> Path:
     """The top of the repository."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sd_base(tmp_path_factory):
+    """The folder of a tiny SD pipeline that predicts noise."""
+    import pipelines
+
+    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd")
+
+
+@pytest.fixture(scope="session")
+def sd_v_base(tmp_path_factory):
+    """The folder of a tiny SD pipeline that predicts velocity."""
+    import pipelines
+
+    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd-v", prediction="v_prediction", seed=1)
+
+
+@pytest.fixture(scope="session")
+def sdxl_base(tmp_path_factory):
+    """The folder of a tiny SDXL pipeline."""
+    import pipelines
+
+    return pipelines.sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")

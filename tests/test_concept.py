@@ -1,4 +1,4 @@
-"""The concept file: what is written is read again, and no damaged, foreign or newer file gets further than a sentence."""
+"""The concept file: what is written is read again, and a damaged, foreign or newer file ends in a sentence."""
 
 from __future__ import annotations
 

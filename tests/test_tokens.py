@@ -101,7 +101,7 @@ def test_named_tokens(prompt, tokens, named):
         ("V0", [DOG], '"V1 dog"'),
         ("V* dog", [DOG, CAT], '"V1 dog", "V2 cat"'),
         ("V3", [DOG, GATE], '"V1 dog", "moongate"'),
-        ("V*", [], "no tokens"),
+        ("V*", [], "no token"),
     ],
 )
 def test_a_token_the_concept_lacks_is_an_error_that_names_those_it_has(prompt, tokens, held):

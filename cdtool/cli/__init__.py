@@ -13,12 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from cdtool import __version__
-from cdtool.cli import base, concepts, config, doctor, options, output
+from cdtool.cli import base, concepts, config, demo, doctor, options, output, sample, train
 from cdtool.cli import eval as eval_module
 from cdtool.errors import CdtoolError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train.train,
+    "sample": sample.sample,
     "eval": eval_module.eval_,
+    "demo": demo.demo,
     "list": concepts.list_,
     "show": concepts.show,
     "rename": concepts.rename,

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
     from cdtool.evaluation import Interval, Scores
-    from cdtool.studies import Evaluation
+    from cdtool.measuring import Evaluation
 
 Photos = Annotated[
     list[Path] | None,
     typer.Option("--photos", metavar="DIR", help="Photos to compare with, once per token. Default: those trained on."),
 ]
 Images = Annotated[
-    Path | None, typer.Option("--images", metavar="DIR", help="Score pictures that cdtool sample drew into DIR.")
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Score what cdtool sample drew into DIR, without the base."),
 ]
 Count = Annotated[
     int | None, options.setting(SampleSettings, "count", "--count", "-n", help="Pictures per prompt.", metavar="N")
@@ -58,16 +58,14 @@ def eval_(
       cdtool eval dog --photos ./photos -n 8
       cdtool eval dog --images ./samples --json
     """
-    from cdtool import catalog, studies
+    from cdtool import measuring
 
     out = output.sink(json, quiet)
     flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
-    base = catalog.locate(studies.base_of(concept))
-    chosen, _ = settings.resolve(SampleSettings, flags, base)
-    asked = studies.read_prompts(_read(prompts)) if prompts else []
-    plan = studies.plan_evaluation(concept, folders=photos or (), prompts=asked, settings=chosen, device=device)
+    asked = measuring.read_prompts(_read(prompts)) if prompts else []
+    plan = measuring.plan(concept, folders=photos or (), prompts=asked, flags=flags, device=device)
     output.quiet_libraries()
-    scores = studies.score_images(plan, images) if images else _drawn(plan, out)
+    scores = measuring.score_folder(plan, images) if images else _drawn(plan, out)
     _report(plan, scores, out)
 
 
@@ -81,10 +79,10 @@ def _read(path: Path) -> str:
 
 
 def _drawn(plan: Evaluation, out: output.Output) -> Scores:
-    from cdtool import studies
+    from cdtool import measuring
     from cdtool.evaluation import Scores
 
-    drawn = out.progress(studies.evaluate_concept(plan), plan.pictures + 1, label="picture")
+    drawn = out.progress(measuring.run(plan), plan.pictures + 1, label="picture")
     return next(event for event in drawn if isinstance(event, Scores))
 
 

@@ -28,8 +28,9 @@ from cdtool.settings import SampleSettings
 def setting(cls: type[Any], name: str, *flags: str, help: str, metavar: str | None = None) -> Any:
     """An option for a setting: `--help` shows the dataclass's default, the value None means it was not given."""
     default = next(field.default for field in fields(cls) if field.name == name)
-    shown = str(default) if default not in ("", False, True) else False
-    return typer.Option(*flags, help=help, metavar=metavar, show_default=shown)
+    shown = "" if default in ("", False, True) else f"  [default: {default}]"
+    return typer.Option(*flags, help=help + shown, metavar=metavar)
+
 
 
 def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:

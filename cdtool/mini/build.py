@@ -1,4 +1,9 @@
-"""Make the embedded base: `python -m cdtool.mini.build [STAGE ...]`; every stage goes on where it stopped."""
+"""Make the embedded base: `python -m cdtool.mini.build [STAGE ...]`; every stage goes on where it stopped.
+
+Within a machine a stage goes on from its full state in the build folder. Elsewhere the committed base is all there is:
+its tokenizer, text encoder, VAE and measuring pair are kept as they are, and the denoiser goes on from its weights with
+fresh Adam and a warm-up. `--anew` ignores the committed base.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cdtool.mini import art, clip, unet, vae, words
-from cdtool.mini.recipe import Progress, Recipe, device
+from cdtool.mini import art, clip, pack, unet, vae, words
+from cdtool.mini.recipe import Progress, Recipe, device, write
 from cdtool.mini.world import draw
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 BUILD = Path("build/mini")
+BASE = Path(__file__).parent / "base"
 CAPTIONS = 20_000  # captions the tokenizer learns from
 NORMALISED_ON = range(10_000_000, 10_001_000)  # seeds of the pictures whose latents set the channels' scale
 
@@ -32,41 +38,77 @@ class Workshop:
     recipe: Recipe
     folder: Path
     minutes: float
+    committed: Path | None = BASE  # the base to go on from where the build folder holds nothing
 
     @cached_property
     def cutouts(self) -> dict[str, Any]:
+        """The drawings."""
         return art.load(self.folder / "art.npz")
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer."""
         from transformers import CLIPTokenizer
 
-        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+        own = self.folder / "tokenizer"
+        where = own if own.exists() or not self.committed else self.committed / "tokenizer"
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(where)
         return tokenizer
 
     @cached_property
     def vae(self) -> AutoencoderKL:
         """The trained autoencoder with unit latents."""
         import numpy as np
+        from diffusers import AutoencoderKL
 
+        if self.has_committed("vae", "vae"):
+            packed: AutoencoderKL = AutoencoderKL.from_pretrained(self.committed, subfolder="vae")
+            return packed.float().eval().requires_grad_(False)
         model = vae.new(self.recipe).eval().requires_grad_(False)
-        model.load_state_dict(self._state("vae")["model"])
+        model.load_state_dict(self.state("vae")["model"])
         vae.normalise(model, np.stack([draw(self.recipe.seen, self.cutouts, seed).pixels for seed in NORMALISED_ON]))
         return model
 
+    @cached_property
+    def text(self) -> CLIPTextModel:
+        """The text encoder the denoiser listens to."""
+        from transformers import CLIPTextModel
+
+        if self.has_committed("clip-text", "text_encoder"):
+            packed: CLIPTextModel = CLIPTextModel.from_pretrained(self.committed, subfolder="text_encoder")
+            return packed.eval().requires_grad_(False)
+        return self.pair("clip-text").text_model
+
+    @cached_property
+    def judge(self) -> CLIPModel:
+        """The pair `eval` measures with."""
+        from transformers import CLIPModel
+
+        if self.has_committed("clip-eval", "eval"):
+            packed: CLIPModel = CLIPModel.from_pretrained(self.committed, subfolder="eval")
+            return packed.float().eval().requires_grad_(False)
+        return self.pair("clip-eval")
+
+    def has_committed(self, name: str, part: str) -> bool:
+        """Whether a network is only at hand in the committed base."""
+        return not (self.folder / f"{name}.pt").exists() and bool(self.committed and (self.committed / part).exists())
+
     def pair(self, name: str) -> CLIPModel:
-        """A trained CLIP pair."""
+        """A CLIP pair trained here."""
         model = clip.new(self.recipe, self.tokenizer).eval().requires_grad_(False)
-        model.load_state_dict(self._state(name)["model"])
+        model.load_state_dict(self.state(name)["model"])
         return model
 
-    def _state(self, name: str) -> dict[str, Any]:
+    def state(self, name: str) -> dict[str, Any]:
+        """The training state of a network."""
         state: dict[str, Any] = torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
         return state
 
 
 def make_tokenizer(shop: Workshop) -> Iterator[Progress]:
     """Learn the tokenizer from captions."""
+    if (shop.folder / "tokenizer").exists() or (shop.committed and (shop.committed / "tokenizer").exists()):
+        return
     captions = (draw(shop.recipe.seen, shop.cutouts, seed).caption for seed in range(CAPTIONS))
     words.build(captions, shop.recipe.merges, shop.recipe.positions, shop.folder / "tokenizer")
     yield Progress("tokenizer", CAPTIONS, 0.0, 0.0)
@@ -74,24 +116,39 @@ def make_tokenizer(shop: Workshop) -> Iterator[Progress]:
 
 def make_text(shop: Workshop) -> Iterator[Progress]:
     """Train the pair whose text half the denoiser listens to."""
-    return clip.train("clip-text", shop.recipe, shop.tokenizer, shop.cutouts, shop.folder, shop.minutes)
+    if not shop.has_committed("clip-text", "text_encoder"):
+        yield from clip.train("clip-text", shop.recipe, shop.tokenizer, shop.cutouts, shop.folder, shop.minutes)
 
 
 def make_eval(shop: Workshop) -> Iterator[Progress]:
     """Train the pair `eval` measures with."""
-    return clip.train("clip-eval", shop.recipe, shop.tokenizer, shop.cutouts, shop.folder, shop.minutes)
+    if not shop.has_committed("clip-eval", "eval"):
+        yield from clip.train("clip-eval", shop.recipe, shop.tokenizer, shop.cutouts, shop.folder, shop.minutes)
 
 
 def make_vae(shop: Workshop) -> Iterator[Progress]:
     """Train the autoencoder."""
-    return vae.train(shop.recipe, shop.cutouts, shop.folder, shop.minutes)
+    if not shop.has_committed("vae", "vae"):
+        yield from vae.train(shop.recipe, shop.cutouts, shop.folder, shop.minutes)
 
 
 def make_unet(shop: Workshop) -> Iterator[Progress]:
     """Encode a bank of pictures and train the denoiser on it."""
+    if shop.has_committed("unet", "unet") and shop.committed:
+        write(pack.committed(shop.committed, unet.new(shop.recipe)) | {"update": 0}, shop.folder / "unet.pt")
     stored = unet.bank(shop.recipe, shop.vae.to(device()), shop.tokenizer, shop.cutouts, shop.folder / "bank.pt")
-    text = shop.pair("clip-text").text_model.to(device())
+    text = shop.text.to(device())
     yield from unet.train(shop.recipe, text, shop.tokenizer, stored, shop.folder, shop.minutes)
+
+
+def make_base(shop: Workshop) -> Iterator[Progress]:
+    """Pack what was trained into the base folder."""
+    state = shop.state("unet")
+    pack.pack(
+        BASE, text=shop.text, tokenizer=shop.tokenizer, vae=shop.vae,
+        denoiser=pack.averaged(state, unet.new(shop.recipe)), pair=shop.judge, size=shop.recipe.world.size,
+    )  # fmt: skip
+    yield Progress("base", int(state["update"]) * unet.BATCH, 0.0, 0.0)
 
 
 STAGES: dict[str, Callable[[Workshop], Iterator[Progress]]] = {
@@ -100,6 +157,7 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Progress]]] = {
     "clip-eval": make_eval,
     "vae": make_vae,
     "unet": make_unet,
+    "base": make_base,
 }
 
 
@@ -110,10 +168,11 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=BUILD, help="where the work lies")
     options.add_argument("--minutes", type=float, default=float("inf"), help="stop each stage after so long")
     options.add_argument("--threads", type=int, default=0, help="CPU threads to use")
+    options.add_argument("--anew", action="store_true", help="do not go on from the committed base")
     chosen = options.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    shop = Workshop(Recipe(), chosen.folder, chosen.minutes)
+    shop = Workshop(Recipe(), chosen.folder, chosen.minutes, None if chosen.anew else BASE)
     for stage in chosen.stages or STAGES:
         for progress in STAGES[stage](shop):
             print(*progress, file=sys.stderr, flush=True)

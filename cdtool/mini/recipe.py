@@ -95,7 +95,8 @@ def fit(
     if path.exists():
         state = torch.load(path, map_location=device(), weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:  # weights alone, where the state stayed on another machine
+            optimizer.load_state_dict(state["optimizer"])
         update = int(state["update"])
         if average is not None:
             average.load_state_dict(state["average"])

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from cdtool import catalog, studies
+from cdtool import catalog, measuring
 from cdtool.cli import output
 from cdtool.evaluation import Interval, Scores
 
@@ -31,8 +31,8 @@ def photos(saved, tmp_path, monkeypatch):
     Image.new("RGB", (40, 40)).save(folder / "1.png")
     monkeypatch.setattr(catalog, "locate", lambda _: tmp_path)
     monkeypatch.setattr(output, "quiet_libraries", lambda: None)
-    monkeypatch.setattr(studies, "evaluate_concept", lambda plan: iter([*range(plan.pictures), SCORES]))
-    monkeypatch.setattr(studies, "score_images", lambda plan, folder: SCORES)
+    monkeypatch.setattr(measuring, "run", lambda plan: iter([*range(plan.pictures), SCORES]))
+    monkeypatch.setattr(measuring, "score_folder", lambda plan, folder: SCORES)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_quiet_prints_the_numbers_alone(cdtool, photos):
 
 def test_prompts_and_settings_reach_the_plan(cdtool, photos, monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(studies, "evaluate_concept", lambda plan: plans.append(plan) or iter([SCORES]))
+    monkeypatch.setattr(measuring, "run", lambda plan: plans.append(plan) or iter([SCORES]))
     (tmp_path / "ask.txt").write_text("a {} asleep\n")
     asked = ("--prompts", tmp_path / "ask.txt", "-n", 3, "--seed", 5, "--steps", 7, "--guidance", 2.5)
     assert cdtool("eval", "dog", "--photos", photos, *asked).code == 0
@@ -81,5 +81,5 @@ def test_errors_have_their_exit_codes(cdtool, photos, tmp_path):
 
 
 def test_pictures_at_hand_are_scored_without_drawing(cdtool, photos, monkeypatch, tmp_path):
-    monkeypatch.setattr(studies, "evaluate_concept", None)
+    monkeypatch.setattr(measuring, "run", None)
     assert cdtool("eval", "dog", "--photos", photos, "--images", tmp_path).code == 0

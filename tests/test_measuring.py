@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 
 import cdtool
-from cdtool import catalog, features, registry, studies
-from cdtool.concept import BaseRef
+from cdtool import catalog, features, measuring, registry
 from cdtool.errors import InputError, NotFoundError, TokenError, UsageError
-from cdtool.settings import SampleSettings
 from cdtool.tokens import Token
 
 
@@ -85,10 +83,8 @@ def cos(degrees):
 
 def test_a_concept_is_scored_beside_its_base(saved, pictures, painter):
     saved("dog")
-    plan = studies.plan_evaluation(
-        "dog", folders=[pictures], prompts=["a V* dog on grass", "photo of a {}"], settings=SampleSettings(count=2)
-    )
-    *drawn, scores = studies.evaluate_concept(plan)
+    plan = measuring.plan("dog", folders=[pictures], prompts=["a V* dog on grass", "photo of a {}"], flags={"count": 2})
+    *drawn, scores = measuring.run(plan)
     assert painter == [
         (["dog"], ["a V* dog on grass", "photo of a V* dog"]),
         ([], ["a dog on grass", "photo of a dog"]),
@@ -106,11 +102,11 @@ def test_a_concept_is_scored_beside_its_base(saved, pictures, painter):
 def test_the_photos_a_concept_was_trained_on_are_known(saved, pictures, base):
     saved("dog")
     with pytest.raises(NotFoundError, match="not known"):
-        studies.plan_evaluation("dog")
+        measuring.plan("dog")
     registry.add_note("dog", photos=[str(pictures)])
-    plan = studies.plan_evaluation("dog")
+    plan = measuring.plan("dog")
     assert [len(found) for found in plan.photos.values()] == [2]
-    assert plan.prompts == tuple(prompt.replace("{}", "V* dog") for prompt in studies.PROMPTS)
+    assert plan.prompts == tuple(prompt.replace("{}", "V* dog") for prompt in measuring.PROMPTS)
 
 
 def test_several_tokens_have_a_folder_each(saved, pictures, base, tmp_path):
@@ -118,25 +114,18 @@ def test_several_tokens_have_a_folder_each(saved, pictures, base, tmp_path):
     other = tmp_path / "gates"
     other.mkdir()
     grey(7).save(other / "1.png")
-    plan = studies.plan_evaluation("pair", folders=[pictures, other], prompts=["A {}"])
+    plan = measuring.plan("pair", folders=[pictures, other], prompts=["A {}"])
     assert plan.prompts == ("A V1 dog and a moongate",)
     assert {name: len(found) for name, found in plan.photos.items()} == {"V1 dog": 2, "moongate": 1}
     with pytest.raises(UsageError, match="2 tokens"):
-        studies.plan_evaluation("pair", folders=[pictures])
-
-
-def test_joined_concepts_must_share_a_base(saved, pictures, base):
-    saved("dog")
-    saved("cat", base=BaseRef("other", "sd", "beef" * 8))
-    with pytest.raises(InputError, match="share"):
-        studies.plan_evaluation("dog+cat", folders=[pictures])
+        measuring.plan("pair", folders=[pictures])
 
 
 def test_a_bare_base_needs_prompts_of_its_own(pictures, painter):
     with pytest.raises(UsageError, match="no word"):
-        studies.plan_evaluation("mini", folders=[pictures])
-    plan = studies.plan_evaluation("mini", folders=[pictures], prompts=["a dog"], settings=SampleSettings(count=1))
-    *drawn, scores = studies.evaluate_concept(plan)
+        measuring.plan("mini", folders=[pictures])
+    plan = measuring.plan("mini", folders=[pictures], prompts=["a dog"], flags={"count": 1})
+    *drawn, scores = measuring.run(plan)
     assert painter == [([], ["a dog"])]
     assert len(drawn) == plan.pictures == 1
     assert scores.base == {}
@@ -145,16 +134,16 @@ def test_a_bare_base_needs_prompts_of_its_own(pictures, painter):
 def test_a_prompt_that_names_another_token_fails_before_anything_is_loaded(saved, pictures, base):
     saved("dog")
     with pytest.raises(TokenError, match="V2"):
-        studies.plan_evaluation("dog", folders=[pictures], prompts=["a V2 dog"])
+        measuring.plan("dog", folders=[pictures], prompts=["a V2 dog"])
 
 
 def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
     saved("dog")
     (base / "cdtool.toml").write_text('[eval]\nprompts = "ask.txt"\n')
     (base / "ask.txt").write_text("# what it draws\na {} at sea\n\n")
-    assert studies.plan_evaluation("dog", folders=[pictures]).prompts == ("a V* dog at sea",)
+    assert measuring.plan("dog", folders=[pictures]).prompts == ("a V* dog at sea",)
     with pytest.raises(InputError, match="holds none"):
-        studies.read_prompts("# nothing\n")
+        measuring.read_prompts("# nothing\n")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +156,7 @@ def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
     ],
 )
 def test_prompts_are_filled(prompt, nouns, expected):
-    assert studies.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
+    assert measuring.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
 
 
 def test_pictures_drawn_before_are_scored(saved, pictures, painter, tmp_path):
@@ -176,14 +165,15 @@ def test_pictures_drawn_before_are_scored(saved, pictures, painter, tmp_path):
     folder.mkdir()
     for level in (100, 105):
         grey(level).save(folder / f"{level}.png")
-    lines = [{"file": f"{level}.png", "prompt": "a V* dog"} for level in (100, 105)]
+    lines = [{"file": f"{level}.png", "prompt": "a V* dog", "subject": "dog"} for level in (100, 105)]
+    lines.append({"file": "other.png", "prompt": "V3 cat", "subject": "other"})
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plan = studies.plan_evaluation("dog", folders=[pictures])
-    scores = studies.score_images(plan, folder)
+    plan = measuring.plan("dog", folders=[pictures])
+    scores = measuring.score_folder(plan, folder)
     assert scores.concept["image"] == pytest.approx((1 + cos(10) + cos(5) + cos(5)) / 4, abs=1e-6)
     assert painter == []
     (folder / "105.png").unlink()
     with pytest.raises(InputError, match="line 2"):
-        studies.score_images(plan, folder)
+        measuring.score_folder(plan, folder)
     with pytest.raises(NotFoundError, match=r"samples\.jsonl"):
-        studies.score_images(plan, Path("nowhere"))
+        measuring.score_folder(plan, Path("nowhere"))

@@ -1,0 +1,215 @@
+"""cdtool sample: pictures of a concept, or of the bare base."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdtool import catalog, registry, settings
+from cdtool.cli import options, output
+from cdtool.cli.options import setting
+from cdtool.errors import InputError, NotFoundError, UsageError
+from cdtool.settings import SampleSettings, Scheduler
+
+if TYPE_CHECKING:
+    from cdtool.base import Base
+    from cdtool.cli.output import Output
+    from cdtool.registry import Entry
+    from cdtool.sampling import Drawn
+
+_Set = SampleSettings
+Subject = Annotated[
+    str | None,
+    typer.Argument(metavar="CONCEPT", help="A concept, or a base.", autocompletion=options.complete_subjects),
+]
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help='Like "V* dog on the beach".')]
+Count = Annotated[int | None, setting(_Set, "count", "-n", "--count", help="Pictures per prompt.", metavar="N")]
+Steps = Annotated[int | None, setting(_Set, "steps", "--steps", help="Denoising steps.", metavar="N")]
+Guidance = Annotated[float | None, setting(_Set, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
+SchedulerFlag = Annotated[Scheduler | None, setting(_Set, "scheduler", "--scheduler", help="The sampler.")]
+Eta = Annotated[float | None, setting(_Set, "eta", "--eta", help="Noise of DDIM; 1 is DDPM.", metavar="F")]
+Negative = Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="What not to draw.")]
+Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="The base's own unless given.")]
+Batch = Annotated[int | None, setting(_Set, "batch", "--batch", help="Pictures drawn at once.", metavar="N")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where pictures go; samples/CONCEPT.")]
+Grid = Annotated[Path | None, typer.Option("--grid", metavar="FILE", help="Also write a labelled contact sheet.")]
+Replay = Annotated[Path | None, typer.Option("--replay", metavar="IMG.png", help="Draw that picture again.")]
+
+
+def sample(
+    concept: Subject = None,
+    prompt: Prompts = None,
+    prompts: options.PromptFile = None,
+    count: Count = None,
+    seed: options.Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: SchedulerFlag = None,
+    eta: Eta = None,
+    negative: Negative = None,
+    size: Size = None,
+    batch: Batch = None,
+    base: options.Base = None,
+    precision: options.Precision = None,
+    device: options.Device = "auto",
+    out: Out = None,
+    grid: Grid = None,
+    replay: Replay = None,
+    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    json: options.JsonLines = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw pictures of a concept, one seed each, with all that makes them again inside.
+
+    Examples:
+    cdtool sample dog "V* dog on the beach" "V* dog in the snow" -n 8 --grid dogs.png
+    cdtool sample dog --prompts prompts.txt --scheduler dpm++ --steps 25 --json
+    cdtool sample mini "a dog on the beach"
+    cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
+    """
+    given = dict(locals())
+    flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
+    voice = output.sink(json, quiet)
+    if replay is not None:
+        _again(voice, replay, concept, base, device, out, force)
+        return
+    if concept is None:
+        raise UsageError("Whose pictures?", 'Like: cdtool sample dog "V* dog on the beach".')
+    texts = [*(prompt or []), *_read(prompts)]
+    entries, name = subject(concept, base)
+    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(name))
+    _check(texts, entries)
+    _check_grid(grid)
+    loaded = _load(name, chosen, device)
+    folder = out or Path("samples") / (entries[0].name if entries else Path(name).name)
+    paths = _draw(voice, loaded, entries, concept, texts, chosen, folder, grid, force)
+    voice.talk(f"{len(paths)} pictures.")
+
+
+def subject(concept: str, base: str | None) -> tuple[list[Entry], str]:
+    """The concepts a subject names and the base to draw them on; a base's name stands for the base itself.
+
+    Raises NotFoundError for what is neither.
+    """
+    is_base = catalog.is_name(concept) or (Path(concept) / "model_index.json").is_file()
+    if is_base and concept not in registry.names():
+        return [], concept
+    entry = registry.find(concept)
+    assert entry.manifest is not None
+    return [entry], base or registry.note(entry.name).get("base") or entry.manifest.base.name
+
+
+def _read(path: Path | None) -> list[str]:
+    """Prompts of a file, one a line, without empty lines and # comments. Raises NotFoundError or InputError."""
+    if path is None:
+        return []
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no prompt file {path}.", "Check the path.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"The prompt file {path} cannot be read ({error}).", "Save it as UTF-8 text.") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _check(texts: Sequence[str], entries: Sequence[Entry]) -> None:
+    """Everything about prompts that can be told before torch is there."""
+    from cdtool.tokens import bind
+
+    if not texts:
+        raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
+    tokens = [token for entry in entries if entry.manifest for token in entry.manifest.tokens]
+    for text in texts:
+        bind(text, tokens)
+
+
+def _check_grid(path: Path | None) -> None:
+    """Whether the contact sheet can be written, told before the pictures are drawn."""
+    from PIL import Image
+
+    if path is None:
+        return
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f'No picture format ends in "{path.suffix}".', "Like --grid sheet.png.")
+    if not path.absolute().parent.is_dir():
+        raise NotFoundError(f"There is no folder {path.parent} for the contact sheet.", "Make it, or choose another.")
+
+
+def _load(name: str, chosen: SampleSettings, device: str) -> Base:
+    output.quiet_libraries()
+    from cdtool import base as bases
+
+    return bases.load(name, precision=chosen.precision, device=device)
+
+
+def _draw(
+    voice: Output,
+    loaded: Base,
+    entries: Sequence[Entry],
+    name: str,
+    texts: Sequence[str],
+    chosen: SampleSettings,
+    folder: Path,
+    grid: Path | None,
+    force: bool,
+) -> list[Path]:
+    from cdtool import sampling
+
+    for remark in sampling.check_prompts(texts, sampling.tokens_of(entries), loaded):
+        voice.warn(remark)
+    drawn, paths = [], []
+    events = sampling.draw(loaded, entries, texts, chosen, force=force)
+    for item in voice.progress(events, len(texts) * chosen.count, label="picture"):
+        about = sampling.record(item, name, loaded, chosen)
+        path = sampling.save(item, about, folder)
+        voice.result(str(path), {"path": str(path), **asdict(about)})
+        paths.append(path)
+        drawn.append(item)
+    if grid is not None:
+        _sheet(drawn, texts, chosen).save(grid)
+        voice.talk(f"Contact sheet: {grid}")
+    return paths
+
+
+def _sheet(drawn: Sequence[Drawn], texts: Sequence[str], chosen: SampleSettings) -> Any:
+    from cdtool.sheets import Row, contact_sheet
+
+    rows = []
+    for place, text in enumerate(texts):
+        part = drawn[place * chosen.count : (place + 1) * chosen.count]
+        seeds = f"{part[0].seed}" if len(part) == 1 else f"{part[0].seed} to {part[-1].seed}"
+        rows.append(Row(f"{text}   (seed {seeds})", [item.image for item in part]))
+    return contact_sheet(rows)
+
+
+def _again(
+    voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
+) -> None:
+    """Draw a picture from its own record and say how near the new one is."""
+    from cdtool import sampling
+
+    if not path.is_file():
+        raise NotFoundError(f"There is no picture {path}.", "Check the path.")
+    about, chosen = sampling.read_record(path)
+    entries, _ = subject(concept or about.subject, base)
+    loaded = _load(base or about.base, chosen, device)
+    if loaded.fingerprint != about.fingerprint and not force:
+        raise InputError(f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}.")
+    drawn = next(iter(sampling.draw(loaded, entries, [about.prompt], chosen, force=force)))
+    made = sampling.save(drawn, sampling.record(drawn, about.subject, loaded, chosen), out or path.parent)
+    voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")
+    voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
+
+
+def _difference(path: Path, drawn: Drawn) -> int:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        before = np.asarray(image.convert("RGB"), dtype=np.int16)
+    return int(np.abs(before - np.asarray(drawn.image, dtype=np.int16)).max())

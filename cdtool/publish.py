@@ -1,0 +1,89 @@
+"""Files that appear under their name whole or not at all, and never over another file by accident."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LEFT = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.partial")
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_CLAIM_SECONDS = 60.0  # after which an empty file is the claim of a process that died, not of one about to fill it
+
+
+@contextmanager
+def workplace(folder: Path) -> Iterator[Path]:
+    """A hidden folder of this process inside `folder`; whatever a library leaves in it when killed is swept with it."""
+    work = folder / f".{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(source: Path, target: Path) -> bool:
+    """Give a file another name; False, and nothing happened, where that one is in use."""
+    try:
+        os.link(source, target)
+        source.unlink()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _publish_without_links(source, target)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine left in `folder` when they died: workplaces, and claims on names."""
+    for path in folder.glob(".*.partial"):
+        found = _LEFT.fullmatch(path.name)
+        if found and found["host"] == _host() and not _alive(int(found["pid"])):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.iterdir():
+        if _is_stale_claim(path):
+            path.unlink(missing_ok=True)
+
+
+def _publish_without_links(source: Path, target: Path) -> bool:
+    try:
+        # An empty file claims the name; names() does not show it, and the next step fills it at once.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    source.replace(target)
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is no question but Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _is_stale_claim(path: Path) -> bool:
+    try:
+        about = path.stat()
+    except OSError:
+        return False  # gone meanwhile
+    return stat.S_ISREG(about.st_mode) and not about.st_size and time.time() - about.st_mtime > _CLAIM_SECONDS

@@ -1,0 +1,152 @@
+"""Random bases of real sizes for the benchmarks, written once under build/bench, and how a figure is reported."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdtool import catalog
+from tests import pipelines
+
+FOLDER = Path("build/bench")
+NAMES = ("tiny", "mini", "sd15")
+
+
+def base(name: str) -> str:
+    """What `--base` takes for a size: the embedded base where it exists, else a random folder of that shape."""
+    if name == "mini" and (catalog.MINI / "model_index.json").is_file():
+        return "mini"
+    folder = FOLDER / name
+    if not (folder / "model_index.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        _MAKERS[name](folder)
+    return str(folder)
+
+
+def _save(folder: Path, vae: Any, text: Any, tokenizer: Any, unet: Any, schedule: Any) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=schedule, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def _tiny(folder: Path) -> None:
+    pipelines.sd(folder)
+
+
+def _mini(folder: Path) -> None:
+    """The sizes of the embedded base, for as long as it is in the making."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from cdtool.mini import recipe, unet, vae
+
+    torch.manual_seed(0)
+    sizes = recipe.Recipe()
+    tokens = pipelines.tokenizer(folder / "tokenizer")
+    tokens.model_max_length = sizes.positions
+    text = CLIPTextConfig(
+        vocab_size=1200, hidden_size=sizes.text_width, intermediate_size=4 * sizes.text_width,
+        num_hidden_layers=sizes.text_layers, num_attention_heads=sizes.heads,
+        max_position_embeddings=sizes.positions, bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+    )  # fmt: skip
+    _save(folder, vae.new(sizes), CLIPTextModel(text), tokens, unet.new(sizes), unet.scheduler())
+
+
+def _sd15(folder: Path) -> None:
+    """Stable Diffusion 1.5: 859.5 M + 83.7 M + 123.1 M weights, kept in bf16; 512 px from 64x64 latents."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokens = pipelines.tokenizer(folder / "tokenizer")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' other defaults are SD 1.x
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+        )  # fmt: skip
+        text = CLIPTextModel(CLIPTextConfig(
+            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+            max_position_embeddings=77, projection_dim=768, bos_token_id=tokens.bos_token_id,
+            eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+        ))  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    schedule = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    _save(folder, vae, text, tokens, unet, schedule)
+
+
+_MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "mini": _mini, "sd15": _sd15}
+
+
+def photos(count: int, side: int) -> Path:
+    """A folder of random photos."""
+    folder = FOLDER / f"photos-{count}-{side}"
+    return folder if folder.is_dir() else pipelines.photos(folder, count, side)
+
+
+# ---------------------------------------------------------------- timing and telling
+
+
+def seconds(work: Callable[[], Any], device: str = "cpu") -> float:
+    """How long `work` takes, with what it left on a GPU done."""
+    begun = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def alternate(works: Sequence[Callable[[], Any]], rounds: int, device: str = "cpu") -> list[list[float]]:
+    """Seconds of each work in each round; they take turns, so that a machine that slows down slows them all."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for place, work in enumerate(works):
+            times[place].append(seconds(work, device))
+    return times
+
+
+def machine(precision: str = "") -> str:
+    """The machine in a line: processor, cores in use, GPU, versions, precision."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0] if lines else model
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    told = f"{model}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+    return f"{told}, {precision}" if precision else told
+
+
+def report(title: str, rows: Sequence[Sequence[object]], head: Sequence[str], about: str) -> None:
+    """Print a Markdown table with the machine and the command below it."""
+    print(f"\n**{title}**\n")
+    print(f"| {' | '.join(head)} |")
+    print(f"|{'---|' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(_cell(value) for value in row)} |")
+    module = Path(sys.argv[0]).stem
+    print(f"\n{about}  \n`{' '.join(['python -m tests.benchmarks.' + module, *sys.argv[1:]])}`", flush=True)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)

@@ -1,0 +1,96 @@
+"""cdtool base list, use and show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cdtool import catalog, settings
+from cdtool.errors import NotFoundError
+
+
+@pytest.fixture
+def mini(tmp_path, monkeypatch):
+    folder = tmp_path / "mini"
+    tables = {
+        "model_index.json": {
+            "_class_name": "StableDiffusionPipeline",
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+        },
+        "unet/config.json": {"cross_attention_dim": 3, "sample_size": 16},
+        "vae/config.json": {"block_out_channels": [1, 1, 1]},
+        "scheduler/scheduler_config.json": {"prediction_type": "epsilon"},
+        "text_encoder/config.json": {},
+    }
+    for name, table in tables.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(table))
+    for part in ("unet", "text_encoder"):
+        save_file({"mid.attn2.to_v.weight": torch.zeros(4, 3)}, folder / part / "model.safetensors")
+    monkeypatch.setattr(catalog, "MINI", folder)
+    return folder
+
+
+def test_list(cdtool, mini):
+    said = cdtool("base", "list")
+    head, row = said.out.splitlines()
+    assert head.split() == ["NAME", "USE", "PIPELINE", "SIZE", "FOLDER"]
+    assert row.split()[:3] == ["mini", "*", "StableDiffusionPipeline"]
+    assert "sdxl" in said.err
+    assert cdtool("base", "list", "-q").out == "mini\n"
+    table = json.loads(cdtool("base", "list", "--json").out)
+    assert [(base["name"], base["in_use"]) for base in table["bases"]] == [("mini", True)]
+
+
+def test_show(cdtool, mini):
+    facts = dict(line.split("  ", 1) for line in cdtool("base", "show").out.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert facts["resolution"] == "64 px"
+    assert facts["predicts"] == "epsilon"
+    assert facts["K/V"] == "1 matrices, 12 numbers"
+    assert json.loads(cdtool("base", "show", str(mini), "--json").out)["numbers"] == 12
+
+
+@pytest.mark.parametrize("command", [["base", "show", "sd15"], ["base", "use", "sd15"]])
+def test_a_missing_base(cdtool, command):
+    said = cdtool(*command)
+    assert said.code == 3
+    assert "cdtool base use sd15 --fetch" in said.err
+
+
+def test_use(cdtool, mini, monkeypatch):
+    said = cdtool("base", "use", str(mini))
+    assert (said.code, said.out) == (0, f"{mini}\n")
+    assert settings.base_name().value == str(mini)
+    assert cdtool("base", "use", "mini").out == "mini\n"
+    assert settings.base_name().value == "mini"
+    monkeypatch.setenv("CDTOOL_BASE", "sd14")
+    assert "CDTOOL_BASE says sd14" in cdtool("base", "use", "mini").err
+
+
+def test_fetch(cdtool, mini, monkeypatch):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return mini
+
+    monkeypatch.setattr(catalog, "fetch", fetch)
+    assert cdtool("base", "use", "mini", "--fetch").code == 0
+    assert asked == []
+    assert cdtool("base", "use", "sd15", "--fetch").out == "sd15\n"
+    assert asked == ["sd15"]
+    assert settings.base_name().value == "sd15"
+
+
+def test_a_fetch_that_fails_changes_nothing(cdtool, monkeypatch):
+    def fetch(name):
+        raise NotFoundError("No network.")
+
+    monkeypatch.setattr(catalog, "fetch", fetch)
+    assert cdtool("base", "use", "sd15", "--fetch").code == 3
+    assert settings.base_name().value == "mini"

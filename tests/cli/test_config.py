@@ -1,0 +1,46 @@
+"""cdtool config: values and their origins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from cdtool import settings
+
+
+def test_every_setting_and_where_it_came_from(cdtool, home, monkeypatch):
+    Path("cdtool.toml").write_text("[sample]\nsteps = 9\n")
+    monkeypatch.setenv("CDTOOL_TRAIN_LR", "0.5")
+    lines = [line.split() for line in cdtool("config").out.splitlines()]
+    assert ["sample.steps", "9", "cdtool.toml"] in lines
+    assert ["train.lr", "0.5", "CDTOOL_TRAIN_LR"] in lines
+    assert ["train.steps", "250", "default"] in lines
+    assert any(line[:2] == ["data", "directory"] and line[2] == str(home) for line in lines)
+    shown = {line[0] for line in lines}
+    for section, cls in settings.SECTIONS.items():
+        assert {f"{section}.{field.name}" for field in fields(cls)} <= shown
+
+
+def test_json(cdtool, monkeypatch):
+    monkeypatch.setenv("CDTOOL_BASE", "sd15")
+    said = cdtool("config", "--json")
+    table = json.loads(said.out)
+    assert table["settings"]["base"] == {"value": "sd15", "origin": "CDTOOL_BASE"}
+    assert table["settings"]["train.batch"] == {"value": 8, "origin": "default"}
+    assert "cdtool base use sd15 --fetch" not in said.out
+    assert "sd15" in said.err
+
+
+def test_a_bases_own_settings_are_shown(cdtool, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "cdtool.toml").write_text("[train]\nsteps = 77\n")
+    table = json.loads(cdtool("config", "--base", tmp_path, "--json").out)
+    assert table["settings"]["train.steps"] == {"value": 77, "origin": str(tmp_path / "cdtool.toml")}
+
+
+def test_a_mistake_in_a_file(cdtool):
+    Path("cdtool.toml").write_text("[train]\nstep = 9\n")
+    said = cdtool("config")
+    assert said.code == 2
+    assert "Did you mean steps" in said.err

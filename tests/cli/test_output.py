@@ -1,0 +1,140 @@
+"""The sink: what goes to stdout and what to stderr in each mode; progress; questions."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from cdtool.cli import output
+from cdtool.cli.output import Output
+from cdtool.errors import InterruptedRun, UsageError
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("mode", "out", "err"),
+    [
+        ("human", "dog\nA   B\nx   1\nyy  2\n", "talk\nWarning: care\n"),
+        ("quiet", "dog\nx\nyy\n", "Warning: care\n"),
+        ("json", '{"schema": 1, "name": "dog"}\n{"schema": 1, "rows": 2}\n', "talk\nWarning: care\n"),
+    ],
+)
+def test_modes(capsys, mode, out, err):
+    sink = Output(mode)
+    sink.result("dog", {"name": "dog"})
+    sink.table(("A", "B"), [("x", "1"), ("yy", "2")], {"rows": 2})
+    sink.talk("talk")
+    sink.warn("care")
+    assert capsys.readouterr() == (out, err)
+
+
+def test_an_empty_table_has_no_head(capsys):
+    Output().table(("A", "B"), [], {})
+    assert capsys.readouterr().out == ""
+
+
+def test_facts(capsys):
+    Output().facts({"name": "dog", "tokens": "V* dog"}, {})
+    assert capsys.readouterr().out == "name    dog\ntokens  V* dog\n"
+
+
+def test_json_takes_any_value(capsys, tmp_path):
+    Output("json").result("", {"path": tmp_path, "odd": "\udcff", "word": "ü"})
+    table = json.loads(capsys.readouterr().out)
+    assert table == {"schema": output.SCHEMA, "path": str(tmp_path), "odd": "\udcff", "word": "ü"}
+
+
+def test_the_flags_exclude_each_other():
+    assert [output.sink().mode, output.sink(json=True).mode, output.sink(quiet=True).mode] == ["human", "json", "quiet"]
+    with pytest.raises(UsageError):
+        output.sink(json=True, quiet=True)
+
+
+def test_plain_progress(capsys, monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 6.5, 7.0, 10.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
+    steps = list(Output().progress("abcde", 15, start=10, describe=lambda step: f"loss {step}"))
+    assert steps == list("abcde")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "step 11/15  loss a  eta 4s",
+        "step 13/15  loss c  eta 4s",
+        "step 15/15  loss e",
+    ]
+
+
+def test_quiet_progress(capsys):
+    assert list(Output("quiet").progress([1, 2], 2)) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(Output().progress(range(3), 3, label="step", describe=lambda step: f"[loss] {step}")) == [0, 1, 2]
+    assert "3/3" in screen.getvalue()
+    assert "[loss] 2" in screen.getvalue()
+
+
+def test_steps_are_closed_with_the_progress():
+    closed = []
+
+    def steps():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    progress = Output().progress(steps(), 9)
+    next(progress)
+    progress.close()
+    assert closed
+
+
+def test_yes_asks_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    Output().confirm("Remove dog?", yes=True)
+
+
+def test_without_a_terminal_yes_is_needed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(UsageError, match="Remove dog") as caught:
+        Output().confirm("Remove dog?", yes=False)
+    assert "--yes" in caught.value.hint
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y", True), ("YES ", True), ("n", False), ("", False), ("yep", False)])
+def test_asking_on_a_terminal(monkeypatch, answer, agreed):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(answer + "\n"))
+    monkeypatch.setattr(sys, "stderr", screen)
+    if agreed:
+        Output().confirm("Remove dog?", yes=False)
+    else:
+        with pytest.raises(InterruptedRun, match="Nothing was changed"):
+            Output().confirm("Remove dog?", yes=False)
+    assert screen.getvalue() == "Remove dog? [y/N] "
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (38_340_000, "38.3 MB"), (6.8e11, "680.0 GB")]
+)
+def test_sizes(count, text):
+    assert output.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (0.4, "0s"), (59.6, "1m 00s"), (200, "3m 20s"), (3900, "1h 05m")]
+)
+def test_durations(seconds, text):
+    assert output.duration(seconds) == text

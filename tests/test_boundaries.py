@@ -1,0 +1,165 @@
+"""The layer rule, read off the imports; and what must stay light at run time."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from cdtool import cli
+
+PACKAGE = Path(__file__).parent.parent / "cdtool"
+LAYERS = [
+    {"errors"},
+    {"tokens", "settings", "concept", "catalog", "publish", "registry"},
+    {
+        "pictures",
+        "photos",
+        "crops",
+        "features",
+        "base",
+        "text",
+        "diffusion",
+        "adapter",
+        "bank",
+        "sheets",
+        "ranks",
+        "plan",
+    },
+    {"training", "prior", "sampling", "evaluation", "merging", "compression"},
+    {"studies", "measuring"},
+]
+VERBS, LAYER = 3, {module: number for number, layer in enumerate(LAYERS) for module in layer}
+LIGHT = 1  # layers up to this one import no torch and no pictures
+SLOW = {"torch", "diffusers", "transformers", "accelerate", "torchmetrics", "matplotlib"}
+HEAVY = SLOW | {"numpy", "PIL"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
+TALKERS = {"typer", "rich", "argparse", "click"}
+
+
+def imports(path, inside):
+    """Names of modules a file imports: everywhere, or outside functions and TYPE_CHECKING only."""
+    found = set()
+
+    def visit(node):
+        if not inside and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            below = node.module in ("cdtool", "cdtool.cli", "cdtool.mini")
+            found.update(f"{node.module}.{alias.name}" if below else node.module for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def own(names):
+    return {name.split(".")[1] for name in names if name.startswith("cdtool.") and name.split(".")[1] != "__version__"}
+
+
+def reached(path):
+    """Every module that importing a file imports, through the package's own modules too."""
+    found, todo = set(), imports(path, inside=False)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        file = PACKAGE.parent / f"{name.replace('.', '/')}.py"
+        todo |= (imports(file, inside=False) if file.is_file() else set()) - found
+    return found
+
+
+def test_every_module_has_its_layer():
+    assert set(MODULES) <= LAYER.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_lies_below(module):
+    for other in own(imports(PACKAGE / f"{module}.py", inside=True)):
+        assert other in LAYER, f"{module} imports {other}"
+        assert LAYER[other] <= LAYER[module], f"{module} imports {other} from above"
+        assert not (LAYER[other] == LAYER[module] == VERBS), f"the verb {module} imports the verb {other}"
+
+
+def test_nothing_goes_in_a_circle():
+    graph = {module: own(imports(PACKAGE / f"{module}.py", inside=True)) for module in MODULES}
+    assert set(TopologicalSorter(graph).static_order()) >= set(MODULES)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if LAYER.get(module, 9) <= LIGHT])
+def test_the_light_modules_import_nothing_heavy(module):
+    tops = {name.split(".")[0] for name in imports(PACKAGE / f"{module}.py", inside=False)}
+    assert not tops & HEAVY
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_core_neither_prints_nor_parses_nor_exits(module):
+    path = PACKAGE / f"{module}.py"
+    assert not {name.split(".")[0] for name in imports(path, inside=True)} & TALKERS
+    called = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = {ast.unparse(function) for function in called}
+    assert not names & {"print", "input", "sys.exit", "exit", "quit", "os._exit"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_line_imports_the_heavy_inside_its_functions(path):
+    assert not {name.split(".")[0] for name in reached(path)} & SLOW
+    assert not any(name.split(".")[0] == "click" for name in imports(path, inside=True))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_mini_knows_mini(path):
+    tree = ast.parse(path.read_text())
+    if path.parent.name == "mini":
+        assert "cli" not in own(imports(path, inside=True))
+    else:
+        assert "mini" not in own(imports(path, inside=True))
+    if tree.body:
+        assert ast.get_docstring(tree), "a file begins with a sentence"
+        assert path.parent.name != "cdtool" or path.stem == "__init__" or "annotations" in path.read_text()
+
+
+def run(*arguments, **environment):
+    code = (
+        "import sys; sys.argv = ['cdtool', *sys.argv[1:]]\n"
+        "from cdtool.cli import main\n"
+        "try: code = main()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"heavy = sorted({SLOW} & sys.modules.keys())\n"
+        "print('HEAVY', heavy, file=sys.stderr); sys.exit(code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["list"], ["list", "--json"], ["show", "dog"], ["config"]]
+    + [[name, "--help"] for name in (*cli._COMMANDS, "base")],
+    ids=" ".join,
+)
+def test_light_commands_leave_torch_alone(saved, arguments):
+    saved("dog")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stderr
+    assert done.stdout
+
+
+def test_completion_leaves_torch_alone_and_knows_concepts(saved):
+    saved("dog")
+    saved("dragon")
+    words = {"COMP_WORDS": "cdtool show d", "COMP_CWORD": "2", "_CDTOOL_COMPLETE": "complete_bash"}
+    done = run(**words)
+    assert done.stdout.split() == ["dog", "dragon"]
+    assert "HEAVY []" in done.stderr

@@ -1,0 +1,124 @@
+"""The documents tell the truth: the README, the changelog, what .ci/run runs and what the wheel holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import tomli
+
+from cdtool import __version__, cli
+
+ROOT = Path(__file__).parent.parent
+TEST_COMMAND = re.compile(r"^\.venv/bin/pip install -e .*pytest.*$", re.MULTILINE)
+
+
+@pytest.fixture
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(readme):
+    return re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_command_installs_and_shows_it_all(readme):
+    (first,) = re.findall(r"^python3 -m venv \.venv && .*$", readme, re.MULTILINE)
+    assert first.endswith("cdtool demo")
+    assert ".venv/bin/pip install ." in first
+    assert "torch" in first
+    assert readme.index(first) < TEST_COMMAND.search(readme).start()
+
+
+def test_the_second_command_passes_the_tests_and_is_what_ci_runs(readme):
+    assert len(TEST_COMMAND.findall(readme)) == 1
+    script = (ROOT / ".ci" / "run").read_text()
+    pattern = re.search(r"grep -m 1 -E '(.*)' README\.md", script)[1]
+    found = subprocess.run(["grep", "-m", "1", "-E", pattern, ROOT / "README.md"], capture_output=True, text=True)
+    assert found.stdout.strip() == TEST_COMMAND.search(readme)[0]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+def paths(tree):
+    """Paths of a tree whose files stand two blanks below their folder; a folder's line ends its name with a slash."""
+    above = []
+    for line in filter(str.strip, tree.splitlines()):
+        depth, name = len(line) - len(line.lstrip()), line.split()[0]
+        above = [(level, path) for level, path in above if level < depth]
+        path = "".join(part for _, part in above[-1:]) + name
+        if name.endswith("/"):
+            above.append((depth, path))
+        yield path
+
+
+def test_the_tree_has_every_file_on_one_line_of_its_own(readme):
+    (tree,) = [block for block in blocks(readme) if "errors.py" in block and "registry.py" in block]
+    assert all(len(line.split()) > 1 for line in tree.splitlines() if line.strip()), "each line says what it is for"
+    listed = [path for path in paths(tree) if path.startswith("cdtool/") and path.endswith(".py")]
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "cdtool").rglob("*.py") if path.stat().st_size)
+    assert sorted(listed) == files
+
+
+@pytest.mark.parametrize("command", [*cli._COMMANDS, *(f"base {name}" for name in cli._BASE_COMMANDS)])
+def test_every_command_is_in_the_readme(readme, command):
+    assert f"cdtool {command}" in readme
+
+
+def test_commands_in_the_readme_exist(readme):
+    known = {*cli._COMMANDS, "base"}
+    used = re.findall(r"^(?:\$ |\.venv/bin/)?cdtool ([a-z]+)", "\n".join(blocks(readme)), re.MULTILINE)
+    assert used
+    assert set(used) <= known
+
+
+def test_pictures_and_files_the_readme_links_exist(readme):
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_the_changelog_is_kept():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert versions[1] == __version__
+
+
+def test_every_dependency_says_why_it_is_there():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomli.loads(text)["project"]
+    extras = [need for needs in project["optional-dependencies"].values() for need in needs]
+    for need in project["dependencies"]:
+        assert re.search(rf'^  "{re.escape(need)}", *# \w', text, re.MULTILINE), need
+        assert ">=" in need
+    assert all(">=" in need for need in extras)
+
+
+def test_nothing_names_a_place_of_the_machine_it_was_made_on():
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    endings = {".py", ".md", ".toml", ".bash", ".fish", ".json", ""}
+    places = re.compile("|".join(["/" + "work/", "/" + "root/", "/opt/" + "pypi", "/opt/" + "wheels"]))
+    for name in names.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in endings and path.is_file() and path.stat().st_size < 1_000_000:
+            assert not places.search(path.read_text(encoding="utf-8", errors="ignore")), name
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_base_but_not_its_card(tmp_path):
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    subprocess.run(pip, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    mini = ROOT / "cdtool" / "mini"
+    for part in ("base", "photos", "prompts"):
+        kept = {str(path.relative_to(ROOT)) for path in (mini / part).rglob("*") if path.is_file()}
+        assert kept
+        assert kept <= set(names)
+    assert not [name for name in names if "/mini/card/" in name or name.startswith("tests")]
+    assert "cdtool/py.typed" in names
