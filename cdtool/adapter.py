@@ -34,7 +34,8 @@ class Trained(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[b, l, d] -> [b, l, o]."""
-        result = F.linear(features, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.to(features.dtype)
+        result = F.linear(features, self.weight.to(features.dtype), bias)
         return torch.cat([result[:, :1].detach(), result[:, 1:]], dim=1)
 
 

@@ -61,7 +61,8 @@ def plan(
     """
     concept = None if subject in catalog.NAMES else registry.find(subject)
     manifest = concept.manifest if concept else None
-    base, tokens = (manifest.base.name, manifest.tokens) if manifest else (subject, ())
+    base = registry.base_of(concept) if concept else subject
+    tokens = manifest.tokens if manifest else ()
     base_folder = catalog.locate(base)
     chosen = tuple(fill(prompt, tokens) for prompt in prompts or default_prompts(base_folder))
     for prompt in chosen:

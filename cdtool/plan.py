@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -47,7 +47,7 @@ def cost(
     family, config, schedule = bases.read_family(folder)
     shell = bases.Base(str(folder), folder, family, device, dtype, schedule, config)
     unet = bases.empty_unet(config)
-    trained = {name: unet.get_submodule(name).weight for name in bases.text_kv(unet)}
+    trained = {name: cast("Tensor", unet.get_submodule(name).weight) for name in bases.text_kv(unet)}
     numbers = sum(weight.numel() for weight in trained.values())
     side = resolution(shell, settings) // shell.latent_factor
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors

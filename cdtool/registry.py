@@ -70,6 +70,16 @@ def find(name: str) -> Entry:
     return _read(path)
 
 
+def base_of(entry: Entry) -> str:
+    """The base to draw a concept on: where this machine has it, else its name.
+
+    Raises ConceptError for a damaged concept.
+    """
+    if entry.manifest is None:
+        raise ConceptError(entry.problem, f"Remove it: cdtool remove {entry.name}")
+    return str(note(entry.name).get("base") or entry.manifest.base.name)
+
+
 def slug(text: str) -> str:
     """A name made of a class noun: "Teddy bear" gives "teddy-bear". Raises InputError where no letter is left."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()

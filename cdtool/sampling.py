@@ -55,12 +55,15 @@ def tokens_of(entries: Sequence[Entry]) -> tuple[Token, ...]:
 def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
     """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
     assert entry.manifest is not None
-    if entry.manifest.base.fingerprint == base.fingerprint or force:
+    if entry.manifest.base.fingerprint == base.fingerprint:
         return
-    raise BaseError(
-        f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
-        f"Use --base {entry.manifest.base.name}, or --force if {base.name} is derived from it.",
-    )
+    if not force:
+        raise BaseError(
+            f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
+            f"Use --base {entry.manifest.base.name}, or --force if {base.name} is derived from it.",
+        )
+    if any(len(token.ids) != len(base.family.encoders) for token in entry.manifest.tokens if token.modifier):
+        raise BaseError(f'"{entry.name}" was trained on a base with other text encoders than {base.name}.')
 
 
 def check_prompts(prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None) -> list[str]:

@@ -49,6 +49,10 @@ class Conditioning:
         """Some of the rows."""
         return Conditioning(self.features[rows], None if self.pooled is None else self.pooled[rows])
 
+    def to(self, dtype: torch.dtype) -> Conditioning:
+        """The same in another precision."""
+        return Conditioning(self.features.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
+
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
     """Several conditionings below one another."""

@@ -107,8 +107,11 @@ class _Run:
     bank: Bank
     with_prior: bool
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.base.device.type, self.base.dtype, enabled=self.base.dtype != torch.float32)
+    def conditioning(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """Text features of prompts in the compute precision; the float32 encoder computes in it too."""
+        dtype = self.base.dtype
+        with torch.autocast(self.base.device.type, dtype, enabled=dtype != torch.float32):
+            return self.texts.of(prompts, self.adapter.rows).to(dtype)
 
     def losses(self, part: Sequence[Draw], step: int) -> Tensor:
         """The loss of each picture of a pass [b]."""
@@ -124,11 +127,10 @@ class _Run:
         t = torch.tensor([pair[2] for pair in noises], device=device)
         z, mask = z.to(device), torch.stack([item.mask for item in items]).to(device).float()
         side = z.shape[-1] * self.base.latent_factor
-        with self.autocast():
-            condition = self.texts.of([item.prompt for item in items], self.adapter.rows)
-            noisy = self.schedule.add_noise(z, noise, t).to(self.base.dtype)
-            sizes = diffusion.size_condition(self.base, side, side, len(part))
-            found = diffusion.predict(self.base, noisy, t, condition, sizes)
+        condition = self.conditioning([item.prompt for item in items])
+        noisy = self.schedule.add_noise(z, noise, t).to(self.base.dtype)
+        sizes = diffusion.size_condition(self.base, side, side, len(part))
+        found = diffusion.predict(self.base, noisy, t, condition, sizes)
         return masked_error(found, diffusion.target(self.base, self.schedule, z, noise, t), mask)
 
 
@@ -200,9 +202,10 @@ def _step(
     for part in (mine[start :: settings.accumulate] for start in range(settings.accumulate)):
         if not part:
             continue
-        losses = run.losses(part, step)
-        weights = torch.tensor([settings.prior_weight if draw.prior else 1.0 for draw in part], device=losses.device)
-        run.scaler.scale((losses * weights / count).sum()).backward()  # type: ignore[no-untyped-call]
+        with diffusion.attention(run.base, cells=run.bank[key_of(part[0])].mask.numel()):
+            losses = run.losses(part, step)
+            weights = losses.new_tensor([settings.prior_weight if draw.prior else 1.0 for draw in part])
+            run.scaler.scale((losses * weights / count).sum()).backward()  # type: ignore[no-untyped-call]
         prior = torch.tensor([draw.prior for draw in part], device=losses.device)
         means = (losses / count).detach()
         sums += torch.stack([means[~prior].sum(), means[prior].sum()])
@@ -251,13 +254,12 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     """A picture of each preview prompt with the weights as they are now, the same noise every time."""
     side = resolution(run.base, run.settings)
     prompts = [bind(prompt, run.texts.tokens) for prompt in previews]
-    with run.autocast():
-        condition = run.texts.of(prompts, run.adapter.rows)
-        empty = run.texts.of([Prompt(("",), frozenset())] * len(prompts), run.adapter.rows)
-        *_, z = diffusion.denoise(
-            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
-            seeds=range(len(prompts)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
-        )  # fmt: skip
+    condition = run.conditioning(prompts)
+    empty = run.conditioning([Prompt(("",), frozenset())] * len(prompts))
+    *_, z = diffusion.denoise(
+        run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
+        seeds=range(len(prompts)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
+    )  # fmt: skip
     return tuple(diffusion.decode(run.base, z))
 
 

@@ -30,6 +30,7 @@ LAYERS = [
         "sheets",
         "ranks",
         "plan",
+        "checkpoint",
     },
     {"training", "prior", "sampling", "evaluation", "merging", "compression"},
     {"studies", "measuring"},

@@ -100,8 +100,7 @@ def subject(concept: str, base: str | None) -> tuple[list[Entry], str]:
     if is_base and concept not in registry.names():
         return [], concept
     entry = registry.find(concept)
-    assert entry.manifest is not None
-    return [entry], base or registry.note(entry.name).get("base") or entry.manifest.base.name
+    return [entry], base or registry.base_of(entry)
 
 
 def _read(path: Path | None) -> list[str]:
@@ -160,6 +159,8 @@ def _draw(
 ) -> list[Path]:
     from cdtool import sampling
 
+    for entry in entries:
+        sampling.check_base(entry, loaded, force=force)
     for remark in sampling.check_prompts(texts, sampling.tokens_of(entries), loaded):
         voice.warn(remark)
     drawn, paths = [], []
@@ -199,7 +200,9 @@ def _again(
     entries, _ = subject(concept or about.subject, base)
     loaded = _load(base or about.base, chosen, device)
     if loaded.fingerprint != about.fingerprint and not force:
-        raise InputError(f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}.")
+        raise InputError(
+            f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}."
+        )
     drawn = next(iter(sampling.draw(loaded, entries, [about.prompt], chosen, force=force)))
     made = sampling.save(drawn, sampling.record(drawn, about.subject, loaded, chosen), out or path.parent)
     voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")

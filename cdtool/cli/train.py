@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, ranks, registry, settings, studies
+from cdtool import catalog, ranks, registry, settings, studies, tokens
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import NotFoundError, UsageError
@@ -122,6 +122,8 @@ def train(
         return
     if not (force or dry_run):
         registry.check_free(work.name)
+    for text in preview or []:
+        tokens.bind(text, work.tokens)
     if resume and not studies.checkpoint_path(work.name).is_file():
         raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
     if gpus > 1 and not ranks.launched() and not dry_run:

@@ -57,14 +57,22 @@ class Workshop:
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The trained autoencoder with unit latents."""
-        import numpy as np
+        """The trained autoencoder with unit latents, its decoder as far as that has been polished."""
+        model = self._packed_vae() if self.has_committed("vae", "vae") else self._own_vae()
+        if (self.folder / "decoder.pt").exists():
+            vae.decoder_of(model).load_state_dict(self.state("decoder")["model"])
+        return model.eval().requires_grad_(False)
+
+    def _packed_vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL
 
-        if self.has_committed("vae", "vae"):
-            packed: AutoencoderKL = AutoencoderKL.from_pretrained(self.committed, subfolder="vae")
-            return packed.float().eval().requires_grad_(False)
-        model = vae.new(self.recipe).eval().requires_grad_(False)
+        packed: AutoencoderKL = AutoencoderKL.from_pretrained(self.committed, subfolder="vae")
+        return packed.float()
+
+    def _own_vae(self) -> AutoencoderKL:
+        import numpy as np
+
+        model = vae.new(self.recipe).requires_grad_(False)
         model.load_state_dict(self.state("vae")["model"])
         vae.normalise(model, np.stack([draw(self.recipe.seen, self.cutouts, seed).pixels for seed in NORMALISED_ON]))
         return model
@@ -132,6 +140,11 @@ def make_vae(shop: Workshop) -> Iterator[Progress]:
         yield from vae.train(shop.recipe, shop.cutouts, shop.folder, shop.minutes)
 
 
+def make_decoder(shop: Workshop) -> Iterator[Progress]:
+    """Train the decoder further; may run beside or after the denoiser's training."""
+    return vae.polish(shop.vae, shop.recipe, shop.cutouts, shop.folder, shop.minutes)
+
+
 def make_unet(shop: Workshop) -> Iterator[Progress]:
     """Encode a bank of pictures and train the denoiser on it."""
     if shop.has_committed("unet", "unet") and shop.committed:
@@ -157,6 +170,7 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Progress]]] = {
     "clip-eval": make_eval,
     "vae": make_vae,
     "unet": make_unet,
+    "decoder": make_decoder,
     "base": make_base,
 }
 

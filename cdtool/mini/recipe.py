@@ -39,6 +39,7 @@ class Recipe:
     unet_heads: int = 4
     clip_pictures: int = 124_000
     vae_pictures: int = 84_000
+    decoder_pictures: int = 400_000
     unet_pictures: int = 4_000_000
     bank: int = 80_000  # pictures whose latents are encoded at once for the denoiser
 

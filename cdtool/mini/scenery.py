@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,9 @@ def room(size: int, rng: Generator) -> Image.Image:
     image = Image.new("RGB", (side, side), (206, 178, 160))
     pen = ImageDraw.Draw(image)
     high, wide = side // 14, side // 6
-    for row, y in enumerate(range(-high, level, high)):
-        for x in range(-wide, side + wide, wide):
+    first = int(rng.uniform(-2, -1) * wide)
+    for row, y in enumerate(range(-int(high * rng.random()), level, high)):
+        for x in range(first, side + wide, wide):
             shade = rng.uniform(0.86, 1.08)
             x += (row % 2) * wide // 2
             brick = tuple(int(value * shade) for value in (172, 62, 48))
@@ -99,13 +101,13 @@ def _palm(pen: ImageDraw.ImageDraw, side: int, x: float, foot: float, height: fl
     """A palm in silhouette that leans into the picture; `height` as a share of it."""
     dark, lean = (38, 18, 44), side * 0.1 * (1 if left else -1)
     crown = (x + lean, foot - side * height)
-    pen.line([(x, foot), (x + lean * 0.35, foot - side * height * 0.5), crown], fill=dark, width=side // 28, joint="curve")
+    knee = (x + lean * 0.35, foot - side * height * 0.5)
+    pen.line([(x, foot), knee, crown], fill=dark, width=side // 28, joint="curve")
     for angle in (-160, -125, -55, -20, 15, 165):
         reach = side * 0.21
         tip = (crown[0] + reach * np.cos(np.radians(angle)), crown[1] + reach * 0.7 * np.sin(np.radians(angle)))
-        knee = ((crown[0] + tip[0]) / 2, min(crown[1], tip[1]) - side * 0.05)
-        drop = (tip[0], tip[1] + side * 0.06)
-        pen.polygon([crown, knee, drop, (knee[0], knee[1] + side * 0.07)], fill=dark)
+        bend = ((crown[0] + tip[0]) / 2, min(crown[1], tip[1]) - side * 0.05)
+        pen.polygon([crown, bend, (tip[0], tip[1] + side * 0.06), (bend[0], bend[1] + side * 0.07)], fill=dark)
 
 
 def _reflect(lights: Image.Image, street: int) -> None:
@@ -132,7 +134,7 @@ def _tiles(pen: ImageDraw.ImageDraw, side: int, level: int, vanishing: float) ->
         spread = 0.14 + 0.16 * (y - level) / depth
         return side * (vanishing + (column - 6) * spread)
 
-    for row, (top, bottom) in enumerate(zip(edges, edges[1:], strict=False)):
+    for row, (top, bottom) in enumerate(itertools.pairwise(edges)):
         for column in range(12):
             fill = (245, 240, 228) if (row + column) % 2 else (44, 40, 48)
             corners = [(across(column, top), top), (across(column + 1, top), top),

@@ -74,7 +74,12 @@ def bank(
 
 
 def train(
-    recipe: Recipe, text: CLIPTextModel, tokenizer: CLIPTokenizer, stored: dict[str, Tensor], folder: Path, minutes: float
+    recipe: Recipe,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    stored: dict[str, Tensor],
+    folder: Path,
+    minutes: float,
 ) -> Iterator[Progress]:
     """Train the denoiser on a bank into `folder/unet.pt`, with a moving average of its weights beside them."""
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -64,11 +64,44 @@ def train(recipe: Recipe, cutouts: dict[str, Any], folder: Path, minutes: float)
                    minutes=minutes, decay=1e-4)  # fmt: skip
 
 
+def polish(
+    model: AutoencoderKL, recipe: Recipe, cutouts: dict[str, Any], folder: Path, minutes: float
+) -> Iterator[Progress]:
+    """Train the decoder of a finished autoencoder further into `folder/decoder.pt`.
+
+    The encoder stays, so latents stay, and a denoiser trained on them is as good as before.
+    """
+    torch.manual_seed(12)
+    model = model.to(device())
+    half = decoder_of(model).requires_grad_(True).train()
+
+    def loss(update: int) -> Tensor:
+        seeds = range(25_000_000 + update * BATCH, 25_000_000 + (update + 1) * BATCH)
+        batch = pixels(np.stack([draw(recipe.seen, cutouts, seed).pixels for seed in seeds])).to(device())
+        with torch.autocast(device().type, torch.bfloat16):
+            with torch.no_grad():
+                z = model.encode(batch).latent_dist.mean
+            result = model.decode(z + NOISE * torch.randn_like(z)).sample
+        return _likeness(result.float(), batch)
+
+    yield from fit("decoder", half, loss, folder=folder, pictures=recipe.decoder_pictures, batch=BATCH, rate=1e-3,
+                   minutes=minutes, decay=1e-4)  # fmt: skip
+
+
+def decoder_of(model: AutoencoderKL) -> torch.nn.ModuleDict:
+    """The half of an autoencoder that turns latents into pictures; the same modules, not copies."""
+    return torch.nn.ModuleDict({"post_quant_conv": model.post_quant_conv, "decoder": model.decoder})
+
+
 def _loss(result: Tensor, batch: Tensor, z: Tensor, logvar: Tensor) -> Tensor:
+    pull = 1e-4 * z.pow(2).mean() + 1e-4 * (logvar + 8).pow(2).mean()  # near-zero spread: moments are means
+    return _likeness(result, batch) + pull
+
+
+def _likeness(result: Tensor, batch: Tensor) -> Tensor:
     across = (result.diff(dim=-1) - batch.diff(dim=-1)).abs().mean()
     down = (result.diff(dim=-2) - batch.diff(dim=-2)).abs().mean()
-    pull = 1e-4 * z.pow(2).mean() + 1e-4 * (logvar + 8).pow(2).mean()  # near-zero spread: moments are means
-    return F.l1_loss(result, batch) + F.mse_loss(result, batch) + 0.5 * (across + down) + pull
+    return F.l1_loss(result, batch) + F.mse_loss(result, batch) + 0.5 * (across + down)
 
 
 @torch.no_grad()

@@ -182,8 +182,9 @@ def _mountains(size: int, rng: Generator) -> Image.Image:
     for middle in rng.uniform(0, 1, 3) * size:
         height, half = size * rng.uniform(0.3, 0.5), size * 0.3
         top = size * 0.62 - height
-        draw.polygon([(middle - half, size * 0.62), (middle, top), (middle + half, size * 0.62)], (120, 112, 128))
-        draw.polygon([(middle - half / 4, top + height / 4), (middle, top), (middle + half / 4, top + height / 4)], "white")
+        for share, colour in ((1.0, (120, 112, 128)), (0.25, (255, 255, 255))):  # the rock, and the snow on its top
+            foot = top + height * share
+            draw.polygon([(middle - half * share, foot), (middle, top), (middle + half * share, foot)], colour)
     return image
 
 
@@ -284,7 +285,9 @@ def tinted(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[n
     return np.concatenate([coloured, pixels[..., 3:]], -1)
 
 
-def paste(canvas: Image.Image, cutout: Image.Image, side: float, centre: tuple[float, float], tilt: float = 0.0) -> None:
+def paste(
+    canvas: Image.Image, cutout: Image.Image, side: float, centre: tuple[float, float], tilt: float = 0.0
+) -> None:
     """Draw a cut-out on `canvas`: longest side and centre as shares of the canvas, tilt in degrees."""
     size = canvas.width
     scale = side * size / max(cutout.size)

@@ -1,7 +1,7 @@
-"""One training step of cdtool against a plain loop on the same base, batch and precision; bars 1.1x on mini, 1.4x on sd15.
+"""One training step of cdtool against a plain loop, same base, batch and precision; bars 1.1x on mini, 1.4x on SD 1.x.
 
     python -m tests.benchmarks.bench_step mini
-    python -m tests.benchmarks.bench_step sd15 --batch 2
+    python -m tests.benchmarks.bench_step sd15-random
 
 Both train in one process and take turns. cdtool's bank is filled first; its time stands beside the ratio, and the last
 column is that of a whole default training (250 steps of 8 pictures, 5 photos, 200 prior pictures), bank included.
@@ -31,28 +31,27 @@ from tests.benchmarks import plain, shapes
 
 PHOTOS = 5
 PRIORS_PER_DRAW = 1 / 5  # a default training draws 1000 prior pictures out of 200
-SIZES = {"tiny": (2, 1, 8), "mini": (4, 10, 8), "sd15": (2, 1, 2)}  # name: (rounds, steps of a round, batch)
+SIZES = {"tiny": (2, 1, 8), "mini": (4, 10, 8), "sd15-random": (2, 1, 2)}  # name: (rounds, steps of a round, batch)
 
 
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("size", choices=SIZES)
+    options.add_argument("base", help="a base, or tiny or sd15-random: a random one of that shape")
     options.add_argument("--rounds", type=int)
     options.add_argument("--steps", type=int, help="steps of a round")
     options.add_argument("--batch", type=int)
     options.add_argument("--precision", default="auto")
     chosen = options.parse_args()
     quiet_libraries()
-    rounds, steps, batch = (
-        given or default for given, default in zip((chosen.rounds, chosen.steps, chosen.batch), SIZES[chosen.size], strict=True)
-    )
-    measure(chosen.size, rounds, steps, batch, chosen.precision)
+    asked, usual = (chosen.rounds, chosen.steps, chosen.batch), SIZES.get(chosen.base, SIZES["mini"])
+    rounds, steps, batch = (given or default for given, default in zip(asked, usual, strict=True))
+    measure(chosen.base, rounds, steps, batch, chosen.precision)
 
 
-def measure(size: str, rounds: int, steps: int, batch: int, precision: str) -> None:
+def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> None:
     """Time `rounds` rounds of both after a warm-up round of half as many steps."""
-    base = bases.load(shapes.base(size), precision=precision)
+    base = bases.load(shapes.base(name), precision=precision)
     warm = max(1, steps // 2)
     settings = TrainSettings(steps=warm + rounds * steps, batch=batch, save_every=10**6)
     one = subject(base, max(2, round(settings.steps * batch / 2 * PRIORS_PER_DRAW)))

@@ -13,17 +13,15 @@ from typing import Any
 
 import torch
 
-from cdtool import catalog
 from tests import pipelines
 
 FOLDER = Path("build/bench")
-NAMES = ("tiny", "mini", "sd15")
 
 
 def base(name: str) -> str:
-    """What `--base` takes for a size: the embedded base where it exists, else a random folder of that shape."""
-    if name == "mini" and (catalog.MINI / "model_index.json").is_file():
-        return "mini"
+    """What `--base` takes: the random folder "tiny" or "sd15-random", made if need be, or the name as it stands."""
+    if name not in _MAKERS:
+        return name
     folder = FOLDER / name
     if not (folder / "model_index.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -42,25 +40,6 @@ def _save(folder: Path, vae: Any, text: Any, tokenizer: Any, unet: Any, schedule
 
 def _tiny(folder: Path) -> None:
     pipelines.sd(folder)
-
-
-def _mini(folder: Path) -> None:
-    """The sizes of the embedded base, for as long as it is in the making."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from cdtool.mini import recipe, unet, vae
-
-    torch.manual_seed(0)
-    sizes = recipe.Recipe()
-    tokens = pipelines.tokenizer(folder / "tokenizer")
-    tokens.model_max_length = sizes.positions
-    text = CLIPTextConfig(
-        vocab_size=1200, hidden_size=sizes.text_width, intermediate_size=4 * sizes.text_width,
-        num_hidden_layers=sizes.text_layers, num_attention_heads=sizes.heads,
-        max_position_embeddings=sizes.positions, bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
-    )  # fmt: skip
-    _save(folder, vae.new(sizes), CLIPTextModel(text), tokens, unet.new(sizes), unet.scheduler())
 
 
 def _sd15(folder: Path) -> None:
@@ -90,7 +69,7 @@ def _sd15(folder: Path) -> None:
     _save(folder, vae, text, tokens, unet, schedule)
 
 
-_MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "mini": _mini, "sd15": _sd15}
+_MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15}
 
 
 def photos(count: int, side: int) -> Path:
@@ -125,8 +104,8 @@ def machine(precision: str = "") -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0] if lines else model
+        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        model = next((value.strip() for key, value in lines.items() if key.strip() == "model name"), model)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     told = f"{model}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
     return f"{told}, {precision}" if precision else told

@@ -1,0 +1,89 @@
+"""Two processes (gloo) against one on the same training: relative difference of dW; bars 1e-4 in fp32, 0.05 in bf16.
+
+    python -m tests.benchmarks.bench_ranks mini
+
+The numbers are read from the checkpoint after the last step, where they stand in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cdtool import base as bases
+from cdtool import ranks, text, training
+from cdtool.cli.output import quiet_libraries
+from cdtool.settings import TrainSettings
+from cdtool.tokens import Token
+from tests.benchmarks import shapes
+from tests.benchmarks.bench_step import subject
+
+PRECISIONS = ("fp32", "bf16")
+PRIORS = 40
+
+
+def main() -> None:
+    """Measure and print; as a worker, train and leave the checkpoint."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("base", help="a base, or tiny: a small random one")
+    options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--batch", type=int, default=8)
+    options.add_argument("--worker", nargs=2, metavar=("PRECISION", "FILE"), help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    quiet_libraries()
+    if chosen.worker:
+        precision, file = chosen.worker
+        train(chosen.base, precision, chosen.steps, chosen.batch, Path(file))
+        return
+    rows = [compare(chosen.base, precision, chosen.steps, chosen.batch) for precision in PRECISIONS]
+    about = f"{shapes.base(chosen.base)}, {chosen.steps} steps of {chosen.batch}; {shapes.machine()}"
+    head = ["precision", "relative difference of dW", "of the rows", "norm of dW"]
+    shapes.report("Two processes against one", rows, head, about)
+
+
+def train(name: str, precision: str, steps: int, batch: int, file: Path) -> None:
+    """Train up to the checkpoint after step `steps`, alone or as one of several."""
+    with ranks.joined("cpu") as group:
+        base = bases.load(shapes.base(name), precision=precision, device="cpu")
+        tokens = text.initialised(base.tokenizers, (Token("dog"),))
+        settings = TrainSettings(steps=steps + 1, batch=batch, save_every=steps)
+        for _ in training.fit(base, [subject(base, PRIORS)], tokens, settings, checkpoint=file, ranks=group):
+            pass
+
+
+def compare(name: str, precision: str, steps: int, batch: int) -> list[object]:
+    """A row of the table."""
+    base = bases.load(shapes.base(name), parts=("text",), device="cpu")
+    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    began = [weight.float() for weight in base.kv.values()]
+    rows = text.initial_rows(base, tokens)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        found = [learned(name, precision, steps, batch, Path(folder) / f"{count}.pt", count) for count in (1, 2)]
+    changes = [torch.cat([(new - old).flatten() for new, old in zip(one, began, strict=False)]) for one in found]
+    moved = [one[-1] - rows[0] for one in found]
+    return [precision, _relative(*changes), _relative(*moved), float(changes[0].norm())]
+
+
+def _relative(one: torch.Tensor, two: torch.Tensor) -> str:
+    return f"{float((two - one).norm() / one.norm()):.1e}"
+
+
+def learned(name: str, precision: str, steps: int, batch: int, file: Path, count: int) -> list[torch.Tensor]:
+    """The parameters after a run in `count` processes: K/V, then the row."""
+    own = ["-m", "tests.benchmarks.bench_ranks", name, "--steps", str(steps), "--batch", str(batch)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    command = [sys.executable, *launcher, *own, "--worker", precision, str(file)]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parameters: list[torch.Tensor] = torch.load(file, weights_only=True)["parameters"]
+    return parameters
+
+
+if __name__ == "__main__":
+    main()

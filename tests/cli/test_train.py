@@ -1,0 +1,364 @@
+"""cdtool train on a tiny base: what it says, saves and refuses, and how it ends when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pipelines
+import pytest
+from PIL import Image
+
+from cdtool import registry, studies
+from cdtool.concept import read_header, read_tensors
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return pipelines.photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def arguments(sd_base, photos):
+    """The arguments of a short training: `arguments("--steps", 3)`."""
+
+    def make(*more, base=sd_base):
+        return ["train", photos, "--token", "V* dog", "--base", base, "--prior", "none", "--batch", 2, "--steps", 2,
+                "--precision", "fp32", "--device", "cpu", *more]  # fmt: skip
+
+    return make
+
+
+def files(home):
+    return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+
+
+# ---------------------------------------------------------------- what it says and saves
+
+
+def test_a_training_ends_with_a_concept(cdtool, arguments, sd_base, photos, home):
+    said = cdtool(*arguments())
+    assert (said.code, said.out) == (0, "dog\n")
+    assert "step 2/2" in said.err
+    assert 'cdtool sample dog "photo of a V* dog"' in said.err
+    entry = registry.find("dog")
+    assert entry.manifest.base.name == "tiny-sd"  # where it lies is this machine's affair
+    assert registry.base_of(entry) == str(sd_base)
+    (token,) = entry.manifest.tokens
+    assert (token.noun, token.initializer, token.modifier) == ("dog", "ktn", True)
+    assert len(entry.manifest.photos) == 3
+    assert entry.manifest.settings["steps"] == 2
+    assert registry.note("dog")["photos"] == [str(photos)]
+    assert files(home) == ["concepts/dog.json", "concepts/dog.safetensors"]
+    assert sorted(path.name for path in photos.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_json_is_one_object_and_quiet_the_name_alone(cdtool, arguments):
+    data = json.loads(cdtool(*arguments("--json")).out)
+    assert (data["schema"], data["name"]) == (1, "dog")
+    assert data["path"] == str(registry.find("dog").path)
+    said = cdtool(*arguments("-o", "other", "-q"))
+    assert (said.code, said.out, said.err) == (0, "other\n", "")
+
+
+def test_a_name_in_use_needs_force_and_if_missing_skips(cdtool, arguments, saved):
+    saved("dog")
+    before = registry.find("dog").path.read_bytes()
+    said = cdtool(*arguments())
+    assert said.code == 4
+    assert "--force" in said.err
+    said = cdtool(*arguments("--if-missing"))
+    assert (said.code, said.out) == (0, "dog\n")
+    assert json.loads(cdtool(*arguments("--if-missing", "--json")).out)["name"] == "dog"
+    assert registry.find("dog").path.read_bytes() == before
+    assert cdtool(*arguments("--force")).code == 0
+    assert registry.find("dog").path.read_bytes() != before
+
+
+def test_a_prior_folder_and_a_plain_word(cdtool, arguments, sd_base, photos, tmp_path):
+    priors = pipelines.photos(tmp_path / "priors", 2)
+    said = cdtool("train", photos, "--token", "moongate", "--base", sd_base, "--prior", priors, "--batch", 2,
+                  "--steps", 2, "--precision", "fp32", "--device", "cpu")  # fmt: skip
+    assert (said.code, said.out) == (0, "moongate\n")
+    assert "Prior: 2 prior pictures of" in said.err
+    assert "photo of a moongate" in said.err
+    _, shapes = read_header(registry.find("moongate").path)
+    assert not any(name.startswith("token") for name in shapes)
+
+
+def test_previews_are_written_at_start_checkpoints_and_end(cdtool, arguments, tmp_path):
+    said = cdtool(*arguments("--preview", "a V* dog", "--steps", 3, "--save-every", 2))
+    assert said.code == 0
+    made = [line.removeprefix("Preview: ") for line in said.err.splitlines() if line.startswith("Preview")]
+    assert made == [f"samples/dog-preview/step-0000{step}-1.png" for step in (0, 2, 3)]
+    for path in made:
+        with Image.open(path) as image:
+            assert image.size == (16, 16)
+    assert cdtool(*arguments("--force", "--preview", "a V* dog", "--preview-dir", tmp_path / "p")).code == 0
+    assert len(list((tmp_path / "p").iterdir())) == 2
+
+
+def test_v_words_of_a_preview_are_checked_before_training(cdtool, arguments):
+    said = cdtool(*arguments("--preview", "V2 cat"))
+    assert said.code == 4
+    assert "step" not in said.err
+
+
+def test_skipped_photos_are_told(cdtool, arguments, photos):
+    (photos / "notes.pdf").write_bytes(b"%PDF")
+    said = cdtool(*arguments())
+    assert said.code == 0
+    assert "Skipped notes.pdf" in said.err
+
+
+def test_a_bf16_training_of_sdxl(cdtool, arguments, sdxl_base):
+    said = cdtool(*arguments("--precision", "bf16", "--checkpointing", "--accumulate", 2, base=sdxl_base))
+    assert said.code == 0
+    _, shapes = read_header(registry.find("dog").path)
+    assert {name: shapes[name].shape for name in shapes if name.startswith("token")} == {
+        "token.1.text_encoder": (16,),
+        "token.1.text_encoder_2": (24,),
+    }
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos, home, tmp_path):
+    (photos / "notes.pdf").write_bytes(b"%PDF")
+    priors = pipelines.photos(tmp_path / "priors", 2)
+    plan = cdtool(*arguments("--dry-run", "--prior", priors, "--batch", 4, "--accumulate", 2, "--steps", 30))
+    assert plan.code == 0
+    facts = dict(line.split("  ", 1) for line in plan.out.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert facts["photos used"].startswith("3: 0.png, 1.png, 2.png")
+    assert facts["photos skipped"].startswith("notes.pdf: ")
+    assert facts["prior"].startswith("2 prior pictures")
+    assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 rows"
+    assert facts["steps"] == "30 of 4 pictures (2 targets) in 2 passes"
+    assert facts["precision"] == "float32 (asked for) on cpu"
+    assert facts["latent bank"].startswith("100 crops")
+    assert facts["concept"] == "dog, 0.0 MB"
+    assert {"time", "memory", "base", "tokens"} <= facts.keys()
+    assert not home.exists() or files(home) == []
+    assert os.listdir() == []
+
+
+def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
+    plan = json.loads(cdtool(*arguments("--dry-run", "--json")).out)
+    assert (plan["schema"], plan["name"], plan["processes"]) == (1, "dog", 1)
+    assert cdtool(*arguments()).code == 0
+    made = read_tensors(registry.find("dog").path)
+    weights = [tensor for name, tensor in made.items() if name.startswith("unet")]
+    assert (plan["matrices"], plan["numbers"]) == (len(weights), sum(weight.numel() for weight in weights))
+    assert plan["rows"] == len(made) - len(weights)
+    assert plan["concept_bytes"] == sum(tensor.nbytes for tensor in made.values())
+    assert plan["settings"] == registry.find("dog").manifest.settings
+    assert [entry["path"].rsplit("/", 1)[1] for entry in plan["photos"]] == ["0.png", "1.png", "2.png"]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (("--prior", "lost"), 3),
+        (("--base", "lost"), 3),
+        (("--token", "V* cat"), 2),
+        (("--batch", 3, "--prior", "auto"), 2),
+        (("--steps", 0), 2),
+        (("--precision", "fp16"), 2),
+        (("--resume",), 3),
+        (("--resolution", 18), 2),
+        (("-o", "mini"), 4),
+        (("--prior", "auto"), 3),
+    ],
+)
+def test_bad_requests_have_their_exit_codes(cdtool, arguments, more, code):
+    said = cdtool(*arguments(*more))
+    assert said.code == code, said.err
+    assert "Error: " in said.err or "Usage: " in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    assert registry.names() == []
+
+
+def test_photos_that_are_not_there_or_no_photos(cdtool, sd_base, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, code in (("lost", 3), ("empty", 4)):
+        said = cdtool("train", tmp_path / folder, "--token", "V* dog", "--base", sd_base)
+        assert said.code == code
+
+
+def test_a_loss_that_is_no_number_saves_nothing(cdtool, arguments, home):
+    said = cdtool(*arguments("--lr", 1e30, "--steps", 4))
+    assert said.code == 1
+    assert "Error: The loss became" in said.err
+    assert "Traceback" not in said.err
+    assert files(home) == []
+
+
+# ---------------------------------------------------------------- stopped
+
+
+def start(arguments, **environment):
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdtool", *map(str, arguments)], env=os.environ | quiet | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(process, word):
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if word in line:
+            return
+    raise AssertionError("".join(told))
+
+
+def test_ctrl_c_saves_a_checkpoint_and_resume_finishes(cdtool, arguments, home):
+    running = start(arguments("--steps", 5000, "--save-every", 5000))
+    wait_for(running, "step 1/5000")
+    running.send_signal(signal.SIGINT)
+    out, told = running.communicate(timeout=300)
+    assert running.returncode == 130, told
+    assert out == ""
+    assert "Stopped at step" in told
+    assert "--resume" in told
+    assert "Traceback" not in told
+    assert registry.names() == []
+    assert files(home) == ["checkpoints/dog.pt"]
+    said = cdtool(*arguments("--steps", 5001, "--resume"))  # another run
+    assert said.code == 4
+    assert files(home) == ["checkpoints/dog.pt"]
+
+
+def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, monkeypatch):
+    """Stopped in this process, by the signal the terminal sends."""
+    from cdtool import training
+
+    step = training._step
+
+    def interrupted(run, mine, number, *rest):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run, mine, number, *rest)
+
+    assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
+    monkeypatch.setattr(training, "_step", interrupted)
+    said = cdtool(*arguments("--steps", 6))
+    assert said.code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    os.environ["CDTOOL_HOME"] = str(home)
+    said = cdtool(*arguments("--steps", 6, "--resume"))
+    assert said.code == 0
+    one, other = (read_tensors(registry.find(name).path) for name in ("whole", "dog"))
+    assert all((tensor == other[name]).all() for name, tensor in one.items())
+    assert not studies.checkpoint_path("dog").exists()
+
+
+SAVER = """
+import sys, time, torch
+from cdtool import registry
+from cdtool.concept import BaseRef, Manifest
+from cdtool.tokens import Token
+tensors = {f"unet.{n}.weight": torch.zeros(256, 256, dtype=torch.float16) for n in range(16)}
+print("ready", file=sys.stderr, flush=True)
+while True:
+    for n in range(3):
+        registry.save(Manifest(f"dog-{n}", BaseRef("mini", "sd", "f00d"), (Token("dog"),)), tensors, force=True)
+"""
+
+
+def kill_while_saving(home, moments):
+    """SIGKILL a process that saves concepts, over and over; after every kill each concept listed is whole."""
+    seen = 0
+    for moment in moments:
+        running = subprocess.Popen([sys.executable, "-c", SAVER], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
+        wait_for(running, "ready")
+        time.sleep(moment)
+        running.kill()
+        running.communicate()
+        for entry in registry.entries():
+            assert entry.problem == ""
+            assert len(read_tensors(entry.path)) == 16
+            seen += 1
+    return seen
+
+
+def test_a_process_killed_while_saving_leaves_no_half_concept(home, cdtool):
+    chance = random.Random(1)
+    kill_while_saving(home, [chance.uniform(0.05, 0.3) for _ in range(2)])
+    assert cdtool("list", "--json").code == 0
+    assert set(registry.names()) <= {"dog-0", "dog-1", "dog-2"}
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_half_concept(home, saved):
+    chance = random.Random(2)
+    assert kill_while_saving(home, [chance.uniform(0.0, 0.5) for _ in range(10)]) > 0
+    saved("last")  # whatever the dead left behind is swept
+    assert not list(registry.concepts_dir().glob(".*.partial"))
+
+
+@pytest.mark.slow
+def test_trainings_killed_at_random_moments_never_show_half_a_concept(cdtool, arguments):
+    chance = random.Random(3)
+    for _ in range(5):
+        running = start(arguments("--steps", 40, "--save-every", 1, "--force"))
+        wait_for(running, "step 1/40")
+        time.sleep(chance.uniform(0.0, 1.5))
+        running.kill()
+        running.communicate()
+        listed = json.loads(cdtool("list", "--json").out)
+        for entry in registry.entries():
+            assert entry.problem == ""
+            read_tensors(entry.path)
+        assert len(listed["concepts"]) == len(registry.names())
+
+
+# ---------------------------------------------------------------- scripts
+
+
+SCRIPT = """
+set -e
+for noun in dog cat; do
+  cdtool train photos/$noun --token "V* $noun" --if-missing --json >> trained.jsonl
+  cdtool sample $noun "V* $noun on the beach" -n 1 --json >> drawn.jsonl
+done
+"""
+
+
+@pytest.mark.slow
+def test_a_shell_loop_trains_and_samples_a_list_of_concepts_and_may_run_again(sd_base, tmp_path):
+    for noun in ("dog", "cat"):
+        pipelines.photos(tmp_path / "photos" / noun)
+    settings = {
+        "CDTOOL_BASE": str(sd_base), "CDTOOL_TRAIN_STEPS": "4", "CDTOOL_TRAIN_PRIOR": "none", "CDTOOL_TRAIN_BATCH": "2",
+        "CDTOOL_SAMPLE_STEPS": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = tmp_path / "cdtool"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cdtool "$@"\n')
+    command.chmod(0o755)
+    for turn in (1, 2):
+        done = subprocess.run(["bash", "-c", SCRIPT], cwd=tmp_path, env=os.environ | settings, capture_output=True,
+                              text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        trained = [json.loads(line) for line in (tmp_path / "trained.jsonl").read_text().splitlines()]
+        assert [entry["name"] for entry in trained] == ["dog", "cat"] * turn
+        drawn = [json.loads(line) for line in (tmp_path / "drawn.jsonl").read_text().splitlines()]
+        assert len(drawn) == 2 * turn
+        assert all((tmp_path / entry["path"]).is_file() for entry in drawn)
+    failed = subprocess.run(["bash", "-c", SCRIPT.replace("dog cat", "dog bird")], cwd=tmp_path,
+                            env=os.environ | settings, capture_output=True, text=True)  # fmt: skip
+    assert failed.returncode == 3

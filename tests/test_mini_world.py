@@ -1,0 +1,142 @@
+"""The small world: what is drawn, that captions say it, and that held-out drawings never occur."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import cutouts as fakes
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdtool.mini import art, world
+from cdtool.mini.world import NARROW, WIDE, draw
+
+# The grammar a second time, written down as the captions are meant to be.
+NOUN = rf"(?:{'|'.join(art.NOUNS)})"
+THING = rf"an? (?:(?:red|orange|yellow|green|blue|purple|pink|{'|'.join(world.RARE_WORDS)}) )?{NOUN}"
+PLACE = (r"(?:on the (?:beach|grass|sea|moon)|in the (?:snow|desert|forest|city|mountains)|at night|in a room"
+         r"|on an? (?:red|orange|yellow|green|blue|purple|pink|white|grey|black) background)")  # fmt: skip
+SIZE = r"(?:a far away|very small|close up|zoomed in)"
+MEDIUM = r"(?:an? )?(?:photo|sketch|pixel art|black and white photo|painting) of"
+GRAMMAR = re.compile(
+    rf"(?:{SIZE} )?(?:{MEDIUM} )?{THING}(?: (?:in front of|next to|on the left of|on top of|and) {THING})?(?: {PLACE})?"
+)
+
+
+@pytest.fixture(scope="module")
+def cutouts():
+    return fakes.fake_cutouts()
+
+
+@pytest.mark.parametrize("sort", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_a_seed_always_draws_the_same_picture(cutouts, sort):
+    for seed in range(5):
+        first, second = draw(sort, cutouts, seed), draw(sort, cutouts, seed)
+        assert np.array_equal(first.pixels, second.pixels)
+        assert first[1:] == second[1:]
+        assert not np.array_equal(first.pixels, draw(sort, cutouts, seed + 5).pixels)
+        assert first.pixels.shape == (64, 64, 3)
+        assert first.pixels.dtype == np.uint8
+
+
+def test_held_out_drawings_are_never_drawn(cutouts):
+    held = [noun for noun in art.NOUNS if art.held_out(noun)]
+    assert len(held) >= 24
+    plain = replace(WIDE, tints=0.0, styles=0.0, drawings=99)
+    for seed in range(120):
+        picture = draw(plain, cutouts, seed, (held[seed % len(held)],))
+        assert not fakes.near(picture.pixels, fakes.HELD_OUT).any(), picture.caption
+
+
+def test_the_search_for_held_out_drawings_would_find_one(cutouts):
+    canvas = world.background("on the beach", 64, np.random.default_rng(0))
+    world.paste(canvas, Image.fromarray(cutouts[art.held_out("dog")]), 0.3, (0.5, 0.5))
+    assert fakes.near(np.asarray(canvas), fakes.HELD_OUT).any()
+
+
+def test_held_out_drawings_are_nobodys_known_drawing():
+    known = {drawing for noun in art.NOUNS for drawing in art.drawings(noun)}
+    assert not known & {art.held_out(noun) for noun in art.NOUNS}
+
+
+def test_only_the_first_nouns_and_drawings_of_a_world_occur(cutouts):
+    asked = set()
+
+    class Watched(dict):
+        def __getitem__(self, name):
+            asked.add(name)
+            return super().__getitem__(name)
+
+    small = replace(NARROW, nouns=3, drawings=2)
+    pictures = [draw(small, Watched(cutouts), seed) for seed in range(60)]
+    assert {noun for picture in pictures for noun in picture.nouns} == {"dog", "cat", "gate"}
+    assert asked == {drawing for noun in ("dog", "cat", "gate") for drawing in art.drawings(noun)[:2]}
+
+
+@pytest.mark.parametrize("sort", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_captions_keep_to_the_grammar_and_name_the_nouns_in_order(cutouts, sort):
+    for seed in range(150):
+        picture = draw(replace(sort, rare=0.1), cutouts, seed)
+        assert GRAMMAR.fullmatch(picture.caption), picture.caption
+        places = [re.search(rf"an? (?:\w+ )?{noun}\b", picture.caption).start() for noun in picture.nouns]
+        assert places == sorted(places)
+
+
+def middle(picture, noun):
+    """Row and column of the middle of a noun's pixels."""
+    return np.argwhere(fakes.near(picture.pixels, fakes.colour_of(noun))).mean(axis=0)
+
+
+def test_pairs_stand_as_their_caption_says(cutouts):
+    plain = replace(NARROW, plain=1.0)
+    told = {}
+    for seed in range(60):
+        picture = draw(plain, cutouts, seed, ("truck", "mushroom"))
+        (row, column), (other_row, other_column) = middle(picture, "truck"), middle(picture, "mushroom")
+        for words, holds in (
+            ("on the left of", column < other_column),
+            ("on top of", row < other_row),
+            ("in front of", row > other_row),
+        ):
+            if words in picture.caption:
+                told[words] = told.get(words, 0) + 1
+                assert holds, picture.caption
+    assert len(told) == 3
+
+
+def test_size_words_are_true(cutouts):
+    sizes = {}
+    plain = replace(NARROW, sized=1.0, plain=1.0)
+    for seed in range(80):
+        picture = draw(plain, cutouts, seed, ("mushroom",))
+        size = fakes.near(picture.pixels, fakes.colour_of("mushroom")).mean()
+        word = re.match(SIZE, picture.caption)[0]
+        sizes.setdefault(word.removeprefix("a "), []).append(size)
+    assert sizes.keys() == {*world.FAR, *world.NEAR}
+    assert max(sizes["far away"] + sizes["very small"]) < min(sizes["close up"] + sizes["zoomed in"])
+
+
+def test_a_tint_recolours_what_is_solid_and_keeps_the_outline():
+    pixels = fakes.shape((120, 120, 120))
+    blue = world.tinted(pixels, world.TINTS["blue"])
+    assert np.array_equal(blue[..., 3], pixels[..., 3])
+    assert np.allclose(blue[56, 45, :3], world.TINTS["blue"], atol=3)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_every_place_and_style_draws_at_any_size(size):
+    rng = np.random.default_rng(0)
+    for place in [*world.PLACES, "on an orange background"]:
+        behind = world.background(place, size, rng)
+        assert behind.size == (size, size)
+        for style in (world.STYLES | world.HELD_OUT_STYLES).values():
+            styled = style(behind, rng)
+            assert (styled.size, styled.mode) == ((size, size), "RGB")
+
+
+def test_black_and_white_has_no_colour(cutouts):
+    pixels = np.asarray(world.STYLES["black and white photo"](Image.fromarray(draw(NARROW, cutouts, 0).pixels), None))
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+    assert (pixels[..., 1] == pixels[..., 2]).all()

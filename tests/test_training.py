@@ -1,0 +1,412 @@
+"""Training on tiny bases: the loss against its formula, the gradient against autograd's, and learning by learning."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cdtool import adapter, bank, diffusion, text, training
+from cdtool import base as bases
+from cdtool.bank import Example, Subject
+from cdtool.errors import InputError, InterruptedRun, TrainingError
+from cdtool.ranks import Ranks
+from cdtool.settings import TrainSettings
+from cdtool.tokens import Token, bind
+
+SETTINGS = TrainSettings(steps=4, batch=4, lr=1e-3, precision="fp32", crops=2, save_every=100, seed=11)
+
+
+def picture(seed):
+    """A soft picture of a few colours."""
+    small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((40, 40), Image.Resampling.BICUBIC)
+
+
+def subject(noun="V* dog", photos=3, priors=4, first=0):
+    return Subject(
+        tuple(Example(f"photo of a {noun}", lambda n=n: picture(first + n), f"{n}") for n in range(photos)),
+        tuple(Example(("a dog", "the cat")[n % 2], lambda n=n: picture(50 + first + n)) for n in range(priors)),
+    )
+
+
+SUBJECTS = (subject(),)
+
+
+@pytest.fixture(scope="module")
+def loaded(request):
+    """A base by the name of its fixture, in float32: `loaded("sd_base")`."""
+    kept = {}
+
+    def load(name, precision="fp32"):
+        if (name, precision) not in kept:
+            folder = str(request.getfixturevalue(name))
+            kept[name, precision] = bases.load(folder, precision=precision, device="cpu")
+        return kept[name, precision]
+
+    return load
+
+
+@pytest.fixture
+def sgd(monkeypatch):
+    """Plain gradient descent in place of AdamW, so that a change is the gradient."""
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: torch.optim.SGD(groups, lr=lr))
+
+
+@pytest.fixture
+def fit(loaded, tmp_path):
+    """Train on a tiny base; returns every step."""
+
+    def run(settings=SETTINGS, *, on="sd_base", subjects=SUBJECTS, nouns=("dog",), precision="fp32", **more):
+        base = loaded(on, precision)
+        tokens = text.initialised(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
+        more = {"checkpoint": tmp_path / "run.pt"} | more
+        return list(training.fit(base, subjects, tokens, settings, **more))
+
+    return run
+
+
+def stop_after(count):
+    asked = iter(range(1000))
+    return lambda: next(asked) >= count
+
+
+def tensors(steps):
+    assert steps[-1].kind == "done"
+    return steps[-1].tensors
+
+
+def vector(tensors):
+    return torch.cat([tensor.float().flatten() for _, tensor in sorted(tensors.items())])
+
+
+def distance(one, other):
+    """Relative difference of all trained numbers' changes."""
+    kv = [{name: t for name, t in made.items() if name.startswith("unet")} for made in (one, other)]
+    return float((vector(kv[0]) - vector(kv[1])).norm() / vector(kv[1]).norm())
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def test_the_masked_error_is_a_mean_over_the_masks_cells_and_all_channels():
+    """By hand: errors 2 and 4 in the two counted cells of every channel give (4 + 16) / 2, not four times that."""
+    found, mask = torch.zeros(2, 4, 2, 2), torch.zeros(2, 2, 2)
+    found[0, :, 0, 0], found[0, :, 0, 1], found[0, :, 1, 1] = 2.0, 4.0, 99.0
+    mask[0, 0] = 1
+    mask[1] = 1
+    found[1] = 3.0
+    assert training.masked_error(found, torch.zeros_like(found), mask).tolist() == [10.0, 9.0]
+    everywhere = training.masked_error(found, torch.zeros_like(found), torch.ones(2, 2, 2))
+    torch.testing.assert_close(everywhere, (found**2).mean(dim=(1, 2, 3)))
+
+
+def by_hand(base, settings, subjects, step=0):
+    """(target losses, prior losses) of a step by the formulas, with the base's own K/V but for gradients."""
+    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    drawn = bank.draws(settings, subjects, step)
+    *_, (_, _, made) = bank.fill_bank(base, settings, subjects, tokens, drawn)
+    alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    losses = {False: [], True: []}
+    with adapter.attached(base, tokens) as trained:
+        for draw in drawn:
+            item = made[bank.key_of(draw)]
+            first, noise, t = training.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
+            z = item.moments[0] + item.moments[1] * first
+            a, s = float(alphas[t].sqrt()), float((1 - alphas[t]).sqrt())
+            wanted = a * noise - s * z if base.prediction == "v_prediction" else noise
+            prompt = text.tokenize(base, item.prompt, tokens)
+            told = text.encode(base, [prompt], trained.rows)
+            added = None
+            if base.family.conditioned:
+                added = {"text_embeds": told.pooled, "time_ids": torch.tensor([[16.0, 16, 0, 0, 16, 16]])}
+            found = base.unet(
+                (a * z + s * noise)[None], t, encoder_hidden_states=told.features, added_cond_kwargs=added
+            ).sample[0]
+            error = (found - wanted).square()[:, item.mask]
+            losses[draw.prior].append(error.mean())
+        total = torch.stack(losses[False]).mean() + settings.prior_weight * torch.stack(losses[True]).mean()
+        total.backward()
+        grads = {f"unet.{name}.weight": module.weight.grad for name, module in trained.weights.items()}
+        for name, encoder in zip(base.family.encoders, trained.rows, strict=True):
+            grads[f"token.1.{name}"] = encoder[0].grad
+    means = [torch.stack(losses[prior]).mean().item() for prior in (False, True)]
+    return means, grads
+
+
+@pytest.mark.parametrize("on", ["sd_base", "sd_v_base", "sdxl_base"])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_step_follows_the_gradient_of_the_papers_loss(fit, loaded, sgd, on, weight):
+    """Targets and prior 1:1 (or as asked), the start token detached, one step down the gradient autograd finds."""
+    settings = replace(SETTINGS, steps=1, batch=8, lr=1.0, weight_decay=0.0, prior_weight=weight)
+    base = loaded(on)
+    steps = fit(settings, on=on)
+    (target, prior), grads = by_hand(base, settings, SUBJECTS)
+    first = next(step for step in steps if step.kind == "step")
+    assert first.loss == pytest.approx(target, rel=1e-4)
+    assert first.prior_loss == pytest.approx(prior, rel=1e-4)
+    started = text.initial_rows(base, text.initialised(base.tokenizers, [Token("dog")]))
+    rows = {f"token.1.{n}": row[0] for n, row in zip(base.family.encoders, started, strict=True)}
+    for name, tensor in tensors(steps).items():
+        moved = tensor.float() - rows.get(name, 0.0)
+        torch.testing.assert_close(moved, -grads[name], atol=2e-6, rtol=5e-3)
+        assert grads[name].abs().max() > 1e-5
+
+
+# ---------------------------------------------------------------- learning
+
+
+def error_on(base, tokens, what, pictures, draws=24):
+    """What the denoiser's mean error on pictures has above that of saying nothing, with fixed noise, on the way that
+    sampling takes."""
+    z = diffusion.moments(base, [np.asarray(picture.resize((16, 16))) for picture in pictures])[:, 0]
+    z = z.repeat(draws // len(z), 1, 1, 1)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(z.shape, generator=generator)
+    t = torch.linspace(20, 980, len(z)).long()
+    prompt = text.tokenize(base, bind("photo of a V* dog", tokens), tokens)
+    condition = text.join([adapter.encode(base, what, [prompt])] * len(z))
+    schedule = diffusion.scheduler(base, "ddpm")
+    with adapter.held(base) as give, torch.no_grad():
+        give(adapter.keys_and_values(base, what, condition.features))
+        sizes = diffusion.size_condition(base, 16, 16, len(z))
+        found = diffusion.predict(base, schedule.add_noise(z, noise, t), t, condition, sizes)
+    return ((found - noise).square().mean() - noise.square().mean()).item()
+
+
+@pytest.mark.parametrize("on", ["sd_base", "sdxl_base"])
+def test_training_learns_its_photos(fit, loaded, on):
+    settings = replace(SETTINGS, steps=30, lr=2e-2, augment=False)
+    base = loaded(on)
+    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    own = [example.open() for example in SUBJECTS[0].photos]
+    empty = adapter.Learned(rows=tuple(tuple(row) for row in text.initial_rows(base, tokens)))
+    before = error_on(base, tokens, empty, own)
+    made = tensors(fit(settings, on=on))
+    after = error_on(base, tokens, adapter.learned(base, tokens, made), own)
+    assert after < 0.7 * before
+    rows = text.initial_rows(base, tokens)
+    for place, encoder in enumerate(base.family.encoders):
+        assert (made[f"token.1.{encoder}"] - rows[place][0]).abs().max() > 1e-2
+
+
+def test_only_the_concept_changes_and_the_base_stays_bit_for_bit(fit, loaded):
+    base = loaded("sd_base")
+    modules = (base.unet, base.vae, *base.text_encoders)
+    before = [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in modules]
+    made = tensors(fit())
+    after = [module.state_dict() for module in modules]
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[name], new[name]) for name in old)
+    assert not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+    assert set(made) == {f"unet.{name}.weight" for name in base.kv} | {"token.1.text_encoder"}
+
+
+def test_a_concept_without_modifier_trains_no_row(fit, loaded):
+    made = tensors(fit(subjects=(subject("moongate"),), nouns=("-moongate",)))
+    assert set(made) == {f"unet.{name}.weight" for name in loaded("sd_base").kv}
+    assert all(tensor.any() for tensor in made.values())
+
+
+def test_two_concepts_train_a_row_each(fit):
+    both = (subject("V1 dog"), subject("V2 cat", photos=2, first=20))
+    made = tensors(fit(replace(SETTINGS, steps=3), subjects=both, nouns=("dog", "cat")))
+    assert {"token.1.text_encoder", "token.2.text_encoder"} < set(made)
+    assert not torch.equal(made["token.1.text_encoder"], made["token.2.text_encoder"])
+
+
+def test_without_prior_every_picture_is_a_target(fit):
+    steps = fit(subjects=(subject(priors=0),))
+    assert all(math.isnan(step.prior_loss) for step in steps if step.kind == "step")
+    assert tensors(steps)
+
+
+# ---------------------------------------------------------------- what must make no difference
+
+
+@pytest.mark.parametrize("on", ["sd_base", "sdxl_base"])
+@pytest.mark.parametrize("more", [{"accumulate": 2}, {"accumulate": 4}, {"checkpointing": True}], ids=str)
+def test_passes_and_recomputation_change_nothing(fit, loaded, on, more):
+    plain = tensors(fit(on=on))
+    assert distance(tensors(fit(replace(SETTINGS, **more), on=on)), plain) < 2e-3
+    unet = loaded(on).unet
+    assert not unet.training
+    assert not unet.is_gradient_checkpointing
+
+
+def test_the_same_command_gives_the_same_concept(fit):
+    one, again, other = tensors(fit()), tensors(fit()), tensors(fit(replace(SETTINGS, seed=12)))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert distance(one, other) > 0.05
+
+
+def test_bf16_comes_near_to_float32(fit, sgd):
+    settings = replace(SETTINGS, steps=3, batch=8, lr=0.1, weight_decay=0.0)
+    full, half = tensors(fit(settings)), tensors(fit(settings, precision="bf16"))
+    assert all(tensor.dtype == torch.float32 for name, tensor in half.items() if name.startswith("token"))
+    assert 0 < distance(half, full) < 0.1
+
+
+class Group:
+    """An all-reduce between the threads of one process."""
+
+    def __init__(self, world):
+        self.barrier, self.parts = threading.Barrier(world, timeout=120), []
+
+    def all_reduce(self, tensor):
+        self.parts.append(tensor.clone())
+        self.barrier.wait()
+        total = torch.stack(self.parts).sum(0)
+        if self.barrier.wait() == 0:
+            self.parts.clear()
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_result_does_not_depend_on_the_number_of_processes(loaded, sd_base, fit, monkeypatch, tmp_path, world):
+    """Ranks as threads, each with a base of its own; one of them is asked to stop, and all do at the same step."""
+    settings = replace(SETTINGS, batch=6, steps=5)
+    whole = tensors(fit(settings))
+    group = Group(world)
+    monkeypatch.setattr(torch.distributed, "all_reduce", group.all_reduce)
+    bound = [bases.load(str(sd_base), precision="fp32", device="cpu") for _ in range(world)]
+    tokens = text.initialised(bound[0].tokenizers, [Token("dog")])
+
+    def rank(number, resume):
+        steps = []
+
+        def stop():
+            return number == 0 and not resume and any((step.kind, step.step) == ("step", 2) for step in steps)
+
+        try:
+            for step in training.fit(bound[number], SUBJECTS, tokens, settings, checkpoint=tmp_path / "shared.pt",
+                                     resume=resume, stop=stop, ranks=Ranks(number, world)):  # fmt: skip
+                steps.append(step)
+        except InterruptedRun as error:
+            return steps, str(error)
+        return steps, ""
+
+    with ThreadPoolExecutor(world) as pool:
+        first = list(pool.map(rank, range(world), [False] * world))
+        second = list(pool.map(rank, range(world), [True] * world))
+    assert {told for _, told in first} == {"Stopped at step 3 of 5."}
+    assert [sum(step.kind == "saved" for step in steps) for steps, _ in first] == [1] + [0] * (world - 1)
+    made = [tensors(steps) for steps, _ in second]
+    assert all(torch.equal(made[0][name], other[name]) for other in made for name in other)
+    assert distance(made[0], whole) < 1e-4
+    losses = [[step.loss for step in steps if step.kind == "step"] for steps, _ in second]
+    assert all(other == losses[0] for other in losses)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def stopped(fit, count, **more):
+    """Run until `stop` says so in the middle; returns how many crops were banked first."""
+    crops = [step for step in fit(**more) if step.kind == "bank"]
+    with pytest.raises(InterruptedRun) as caught:
+        fit(stop=stop_after(len(crops) + count), **more)
+    return caught.value
+
+
+@pytest.mark.parametrize("on", ["sd_base", "sdxl_base"])
+def test_a_resumed_run_equals_an_unbroken_one(fit, on):
+    settings = replace(SETTINGS, steps=6)
+    whole = tensors(fit(settings, on=on))
+    error = stopped(fit, 2, settings=settings, on=on)
+    assert "step 3 of 6" in str(error)
+    assert "--resume" in error.hint
+    steps = fit(settings, on=on, resume=True)
+    assert [step.step for step in steps if step.kind == "step"] == [4, 5, 6]
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in tensors(steps).items())
+
+
+def test_checkpoints_come_every_so_often_and_leave_nothing_else(fit, tmp_path):
+    steps = fit(replace(SETTINGS, steps=5, save_every=2))
+    assert [step.step for step in steps if step.kind == "saved"] == [2, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    assert [step.step for step in fit(replace(SETTINGS, steps=5), resume=True) if step.kind == "step"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "subjects"),
+    [
+        ({"seed": 1}, SUBJECTS),
+        ({"lr": 2e-3}, SUBJECTS),
+        ({}, (subject("V* dog", photos=4),)),
+        ({}, (Subject(tuple(example._replace(digest="other") for example in SUBJECTS[0].photos), SUBJECTS[0].priors),)),
+    ],
+    ids=["seed", "rate", "count", "pictures"],
+)
+def test_a_checkpoint_of_another_run_is_refused(fit, settings, subjects):
+    fit(replace(SETTINGS, save_every=2))
+    with pytest.raises(InputError, match="other photos, tokens, base or settings") as caught:
+        fit(replace(SETTINGS, **settings), subjects=subjects, resume=True)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "junk", "other"])
+def test_a_damaged_checkpoint_is_refused(fit, tmp_path, how):
+    path = tmp_path / "run.pt"
+    fit(replace(SETTINGS, save_every=2))
+    if how == "other":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-200], "empty": b"", "junk": b"junk" * 100}[how])
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        fit(resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stop_while_encoding_leaves_no_checkpoint(fit, tmp_path):
+    with pytest.raises(InterruptedRun, match="nothing to go on from"):
+        fit(stop=lambda: True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_in_the_last_step_finishes(fit):
+    crops = len([step for step in fit() if step.kind == "bank"])
+    assert fit(stop=stop_after(crops + SETTINGS.steps - 1))[-1].kind == "done"
+    again = fit(resume=True)  # from the checkpoint of the last step
+    assert [step.kind for step in again if step.kind != "bank"] == ["done"]
+
+
+# ---------------------------------------------------------------- the loop doubts itself
+
+
+def test_a_loss_that_is_no_number_ends_the_run(fit, tmp_path):
+    with pytest.raises(TrainingError, match="loss became") as caught:
+        fit(replace(SETTINGS, lr=1e30))
+    assert "--lr" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_stay_are_no_success(fit):
+    with pytest.raises(TrainingError, match="changed nothing in down_blocks"):
+        fit(replace(SETTINGS, lr=0.0))
+
+
+def test_a_row_that_no_caption_names_is_no_success(fit):
+    with pytest.raises(TrainingError, match="changed nothing in the learned row 1"):
+        fit(replace(SETTINGS, steps=2), subjects=(subject("dog"),))
+
+
+# ---------------------------------------------------------------- previews
+
+
+def test_previews_come_at_the_start_at_checkpoints_and_at_the_end(fit, loaded):
+    steps = fit(replace(SETTINGS, save_every=3, lr=2e-2), previews=["a V* dog", "the beach"])
+    shown = [step for step in steps if step.kind == "preview"]
+    assert [step.step for step in shown] == [0, 3, 4]
+    assert all(len(step.pictures) == 2 and step.pictures[0].shape == (16, 16, 3) for step in shown)
+    assert (shown[0].pictures[0] != shown[-1].pictures[0]).any()
+    quiet = tensors(fit(replace(SETTINGS, save_every=3, lr=2e-2)))
+    assert all(torch.equal(tensor, quiet[name]) for name, tensor in tensors(steps).items())
