@@ -167,7 +167,8 @@ def _too_far(above: int, used: int, floor: float, prompt: str) -> str:
 
 
 def read_index(path: Path) -> list[Member]:
-    """The captioned pictures of an uncompressed webdataset tar (NAME.webp with NAME.txt or NAME.json), in its order.
+    """The captioned pictures of an uncompressed webdataset tar in its order: NAME.webp with NAME.txt or NAME.json,
+    or with a line of one captions.jsonl.
 
     Raises BaseError where it is missing, damaged or holds none.
     """
@@ -195,13 +196,26 @@ def _index(path: Path, _changed: int, _size: int) -> tuple[Member, ...]:
                 pictures.setdefault(key, (member.offset_data, member.size))
             elif suffix in ("txt", "json"):
                 captions[key] = _caption(tar, member, suffix)
+            elif member.name.endswith(photos.CAPTIONS):
+                captions |= _table(tar, member)
     return tuple(Member(captions[key], *place) for key, place in pictures.items() if captions.get(key))
 
 
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str:
-    file = tar.extractfile(member)
-    text = file.read().decode("utf-8-sig") if file else ""
+    text = _read(tar, member)
     return " ".join(str(json.loads(text)["caption"] if suffix == "json" else text).split())
+
+
+def _table(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, str]:
+    """The captions of a captions.jsonl by the key of their picture."""
+    folder = PurePosixPath(member.name).parent
+    lines = map(json.loads, filter(str.strip, _read(tar, member).splitlines()))
+    return {f"{folder}/{PurePosixPath(line['file_name']).stem}": " ".join(line["text"].split()) for line in lines}
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    file = tar.extractfile(member)
+    return file.read().decode("utf-8-sig") if file else ""
 
 
 def open_member(path: Path, member: Member) -> Image.Image:

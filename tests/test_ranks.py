@@ -11,7 +11,7 @@ import pipelines
 import pytest
 import torch
 
-from cdtool import ranks, registry
+from cdtool import ranks, registry, studies
 from cdtool.concept import read_tensors
 
 STEPS = 20
@@ -68,7 +68,6 @@ def test_the_environment_of_a_launcher_is_read(monkeypatch):
     assert not ranks.leads()
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(cdtool, command):
     assert cdtool(*command("one")).code == 0
     done = process(*command("two", "--gpus", 2))
@@ -104,7 +103,7 @@ def test_exit_codes_survive_several_processes(command, sd_base, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_every_process_and_the_run_goes_on_alone(cdtool, command):
+def test_ctrl_c_reaches_every_process_and_leaves_a_checkpoint(command):
     import signal
 
     running = subprocess.Popen(
@@ -119,6 +118,7 @@ def test_ctrl_c_reaches_every_process_and_the_run_goes_on_alone(cdtool, command)
     assert running.returncode == 130, told
     assert "--resume" in told
     assert registry.names() == []
+    assert studies.checkpoint_path("two").is_file()
 
 
 def test_more_processes_than_pictures_are_refused_before_training(command, monkeypatch, cdtool):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cdtool.mini import art, clip, pack, unet, vae, words
+from cdtool.mini import art, artwork, card, clip, corpus, pack, photosets, unet, vae, words
 from cdtool.mini.recipe import Progress, Recipe, device, write
 from cdtool.mini.world import draw
 
@@ -113,6 +113,12 @@ class Workshop:
         return state
 
 
+def make_artwork(shop: Workshop) -> Iterator[Progress]:
+    """Collect the drawings by package name, unless a file of them was brought along."""
+    if not (shop.folder / "art.npz").exists():
+        yield from _told(artwork.make(shop.folder))
+
+
 def make_tokenizer(shop: Workshop) -> Iterator[Progress]:
     """Learn the tokenizer from captions."""
     if (shop.folder / "tokenizer").exists() or (shop.committed and (shop.committed / "tokenizer").exists()):
@@ -164,7 +170,23 @@ def make_base(shop: Workshop) -> Iterator[Progress]:
     yield Progress("base", int(state["update"]) * unet.BATCH, 0.0, 0.0)
 
 
+def make_data(shop: Workshop) -> Iterator[Progress]:
+    """Draw what ships beside the networks: the corpus and the photo folders."""
+    yield from _told(corpus.make(shop.cutouts, BASE))
+    yield from _told(photosets.make(shop.cutouts, BASE.parent / "photos"))
+
+
+def make_card(shop: Workshop) -> Iterator[Progress]:
+    """Measure the packed base and write its card."""
+    yield from _told(card.of_base(BASE, shop.recipe, shop.cutouts, BASE.parent / "card", shop.folder))
+
+
+def _told(made: Iterator[tuple[str, int]]) -> Iterator[Progress]:
+    return (Progress(name, number, 0.0, 0.0) for name, number in made)
+
+
 STAGES: dict[str, Callable[[Workshop], Iterator[Progress]]] = {
+    "artwork": make_artwork,
     "tokenizer": make_tokenizer,
     "clip-text": make_text,
     "clip-eval": make_eval,
@@ -172,6 +194,8 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Progress]]] = {
     "unet": make_unet,
     "decoder": make_decoder,
     "base": make_base,
+    "data": make_data,
+    "card": make_card,
 }
 
 

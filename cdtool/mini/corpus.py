@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import tarfile
 from collections import Counter
@@ -83,15 +84,19 @@ def _row(cutouts: dict[str, Any], row: Row, first: int, seen: set[bytes], count:
 
 
 def write(drawn: Iterable[Picture], path: Path) -> int:
-    """Write pictures as a webdataset tar, NAME.webp beside NAME.txt, whose bytes depend on them alone; their number."""
-    number = 0
+    """Write pictures as a tar of NAME.webp whose captions all stand in one captions.jsonl at its end; their number.
+
+    A member of its own for each caption would cost more than the picture. The bytes depend on the pictures alone.
+    """
+    lines = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, picture in enumerate(drawn, 1):
+        for number, picture in enumerate(drawn):
             image = io.BytesIO()
             Image.fromarray(picture.pixels).save(image, "WEBP", quality=QUALITY, method=6)
-            _add(tar, f"{number - 1:05d}.txt", picture.caption.encode())
-            _add(tar, f"{number - 1:05d}.webp", image.getvalue())
-    return number
+            _add(tar, f"{number:05d}.webp", image.getvalue())
+            lines.append(json.dumps({"file_name": f"{number:05d}.webp", "text": picture.caption}) + "\n")
+        _add(tar, "captions.jsonl", "".join(lines).encode())
+    return len(lines)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
