@@ -1,4 +1,4 @@
-"""Verbs composed: a whole training from photos to a saved concept, measuring one, and the demo."""
+"""Verbs composed: a whole training, from photos over its plan to a saved concept."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import catalog, photos, registry, settings
+from cdtool import catalog, registry, settings
 from cdtool.concept import BaseRef, Manifest
 from cdtool.errors import UsageError
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
+    from cdtool import photos
     from cdtool.bank import Subject
     from cdtool.base import Base
     from cdtool.plan import Cost
@@ -44,6 +45,8 @@ def job(
     flags: Mapping[str, Any],
 ) -> Job:
     """Check what `train` was given. Raises UsageError, TokenError, SettingsError, PhotoError or InputError."""
+    from cdtool import photos
+
     tokens = parse_specs(specs)
     if not tokens:
         raise UsageError("What the photos show has no name yet.", 'Give it one: --token "V* dog".')
@@ -72,7 +75,7 @@ def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str
     """What there is to learn, with captions and prior pictures, and (summary, warning or "") of each prior set."""
     import functools
 
-    from cdtool import prior
+    from cdtool import photos, prior
     from cdtool.bank import Example, Subject
 
     made, told = [], []
@@ -220,87 +223,3 @@ def train(
             registry.save(manifest, step.tensors, force=force)
             registry.add_note(work.name, photos=list(work.folders), base=own_base(work.base))
             checkpoint.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------- the demo
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One concept of the demo: its sample photos, its token, and what it is asked for."""
-
-    name: str
-    spec: str
-    prompts: tuple[str, ...]
-    plain: tuple[str, ...]  # the same for the bare base
-
-    @property
-    def concept(self) -> str:
-        """Its name in the registry, out of the way of the user's own."""
-        return f"demo-{self.name}"
-
-
-CHAPTERS = (
-    Chapter(
-        "dog",
-        "V* dog",
-        ("photo of a V* dog", "a V* dog on the beach", "a V* dog in the snow"),
-        ("photo of a dog", "a dog on the beach", "a dog in the snow"),
-    ),
-    Chapter(
-        "moongate",
-        "moongate",
-        ("photo of a moongate", "a moongate on the beach", "a moongate in the snow"),
-        ("photo of a moongate", "a moongate on the beach", "a moongate in the snow"),
-    ),
-)
-DEMO_PICTURES = 4  # per prompt
-
-
-def unpack(folder: Path) -> None:
-    """Copy the demo's sample photos into `folder`/photos."""
-    for chapter in CHAPTERS:
-        target = folder / "photos" / chapter.name
-        target.mkdir(parents=True, exist_ok=True)
-        for photo in sorted((catalog.MINI.parent / "photos" / chapter.name).iterdir()):
-            (target / photo.name).write_bytes(photo.read_bytes())
-
-
-def demo_commands(folder: Path) -> list[list[str]]:
-    """The commands of the demo in order, as a user would type them after `cdtool`."""
-    commands = []
-    for chapter in CHAPTERS:
-        photos_, count = str(folder / "photos" / chapter.name), ["-n", str(DEMO_PICTURES)]
-        base = ["--out", str(folder / f"{chapter.name}-before"), *count]
-        tuned = ["--out", str(folder / chapter.name), *count]
-        commands += [
-            ["sample", "mini", *chapter.plain, *base],
-            ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", "--if-missing"],
-            ["sample", chapter.concept, *chapter.prompts, *tuned],
-        ]
-    return [*commands, ["list"]]
-
-
-def demo_sheet(folder: Path) -> Path:
-    """The demo's contact sheet: for each concept the photos, the base's pictures and its own for the same prompts."""
-    import json
-
-    from PIL import Image
-
-    from cdtool.sheets import Row, contact_sheet
-
-    def newest(part: str, prompt: str) -> list[Image.Image]:
-        lines = (folder / part / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [record for record in map(json.loads, lines) if record["prompt"] == prompt]
-        return [Image.open(folder / part / record["file"]) for record in records[-DEMO_PICTURES:]]
-
-    rows = []
-    for chapter in CHAPTERS:
-        given, _ = photos.find([folder / "photos" / chapter.name])
-        rows.append(Row(f"{chapter.name}: the photos", [photos.read(photo) for photo in given]))
-        for plain, prompt in zip(chapter.plain, chapter.prompts, strict=True):
-            both = newest(f"{chapter.name}-before", plain) + newest(chapter.name, prompt)
-            rows.append(Row(f"before and after: {prompt}", both))
-    path = folder / "demo.png"
-    contact_sheet(rows, side=96).save(path)
-    return path

@@ -33,7 +33,7 @@ LAYERS = [
         "checkpoint",
     },
     {"training", "prior", "sampling", "evaluation", "merging", "compression"},
-    {"studies", "measuring"},
+    {"studies", "measuring", "demo"},
 ]
 VERBS, LAYER = 3, {module: number for number, layer in enumerate(LAYERS) for module in layer}
 LIGHT = 1  # layers up to this one import no torch and no pictures

@@ -64,7 +64,9 @@ def base(tmp_path, monkeypatch):
 def test_captions_of_a_tar_may_stand_in_one_table(tmp_path):
     lines = [{"file_name": "1.png", "text": "a  dog"}, {"file_name": "gone.png", "text": "nobody"}]
     table = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    path = tar(tmp_path / "corpus.tar", [("in/1.png", picture(5)), ("in/2.png", picture(6)), ("in/captions.jsonl", table)])
+    path = tar(
+        tmp_path / "corpus.tar", [("in/1.png", picture(5)), ("in/2.png", picture(6)), ("in/captions.jsonl", table)]
+    )
     (member,) = prior.read_index(path)
     assert member.caption == "a dog"
     assert prior.open_member(path, member).getpixel((0, 0)) == (5, 5, 5)

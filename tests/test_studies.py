@@ -5,7 +5,7 @@ from __future__ import annotations
 import pipelines
 import pytest
 
-from cdtool import registry, studies
+from cdtool import demo, registry, studies
 from cdtool.errors import InputError, PhotoError, UsageError
 
 
@@ -59,7 +59,7 @@ def test_the_bases_own_defaults_count_below_the_flags(job, tmp_path):
 
 
 def test_the_demo_runs_commands_a_user_could_type(tmp_path):
-    commands = studies.demo_commands(tmp_path / "out")
+    commands = demo.demo_commands(tmp_path / "out")
     assert [command[0] for command in commands] == ["sample", "train", "sample"] * 2 + ["list"]
     for command in commands:
         if command[0] == "train":

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cdtool import studies
+from cdtool import demo as demos
 from cdtool.cli import options, output
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where photos and pictures go.")]
@@ -24,13 +24,13 @@ def demo(out: Out = Path("cdtool-demo"), json: options.Json = False, quiet: opti
     cdtool demo --out ./try
     """
     voice = output.sink(json, quiet)
-    studies.unpack(out)
-    for command in studies.demo_commands(out):
+    demos.unpack(out)
+    for command in demos.demo_commands(out):
         voice.talk(f"\n$ cdtool {shlex.join(command)}")
         talk = None if voice.mode == "human" else subprocess.DEVNULL
         done = subprocess.run([sys.executable, "-m", "cdtool", *command], stdout=sys.stderr, stderr=talk, check=False)
         if done.returncode:
             raise typer.Exit(done.returncode)
-    sheet = studies.demo_sheet(out)
+    sheet = demos.demo_sheet(out)
     voice.talk("\nThe photos, and the same prompts before and after:")
     voice.result(str(sheet), {"sheet": str(sheet)})

@@ -32,7 +32,6 @@ def setting(cls: type[Any], name: str, *flags: str, help: str, metavar: str | No
     return typer.Option(*flags, help=help + shown, metavar=metavar)
 
 
-
 def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make `function` the command `name`: its docstring is the help, the lines after "Examples:" end it."""
     text, _, examples = inspect.getdoc(function).partition("\nExamples:\n")  # type: ignore[union-attr]

@@ -106,7 +106,8 @@ def train(
             v = model(schedule.add_noise(z, noise, t), t, features).sample
         error = (v.float() - schedule.get_velocity(z, noise, t)).pow(2).mean(dim=(1, 2, 3))
         snr = signal[t] / (1 - signal[t])
-        return (error * snr.clamp(max=SNR_CAP) / (snr + 1)).mean()
+        weighted: Tensor = (error * snr.clamp(max=SNR_CAP) / (snr + 1)).mean()
+        return weighted
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slow on CPUs at these sizes
         yield from fit("unet", model, loss, folder=folder, pictures=recipe.unet_pictures, batch=BATCH, rate=1e-3,
