@@ -261,6 +261,13 @@ def test_bf16_comes_near_to_float32(fit, sgd):
     assert 0 < distance(half, full) < 0.1
 
 
+def test_recomputing_in_bf16_takes_the_same_attention(fit, sgd):
+    """Small latents attend without the fused kernel in bf16, in the recomputed forward as in the first."""
+    settings = replace(SETTINGS, steps=2, batch=4)
+    kept, again = (tensors(fit(replace(settings, checkpointing=on), precision="bf16")) for on in (False, True))
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
 class Group:
     """An all-reduce between the threads of one process."""
 

@@ -27,7 +27,7 @@ def main() -> None:
     options.add_argument("--token", default="V* dog")
     options.add_argument("more", nargs="*", help="further arguments of cdtool train, after --")
     chosen = options.parse_args()
-    command = ["train", str(chosen.photos), "--token", chosen.token, *chosen.more]
+    command = ["train", os.path.relpath(chosen.photos), "--token", chosen.token, *chosen.more]
     runs = [run(command) for _ in range(chosen.rounds)]
     rows = [[number, taken, told] for number, (taken, told) in enumerate(runs, 1)]
     about = f"`cdtool {' '.join(command)}`, a fresh CDTOOL_HOME each time; {shapes.machine()}"

@@ -53,8 +53,9 @@ def measured(name: str, chosen: argparse.Namespace) -> tuple[list[object], dict[
     told, evaluated = cdtool("eval", name, "-n", str(chosen.count), "--json", *chosen.eval.split())
     scores = json.loads(told)
     base, tuned, gain = scores["base"], scores["concept"], scores["difference"]["image"]
+    change = f"{tuned['text'] / base['text'] - 1:+.1%}" if base["text"] else "-"
     row: list[object] = [
-        name, base["text"], tuned["text"], f"{tuned['text'] / base['text'] - 1:+.1%}", base["image"], tuned["image"],
+        name, base["text"], tuned["text"], change, base["image"], tuned["image"],
         f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", round(trained), round(evaluated),
     ]  # fmt: skip
     return row, scores

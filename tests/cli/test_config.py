@@ -15,7 +15,7 @@ def test_every_setting_and_where_it_came_from(cdtool, home, monkeypatch):
     lines = [line.split() for line in cdtool("config").out.splitlines()]
     assert ["sample.steps", "9", "cdtool.toml"] in lines
     assert ["train.lr", "0.5", "CDTOOL_TRAIN_LR"] in lines
-    assert ["train.steps", "250", "default"] in lines
+    assert ["train.accumulate", "1", "default"] in lines
     assert any(line[:2] == ["data", "directory"] and line[2] == str(home) for line in lines)
     shown = {line[0] for line in lines}
     for section, cls in settings.SECTIONS.items():
