@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cdtool import photos as reading
-from cdtool.mini import art, corpus, photosets, prompts, scenery, world
+from cdtool.mini import art, corpus, photosets, places, prompts, scenery, styles, world
 from cdtool.mini.photosets import CONCEPTS
 from cdtool.prior import open_member, read_index
 from cdtool.tokens import parse_specs
@@ -104,7 +104,7 @@ def test_a_corpus_is_drawn_as_asked_and_never_from_held_out_drawings(small, cuto
     for word in ("beach", "city", "room", "painting"):
         assert sum(corpus.has(picture.caption, word) for picture in drawn) >= 4
     assert len({picture.pixels.tobytes() for picture in drawn}) == len(drawn)
-    unstyled = [p for p in drawn if not any(corpus.has(p.caption, style) for style in world.STYLES)]
+    unstyled = [p for p in drawn if not any(corpus.has(p.caption, style) for style in styles.STYLES)]
     assert not [p.caption for p in unstyled if fakes.near(p.pixels, fakes.HELD_OUT, within=20).any()]
 
 
@@ -114,7 +114,7 @@ def test_words_are_whole_words():
 
 
 def test_the_two_parts_are_drawn_from_seeds_that_never_meet():
-    rows = len(list(corpus._nouns())) + len(corpus.SCENES) + len(world.STYLES)
+    rows = len(list(corpus._nouns())) + len(corpus.SCENES) + len(styles.STYLES)
     first, second = sorted(corpus.PARTS.values())
     assert first > 100_000_000  # beyond every training's
     assert first + rows * corpus.STRIDE < second
@@ -244,7 +244,7 @@ def test_prompts_are_many_and_short_enough(tokenizer, file):
 
 
 def test_prompts_use_only_words_the_base_learned(tokenizer):
-    known = {"style", "the", *" ".join([*art.NOUNS, *world.PLACES, *world.RELATIONS, *world.STYLES, *world.TINTS,
+    known = {"style", "the", *" ".join([*art.NOUNS, *places.PLACES, *world.RELATIONS, *styles.STYLES, *places.TINTS,
              *world.FAR, *world.NEAR, "a an photo of on in white background"]).split()}  # fmt: skip
     for file in prompts.FILES:
         words = set(" ".join(prompts.read(file)).split()) - {"{}", "{0}", "{1}"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool.mini import art, world
+from cdtool.mini import art, places, styles, world
 from cdtool.mini.world import NARROW, WIDE, draw
 
 # The grammar a second time, written down as the captions are meant to be.
@@ -51,7 +51,7 @@ def test_held_out_drawings_are_never_drawn(cutouts):
 
 
 def test_the_search_for_held_out_drawings_would_find_one(cutouts):
-    canvas = world.background("on the beach", 64, np.random.default_rng(0))
+    canvas = places.background("on the beach", 64, np.random.default_rng(0))
     world.paste(canvas, Image.fromarray(cutouts[art.held_out("dog")]), 0.3, (0.5, 0.5))
     assert fakes.near(np.asarray(canvas), fakes.HELD_OUT).any()
 
@@ -120,23 +120,23 @@ def test_size_words_are_true(cutouts):
 
 def test_a_tint_recolours_what_is_solid_and_keeps_the_outline():
     pixels = fakes.shape((120, 120, 120))
-    blue = world.tinted(pixels, world.TINTS["blue"])
+    blue = world.tinted(pixels, places.TINTS["blue"])
     assert np.array_equal(blue[..., 3], pixels[..., 3])
-    assert np.allclose(blue[56, 45, :3], world.TINTS["blue"], atol=3)
+    assert np.allclose(blue[56, 45, :3], places.TINTS["blue"], atol=3)
 
 
 @pytest.mark.parametrize("size", [64, 96])
 def test_every_place_and_style_draws_at_any_size(size):
     rng = np.random.default_rng(0)
-    for place in [*world.PLACES, "on an orange background"]:
-        behind = world.background(place, size, rng)
+    for place in [*places.PLACES, "on an orange background"]:
+        behind = places.background(place, size, rng)
         assert behind.size == (size, size)
-        for style in (world.STYLES | world.HELD_OUT_STYLES).values():
+        for style in (styles.STYLES | styles.HELD_OUT_STYLES).values():
             styled = style(behind, rng)
             assert (styled.size, styled.mode) == ((size, size), "RGB")
 
 
 def test_black_and_white_has_no_colour(cutouts):
-    pixels = np.asarray(world.STYLES["black and white photo"](Image.fromarray(draw(NARROW, cutouts, 0).pixels), None))
+    pixels = np.asarray(styles.STYLES["black and white photo"](Image.fromarray(draw(NARROW, cutouts, 0).pixels), None))
     assert (pixels[..., 0] == pixels[..., 1]).all()
     assert (pixels[..., 1] == pixels[..., 2]).all()

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdtool.mini.world import PLACES, PLAIN, RELATIONS, STYLES
+from cdtool.mini.places import PLACES, PLAIN
+from cdtool.mini.styles import STYLES
+from cdtool.mini.world import RELATIONS
 
 if TYPE_CHECKING:
     from cdtool.mini.recipe import Recipe

@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from cdtool.mini import art
-from cdtool.mini.world import STYLES, WIDE, Picture, draw
+from cdtool.mini.styles import STYLES
+from cdtool.mini.world import WIDE, Picture, draw
 
 # File: the seed of its first picture. Training draws from 0 to 90 million, the photo folders from 500 million.
 PARTS = {"corpus.tar": 300_000_000, "validation.tar": 400_000_000}

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from cdtool.mini import art
+from cdtool.mini.places import PLACES, background
 from cdtool.mini.scenery import SCENERY
-from cdtool.mini.world import HELD_OUT_STYLES, PLACES, WIDE, article, background, draw, paste
+from cdtool.mini.styles import HELD_OUT_STYLES
+from cdtool.mini.world import WIDE, article, draw, paste
 
 if TYPE_CHECKING:
     from numpy.random import Generator
