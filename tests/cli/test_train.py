@@ -268,10 +268,9 @@ def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, mon
     assert not studies.checkpoint_path("dog").exists()
 
 
-def save_for_ever(ready):
-    """What a forked process does until it is killed; it never comes back."""
+def save_for_ever(ready, tensors):
+    """What a forked process does until it is killed; it never comes back. It may not compute: torch's threads are gone."""
     try:
-        tensors = {f"unet.{number}.weight": torch.zeros(256, 256, dtype=torch.float16) for number in range(16)}
         os.write(ready, b".")
         while True:
             for number in range(3):
@@ -285,11 +284,12 @@ def save_for_ever(ready):
 def test_ten_processes_killed_while_saving_leave_no_half_concept(saved, cdtool):
     """SIGKILL at random moments; after each of them every concept listed is whole."""
     chance, seen = random.Random(1), 0
+    tensors = {f"unet.{number}.weight": torch.zeros(256, 256, dtype=torch.float16) for number in range(16)}
     for _ in range(10):
         told, ready = os.pipe()
         child = os.fork()
         if child == 0:
-            save_for_ever(ready)
+            save_for_ever(ready, tensors)
         assert os.read(told, 1) == b"."
         time.sleep(chance.uniform(0.0, 0.1))
         os.kill(child, signal.SIGKILL)
