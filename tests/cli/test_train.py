@@ -269,7 +269,7 @@ def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, mon
 
 
 def save_for_ever(ready, tensors):
-    """What a forked process does until it is killed; it never comes back. It may not compute: torch's threads are gone."""
+    """What a forked process does until it is killed; it computes nothing, for torch's threads are gone in it."""
     try:
         os.write(ready, b".")
         while True:
