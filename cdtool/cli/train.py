@@ -120,20 +120,14 @@ def train(
             out.talk(f'There is a concept "{work.name}" already; nothing to do.')
             out.result(work.name, _data(work.name))
         return
-    if not (force or dry_run):
-        registry.check_free(work.name)
-    for text in preview or []:
-        tokens.bind(text, work.tokens)
-    if resume and not studies.checkpoint_path(work.name).is_file():
-        raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
+    _check(work, preview or [], resume=resume, replaces=force or dry_run)
     if gpus > 1 and not ranks.launched() and not dry_run:
         _launch(gpus)
         return
     output.quiet_libraries()
     with ranks.joined(device) as group:
         voice = out if group.rank == 0 else output.Output("quiet")
-        if chosen.value == "mini":
-            voice.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
+        _introduce(voice, work)
         if dry_run:
             if group.rank == 0:
                 _show_plan(voice, work, device, max(gpus, group.world))
@@ -142,6 +136,21 @@ def train(
         if group.rank == 0:
             out.talk(f'Saved. Try: cdtool sample {work.name} "{_example(work)}"')
             out.result(work.name, _data(work.name))
+
+
+def _check(work: studies.Job, previews: list[str], *, resume: bool, replaces: bool) -> None:
+    """What would fail only after the loading or at the end, told before."""
+    if not replaces:
+        registry.check_free(work.name)
+    for text in previews:
+        tokens.bind(text, work.tokens)
+    if resume and not studies.checkpoint_path(work.name).is_file():
+        raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
+
+
+def _introduce(out: Output, work: studies.Job) -> None:
+    if work.base == "mini":
+        out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
 
 
 def _train(
