@@ -1,4 +1,4 @@
-"""The trained part: K/V weights and token rows, put on a base by context managers that take them off again."""
+"""A concept on a base: its keys, values and other changes, put there by context managers that take them off again."""
 
 from __future__ import annotations
 
@@ -11,80 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdtool import base as bases
 from cdtool import text
-from cdtool.concept import row_name, weight_name
+from cdtool.concept import parameter_name, row_name
 from cdtool.errors import BaseError, ConceptError
 
 if TYPE_CHECKING:
     from cdtool.base import Base
     from cdtool.text import Conditioning
     from cdtool.tokens import Token
-
-
-# ---------------------------------------------------------------- training
-
-
-class Trained(nn.Module):
-    """A K/V projection being trained; the start token's column passes no gradient (reference/algorithm.md 1.5)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.float().clone())  # [o, d]
-        self.bias = bias
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[b, l, d] -> [b, l, o]."""
-        bias = None if self.bias is None else self.bias.to(features.dtype)
-        result = F.linear(features, self.weight.to(features.dtype), bias)
-        return torch.cat([result[:, :1].detach(), result[:, 1:]], dim=1)
-
-
-@dataclass
-class Adapter:
-    """What is trained: a module per K/V projection, and per text encoder one row [d] per token."""
-
-    weights: dict[str, Trained]
-    rows: list[list[nn.Parameter]]
-    tokens: tuple[Token, ...]
-
-    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW's parameter groups: decay on K/V, none on rows."""
-        rows = [row for encoder in self.rows for row, token in zip(encoder, self.tokens, strict=True) if token.modifier]
-        decayed = {"params": [module.weight for module in self.weights.values()], "weight_decay": weight_decay}
-        return [decayed, {"params": rows, "weight_decay": 0.0}] if rows else [decayed]
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything trained, in a fixed order."""
-        return [parameter for group in self.groups(0.0) for parameter in group["params"]]
-
-
-@contextlib.contextmanager
-def attached(base: Base, tokens: Sequence[Token]) -> Iterator[Adapter]:
-    """While open, the base's text-only K/V are trainable float32 copies of its own; the base stays as it was."""
-    unet = cast("nn.Module", base.unet)
-    weights = {
-        name: Trained(weight.to(base.device), _bias(unet.get_submodule(name), torch.float32))
-        for name, weight in base.kv.items()
-    }
-    rows = [[nn.Parameter(row) for row in encoder] for encoder in text.initial_rows(base, tokens)]
-    with _swapped(unet, weights):
-        yield Adapter(weights, rows, tuple(tokens))
-
-
-def changes(base: Base, adapter: Adapter) -> dict[str, Tensor]:
-    """The concept's tensors: dW = W - W0 [o, d] in fp16, rows [d] in float32."""
-    tensors = {}
-    for name, module in adapter.weights.items():
-        change = module.weight.detach().cpu() - base.kv[name].float()
-        tensors[weight_name(name)] = change.to(torch.float16)
-    for encoder, rows in zip(base.family.encoders, adapter.rows, strict=True):
-        for place, (row, token) in enumerate(zip(rows, adapter.tokens, strict=True)):
-            if token.modifier:
-                tensors[row_name(place, encoder)] = row.detach().float().cpu().clone()
-    return tensors
-
-
-# ---------------------------------------------------------------- sampling
 
 
 class Held(nn.Module):
@@ -103,26 +38,62 @@ class Held(nn.Module):
         return self.value
 
 
+Change = Tensor | tuple[Tensor, Tensor]  # dense, or (up [o, r], down [r, d])
+
+
 @dataclass(frozen=True)
 class Learned:
-    """A concept's numbers on the device: changes per module, dense [o, d] or (up [o, r], down [r, d]), and rows."""
+    """A concept's numbers on the device: changes per K/V module [o, d], rows, and changes of other parameters."""
 
-    changes: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+    changes: dict[str, Change] = field(default_factory=dict)
     rows: tuple[tuple[Tensor, ...], ...] = ((), ())  # per encoder, per token; empty where there is no modifier
+    others: dict[str, Change] = field(default_factory=dict)  # by parameter name; none but for methods beyond K/V
 
 
 def learned(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> Learned:
     """A concept's tensors made ready for a base. Raises ConceptError when they do not fit it."""
-    found: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-    for module, weight in base.kv.items():
-        change = _change(tensors, weight_name(module), base.device)
+    others = changes_of(base, tensors)
+    found = {module: others.pop(f"{module}.weight") for module in base.kv if f"{module}.weight" in others}
+    if found and (missing := [module for module in base.kv if module not in found]):
+        raise ConceptError(f"The concept holds no change for {missing[0]}.", "Train it again on this base.")
+    return Learned(found, _rows(base, tokens, tensors), others)
+
+
+def parameter_of(tensor: str) -> str:
+    """The denoiser's parameter that a tensor of a concept changes, "" for rows and a shared `down`."""
+    head = parameter_name("")
+    return tensor.removeprefix(head).removesuffix(".up").removesuffix(".down") if tensor.startswith(head) else ""
+
+
+def changes_of(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Change]:
+    """Every change of the denoiser in a concept's tensors, by parameter name, in float32 on the device.
+
+    Raises ConceptError for one that does not fit the base, as far as its weights are loaded.
+    """
+    shapes = {f"{module}.weight": weight.shape for module, weight in base.kv.items()}
+    if base.unet is not None:
+        shapes |= {name: parameter.shape for name, parameter in base.unet.named_parameters()}
+    found = {}
+    for name in dict.fromkeys(map(parameter_of, tensors)):
+        change = _change(tensors, parameter_name(name), base.device) if name else None
+        if change is None and name:
+            raise ConceptError(f"The concept holds only one of the two factors for {name}.", "Copy or train it again.")
         if change is None:
-            raise ConceptError(f"The concept holds no change for {module}.", "Train it again on this base.")
-        shape = change.shape if isinstance(change, Tensor) else (change[0].shape[0], change[1].shape[1])
-        if tuple(shape) != tuple(weight.shape):
-            raise ConceptError(f"The concept's {module} is {tuple(shape)}, the base's {tuple(weight.shape)}.")
-        found[module] = change
-    return Learned(found, _rows(base, tokens, tensors))
+            continue
+        shape = tuple(change.shape) if isinstance(change, Tensor) else (change[0].shape[0], change[1].shape[1])
+        wanted = shapes.get(name) if base.unet is not None else shapes.get(name, torch.Size(shape))
+        if wanted is None:
+            raise ConceptError(f"The base has no {name} that the concept could change.", "Train it again on this base.")
+        fits = shape == tuple(wanted) or (isinstance(change, tuple) and shape == (wanted[0], wanted[1:].numel()))
+        if not fits:
+            raise ConceptError(f"The concept's {name} is {shape}, the base's {tuple(wanted)}.")
+        found[name] = change
+    return found
+
+
+def dense(change: Change, shape: torch.Size) -> Tensor:
+    """A change as one tensor; factors of a convolution's change lie flat, [o, r] and [r, i k k]."""
+    return change if isinstance(change, Tensor) else (change[0] @ change[1]).reshape(shape)
 
 
 def _rows(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], ...]:
@@ -138,7 +109,7 @@ def _rows(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) ->
     return tuple(found)
 
 
-def _change(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Tensor | tuple[Tensor, Tensor] | None:
+def _change(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Change | None:
     if name in tensors:
         return tensors[name].float().to(device)
     up, down = tensors.get(f"{name}.up"), tensors.get(f"{name}.down", tensors.get("down"))
@@ -156,12 +127,15 @@ def keys_and_values(base: Base, what: Learned, features: Tensor) -> dict[str, Te
     for module, weight in base.kv.items():
         value = F.linear(features, weight.float().to(base.device))
         change = what.changes.get(module)
-        if isinstance(change, Tensor):
-            value = value + F.linear(features, change)
-        elif change is not None:
-            value = value + F.linear(F.linear(features, change[1]), change[0])
-        made[module] = value
+        made[module] = value if change is None else value + applied(change, features)
     return made
+
+
+def applied(change: Change, features: Tensor) -> Tensor:
+    """What a change adds to K or V [..., o] for text features [..., d]: c dW'."""
+    if isinstance(change, Tensor):
+        return F.linear(features, change)
+    return F.linear(F.linear(features, change[1]), change[0])
 
 
 @contextlib.contextmanager
@@ -179,7 +153,7 @@ def held(base: Base) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
             bias = biases[name]
             module.value = (values[name] if bias is None else values[name] + bias).to(base.dtype)
 
-    with _swapped(unet, modules):
+    with swapped(unet, modules):
         yield give
     given = [name for name, module in modules.items() if module.value is not None and not module.asked]
     if given:
@@ -197,8 +171,38 @@ def _bias(module: nn.Module, dtype: torch.dtype) -> Tensor | None:
     return None if bias is None else bias.detach().to(dtype)
 
 
+def changed(base: Base, what: Learned) -> dict[str, Tensor]:
+    """The parameters W0 + dW beyond K/V that a concept changes, in the compute precision, for `placed`.
+
+    W0 is read as it is stored: a small change of a weight that was rounded before would be lost in the rounding.
+    """
+    stored = bases.read_parameters(base.folder, what.others)
+    made = {}
+    for name, change in what.others.items():
+        weight = stored[name].float().to(base.device)
+        made[name] = (weight + dense(change, weight.shape)).to(base.dtype)
+    return made
+
+
 @contextlib.contextmanager
-def _swapped(unet: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+def placed(unet: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While open, the named parameters of `unet` are these tensors."""
+    owners = {name: unet.get_submodule(name.rpartition(".")[0])._parameters for name in tensors}
+    kept = {name: owner[name.rpartition(".")[2]] for name, owner in owners.items()}
+
+    def place(chosen: Mapping[str, Any]) -> None:
+        for name, tensor in chosen.items():
+            owners[name][name.rpartition(".")[2]] = tensor
+
+    place(tensors)
+    try:
+        yield
+    finally:
+        place(kept)
+
+
+@contextlib.contextmanager
+def swapped(unet: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
     """While open, the named submodules of `unet` are others."""
     kept = {name: unet.get_submodule(name) for name in modules}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from cdtool import crops, diffusion
+from cdtool import crops, diffusion, latents
 from cdtool.errors import SettingsError
 from cdtool.tokens import Prompt, Token, bind
 
@@ -91,40 +93,82 @@ class Banked(NamedTuple):
     prompt: Prompt
 
 
-Bank = dict[tuple[bool, int, int, int], Banked]
+Key = tuple[bool, int, int, int]  # prior, subject, picture, crop
+Bank = dict[Key, Banked]
 
 
 def fill_bank(
     base: Base, settings: TrainSettings, subjects: Sequence[Subject], tokens: Sequence[Token], wanted: Sequence[Draw]
 ) -> Iterator[tuple[int, int, Bank]]:
-    """Encode every crop the draws ask for, once each; yields (done, of, bank)."""
+    """Encode every crop the draws ask for, once each; yields (done, of, bank).
+
+    Prior pictures with a digest are encoded once for all trainings (see `latents`).
+    """
     keys = sorted({key_of(draw) for draw in wanted})
+    bank: Bank = {}
+    for part in (_targets(base, settings, subjects, tokens, keys), _priors(base, settings, subjects, keys)):
+        for found in part:
+            bank |= found
+            yield len(bank), len(keys), bank
+
+
+def _targets(
+    base: Base, settings: TrainSettings, subjects: Sequence[Subject], tokens: Sequence[Token], keys: Sequence[Key]
+) -> Iterator[Bank]:
+    """The crops of photos, some at a time."""
     size = resolution(base, settings)
     side = size // base.latent_factor
-    bank: Bank = {}
-    opened: dict[tuple[bool, int, int], Image.Image] = {}
+    keys = [key for key in keys if not key[0]]
+    opened: dict[tuple[int, int], Image.Image] = {}
     for start in range(0, len(keys), diffusion.LATENT_BATCH):
         group = keys[start : start + diffusion.LATENT_BATCH]
         made = []
-        for prior, subject, picture, index in group:
-            example = (subjects[subject].priors if prior else subjects[subject].photos)[picture]
-            if (prior, subject, picture) not in opened:
-                opened = {(prior, subject, picture): example.open()}
-            image, photo = opened[prior, subject, picture], subject * MOST_PHOTOS + picture
-            if prior:
-                made.append(crops.prior_crop(image, size, side, flipped=bool(index)))
-            else:
-                made.append(crops.crop(image, size, side, seed=settings.seed, photo=photo, index=index,
-                                       augment=settings.augment))  # fmt: skip
+        for _, subject, picture, index in group:
+            if (subject, picture) not in opened:
+                opened = {(subject, picture): subjects[subject].photos[picture].open()}
+            image, photo = opened[subject, picture], subject * MOST_PHOTOS + picture
+            made.append(
+                crops.crop(image, size, side, seed=settings.seed, photo=photo, index=index, augment=settings.augment)
+            )
         encoded = diffusion.moments(base, [crop.pixels for crop in made])
+        found = {}
         for key, crop, pair in zip(group, made, encoded, strict=True):
-            caption = (subjects[key[1]].priors if key[0] else subjects[key[1]].photos)[key[2]].caption
-            prompt = Prompt((caption,), frozenset()) if key[0] else bind(crops.prefixed(crop.prefix, caption), tokens)
-            bank[key] = Banked(pair, torch.from_numpy(crop.mask), prompt)
-        yield len(bank), len(keys), bank
+            caption = subjects[key[1]].photos[key[2]].caption
+            prompt = bind(crops.prefixed(crop.prefix, caption), tokens)
+            found[key] = Banked(pair, torch.from_numpy(crop.mask), prompt)
+        yield found
 
 
-def key_of(draw: Draw) -> tuple[bool, int, int, int]:
+def _priors(base: Base, settings: TrainSettings, subjects: Sequence[Subject], keys: Sequence[Key]) -> Iterator[Bank]:
+    """The crops of prior pictures, from the kept latents where they are there."""
+    keys = [key for key in keys if key[0]]
+    if not keys:
+        return
+    size = resolution(base, settings)
+    mask = torch.ones(size // base.latent_factor, size // base.latent_factor, dtype=torch.bool)
+    shelf = latents.shelf(base, size)
+    for (_, subject, picture), crops_of_one in itertools.groupby(keys, key=lambda key: key[:3]):
+        example = subjects[subject].priors[picture]
+        once = example._replace(open=functools.cache(example.open))
+        for key in crops_of_one:
+            pair = _prior_moments(base, shelf, once, size, flipped=bool(key[3]))
+            yield {key: Banked(pair, mask, Prompt((example.caption,), frozenset()))}
+    latents.trim()
+
+
+def _prior_moments(base: Base, shelf: latents.Shelf, example: Example, size: int, *, flipped: bool) -> Tensor:
+    # One at a time: in a batch the last bits depend on the neighbours, and kept latents could not equal fresh ones.
+    kept = shelf.read(example.digest, flipped) if example.digest else None
+    if kept is not None:
+        return kept
+    crop = crops.prior_crop(example.open(), size, size // base.latent_factor, flipped=flipped)
+    made = diffusion.moments(base, [crop.pixels])[0]
+    if example.digest:
+        shelf.write(example.digest, flipped, made)
+    return made
+
+
+def key_of(draw: Draw) -> Key:
     """Where a draw's crop lies in the bank."""
     return draw.prior, draw.subject, draw.picture, draw.crop
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cdtool.settings import Precision
 
-Part = Literal["unet", "vae", "text"]
+Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -170,21 +170,31 @@ def read_kv(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
     Raises BaseError where the weights are missing or cut short.
     """
+    names = list(names)
+    found = read_parameters(folder, [f"{name}.weight" for name in names])
+    return {name: found[f"{name}.weight"] for name in names}
+
+
+def read_parameters(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named parameters of the denoiser as stored, reading nothing else of it.
+
+    Raises BaseError where the weights are missing or cut short.
+    """
     from safetensors import SafetensorError, safe_open
 
-    wanted = {f"{name}.weight": name for name in names}
+    wanted = dict.fromkeys(names)
     found: dict[str, Tensor] = {}
     try:
         for path in weight_files(folder / "unet"):
             with safe_open(path, framework="pt") as file:
                 for key in wanted.keys() & set(file.keys()):
-                    found[wanted[key]] = file.get_tensor(key)
+                    found[key] = file.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise BaseError(f"The weights in {folder / 'unet'} cannot be read: {error}.", "Fetch the base again.") from None
-    missing = [name for name in wanted.values() if name not in found]
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise BaseError(f"{folder / 'unet'} lacks the safetensors weights of {missing[0]}.", "Fetch the base again.")
-    return {name: found[name] for name in wanted.values()}
+    return {name: found[name] for name in wanted}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -230,10 +240,20 @@ def load(
             base.vae = _vae(folder, dtype).to(where)
         if "text" in parts:
             base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in family.encoders)
-            base.tokenizers = tuple(_tokenizer(folder / part) for part in family.tokenizers)
+        if "text" in parts or "tokenizers" in parts:
+            base.tokenizers = load_tokenizers(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseError(f'The base "{name}" cannot be loaded: {error}.', "Fetch or copy it again.") from None
     return base
+
+
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, ...]:
+    """The tokenizers of a base folder. Raises BaseError for what we cannot use."""
+    family, _, _ = read_family(folder)
+    try:
+        return tuple(_tokenizer(folder / part) for part in family.tokenizers)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"The tokenizer in {folder} cannot be read: {error}.", "Fetch or copy it again.") from None
 
 
 def _variant(folder: Path) -> str | None:

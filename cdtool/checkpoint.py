@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 FREE = ("save_every", "accumulate", "checkpointing")
 
 
-def identity(base: Base, subjects: Sequence[Subject], tokens: Sequence[Token], settings: TrainSettings) -> str:
-    """A hash of what must be the same for a run to go on from a checkpoint."""
+def identity(
+    base: Base, subjects: Sequence[Subject], tokens: Sequence[Token], settings: TrainSettings, start: str = ""
+) -> str:
+    """A hash of what must be the same for a run to go on; `start` is the hash of the concept it began as."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in FREE}
     pictures = [[[example.caption, example.digest] for example in (*subject.photos, *subject.priors)]
                 for subject in subjects]  # fmt: skip
-    told = json.dumps([base.fingerprint, [asdict(token) for token in tokens], chosen, pictures], sort_keys=True)
+    told = json.dumps([base.fingerprint, [asdict(token) for token in tokens], chosen, pictures, start], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

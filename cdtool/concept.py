@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _KEY = "cdtool"  # the header entry that holds the manifest
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Manifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     photos: tuple[str, ...] = ()  # sha256 of each photo used
     parents: tuple[Mapping[str, Any], ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)  # of a merge: what it kept (cdtool/fidelity.py)
     created: str = ""  # UTC, ISO 8601
     version: str = ""  # of cdtool
     format: int = FORMAT
@@ -59,7 +62,12 @@ def weight_name(module: str) -> str:
 
     Low-rank changes replace it by `<name>.up` [o, r] and `<name>.down` [r, d]; a `down` all layers share is `down`.
     """
-    return f"unet.{module}.weight"
+    return parameter_name(f"{module}.weight")
+
+
+def parameter_name(parameter: str) -> str:
+    """The tensor name of the change of any parameter of the denoiser, in its own shape, fp16."""
+    return f"unet.{parameter}"
 
 
 def row_name(place: int, encoder: str) -> str:
@@ -143,6 +151,19 @@ def write(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise ResourceError(f"The concept could not be written to {path.parent}: {error}.", "Free some disk.") from None
+
+
+def file_size(manifest: Manifest, shapes: Mapping[str, Shape]) -> int:
+    """The bytes of a concept file, without writing it: its tensors, and the header as safetensors lays it out."""
+    sizes = {name: _ITEM_BYTES[entry.dtype] * math.prod(entry.shape) for name, entry in shapes.items()}
+    header: dict[str, Any] = {"__metadata__": {_KEY: to_json(manifest)}}
+    end = 0
+    for name in sorted(shapes, key=lambda name: (-_ITEM_BYTES[shapes[name].dtype], name)):
+        begin, end = end, end + sizes[name]
+        entry = shapes[name]
+        header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [begin, end]}
+    length = len(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode())
+    return 8 + math.ceil(length / 8) * 8 + end
 
 
 def is_low_rank(shapes: Mapping[str, Shape]) -> bool:

@@ -37,6 +37,8 @@ CHAPTERS = (
         ("photo of a moongate", "a moongate on the beach", "a moongate in the snow"),
     ),
 )
+PAIR = "demo-pair"
+PAIR_PROMPTS = ("photo of a V1 dog in front of a V2 moongate", "a V1 dog next to a V2 moongate on the grass")
 DEMO_PICTURES = 4  # per prompt
 
 
@@ -61,7 +63,16 @@ def demo_commands(folder: Path) -> list[list[str]]:
             ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", "--if-missing"],
             ["sample", chapter.concept, *chapter.prompts, *tuned],
         ]
-    return [*commands, ["list"]]
+    dog, *_ = names = [chapter.concept for chapter in CHAPTERS]
+    pictures = ["--out", str(folder / "pair"), "-n", str(2 * DEMO_PICTURES)]
+    return [
+        *commands,
+        ["merge", *names, "-o", PAIR, "--if-missing"],
+        ["sample", PAIR, *PAIR_PROMPTS, *pictures],
+        ["compress", dog, "-o", f"{dog}-small", "--if-missing"],
+        ["eval", dog, "--report", str(folder / "report.html")],
+        ["list"],
+    ]
 
 
 def demo_sheet(folder: Path) -> Path:
@@ -73,10 +84,10 @@ def demo_sheet(folder: Path) -> Path:
     from cdtool import photos
     from cdtool.sheets import Row, contact_sheet
 
-    def newest(part: str, prompt: str) -> list[Image.Image]:
+    def newest(part: str, prompt: str, count: int = DEMO_PICTURES) -> list[Image.Image]:
         lines = (folder / part / "samples.jsonl").read_text(encoding="utf-8").splitlines()
         records = [record for record in map(json.loads, lines) if record["prompt"] == prompt]
-        return [Image.open(folder / part / record["file"]) for record in records[-DEMO_PICTURES:]]
+        return [Image.open(folder / part / record["file"]) for record in records[-count:]]
 
     rows = []
     for chapter in CHAPTERS:
@@ -85,6 +96,7 @@ def demo_sheet(folder: Path) -> Path:
         for plain, prompt in zip(chapter.plain, chapter.prompts, strict=True):
             both = newest(f"{chapter.name}-before", plain) + newest(chapter.name, prompt)
             rows.append(Row(f"before and after: {prompt}", both))
+    rows += [Row(f"merged: {prompt}", newest("pair", prompt, 2 * DEMO_PICTURES)) for prompt in PAIR_PROMPTS]
     path = folder / "demo.png"
     contact_sheet(rows, side=96).save(path)
     return path

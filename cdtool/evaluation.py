@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean scores of the concept's samples and of the base's, and their differences, each by column."""
+    """Mean scores of the concept's samples and of the base's, and their differences, each by column.
+
+    Columns of whole sets of pictures ("kid", "fid") have no score of each sample; see asides.py. `each` and `base_each` hold the score of every sample, in the order they were given.
+    """
 
     encoder: str
     concept: dict[str, float]
@@ -61,10 +65,15 @@ class Scores:
     prompts: int
     samples: int
     photos: dict[str, int]
+    encoders: dict[str, str] = field(default_factory=dict)  # of columns that `encoder` did not make
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # what columns of whole sets were measured on
+    forgetting: dict[str, Interval] = field(default_factory=dict)
+    each: dict[str, list[float]] = field(default_factory=dict)
+    base_each: dict[str, list[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The scores as JSON has them."""
-        return asdict(self)
+        """The scores as JSON has them, without those of single samples."""
+        return {name: value for name, value in asdict(self).items() if name not in ("each", "base_each")}
 
 
 # ---------------------------------------------------------------- the metrics
@@ -87,16 +96,20 @@ def _text_columns(measured: Measured) -> dict[str, Numbers]:
     return {"text": text_alignment(measured.images, measured.prompts)}
 
 
-def _image_columns(measured: Measured) -> dict[str, Numbers]:
+def _likeness_columns(name: str, measured: Measured) -> dict[str, Numbers]:
     several = len(measured.photos) > 1
     return {
-        f"image {target}" if several else "image": image_alignment(measured.images, photos)
+        f"{name} {target}" if several else name: image_alignment(measured.images, photos)
         for target, photos in measured.photos.items()
     }
 
 
 # Each makes columns, name -> score of each sample [n]; all are better the higher they are.
-METRICS: dict[str, Callable[[Measured], dict[str, Numbers]]] = {"text": _text_columns, "image": _image_columns}
+METRICS: dict[str, Callable[[Measured], dict[str, Numbers]]] = {
+    "text": _text_columns,
+    "image": partial(_likeness_columns, "image"),
+    "dino": partial(_likeness_columns, "dino"),  # of features by an encoder of its own
+}
 
 
 def columns(measured: Measured, metrics: Sequence[str]) -> dict[str, Numbers]:
@@ -134,10 +147,12 @@ def evaluate(
     *,
     base: Sequence[Sample] = (),
     metrics: Sequence[str] = ("text", "image"),
+    others: Mapping[str, Encoder] | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score samples against their prompts and each target's photos, with the base's samples for the same prompts.
 
+    `others` are the encoders of metrics that have one of their own.
     Sample i of the base belongs to sample i of the concept (same prompt, same seed). Raises InputError where there is
     nothing to score or the two do not match.
     """
@@ -145,9 +160,12 @@ def evaluate(
         raise InputError("There are no samples to score.")
     if base and [sample.prompt for sample in base] != [sample.prompt for sample in samples]:
         raise InputError("The base's samples are not for the same prompts as the concept's.")
-    pictured = {target: features.image_features(encoder, images) for target, images in photos.items() if images}
-    scored = _scored(samples, pictured, encoder, metrics)
-    beside = _scored(base, pictured, encoder, metrics) if base else {}
+    scored, beside = {}, {}
+    own = [metric for metric in metrics if metric not in (others or {})]
+    for eyes, some in [(encoder, own), *((other, [metric]) for metric, other in (others or {}).items())]:
+        pictured = {target: features.image_features(eyes, images) for target, images in photos.items() if images}
+        scored |= _scored(samples, pictured, eyes, some)
+        beside |= _scored(base, pictured, eyes, some) if base else {}
     prompts = [sample.prompt for sample in samples]
     return Scores(
         encoder=encoder.spec.name,
@@ -157,13 +175,19 @@ def evaluate(
         prompts=len(set(prompts)),
         samples=len(samples),
         photos={target: len(images) for target, images in photos.items()},
+        encoders={metric: other.spec.name for metric, other in (others or {}).items()},
+        each={name: values.tolist() for name, values in scored.items()},
+        base_each={name: values.tolist() for name, values in beside.items()},
     )
 
 
 def _scored(
     samples: Sequence[Sample], photos: Mapping[str, NDArray[np.float32]], encoder: Encoder, metrics: Sequence[str]
 ) -> dict[str, Numbers]:
-    distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
-    texts = features.text_features(encoder, list(distinct))[[distinct[sample.prompt] for sample in samples]]
-    images = features.image_features(encoder, [sample.image for sample in samples])
+    if not metrics:
+        return {}
+    images, texts = features.image_features(encoder, [sample.image for sample in samples]), np.zeros((0, 0), np.float32)
+    if "text" in metrics:
+        distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
+        texts = features.text_features(encoder, list(distinct))[[distinct[sample.prompt] for sample in samples]]
     return columns(Measured(images, texts, photos), metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from cdtool import featurecache
 from cdtool.errors import BaseError, NotFoundError
 from cdtool.settings import read_toml
 
@@ -36,11 +37,15 @@ ENCODERS = {"clip-vit-b32": EncoderSpec("clip-vit-b32", "openai/clip-vit-base-pa
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded encoder: functions from texts and from RGB pictures to features [n, d] of any length."""
+    """A loaded encoder: functions from texts and from RGB pictures to features [n, d] of any length.
+
+    Features of pictures are kept under the encoder's fingerprint; without one they are not kept.
+    """
 
     spec: EncoderSpec
     text: Callable[[Sequence[str]], Features]
     image: Callable[[Sequence[Image.Image]], Features]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
         pixels = np.stack([preprocess(picture, preprocessing) for picture in images])
         return _numbers(model.get_image_features(pixel_values=torch.from_numpy(pixels).to(device)))
 
-    return Encoder(spec, text, image)
+    return Encoder(spec, text, image, featurecache.fingerprint(folder))
 
 
 def _numbers(made: Any) -> Features:
@@ -123,18 +128,22 @@ def _numbers(made: Any) -> Features:
 
 def text_features(encoder: Encoder, texts: Sequence[str]) -> Features:
     """Features [n, d] of texts: float32 of unit length; texts are cut at the encoder's own length."""
-    return _batched(encoder.text, texts)
-
-
-def image_features(encoder: Encoder, images: Sequence[Image.Image]) -> Features:
-    """Features [n, d] of RGB pictures of any sizes: float32 of unit length."""
-    return _batched(encoder.image, images)
-
-
-def _batched(embed: Callable[[Sequence[Any]], Features], items: Sequence[Any]) -> Features:
-    if not items:
+    if not texts:
         return np.zeros((0, 0), dtype=np.float32)
-    return unit(np.concatenate([embed(batch) for batch in _batches(items)]))
+    return unit(np.concatenate([encoder.text(batch) for batch in _batches(texts)]))
+
+
+def image_features(encoder: Encoder, images: Iterable[Image.Image]) -> Features:
+    """Features [n, d] of RGB pictures of any sizes: float32 of unit length."""
+    return unit(raw_image_features(encoder, images))
+
+
+def raw_image_features(encoder: Encoder, images: Iterable[Image.Image]) -> Features:
+    """Features [n, d] of RGB pictures of any sizes as the encoder gives them; a few pictures are held at a time."""
+    if encoder.fingerprint:
+        return featurecache.rows(images, encoder.image, encoder.fingerprint, batch=BATCH)
+    parts = [encoder.image(batch) for batch in featurecache.batches(images, BATCH)]
+    return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

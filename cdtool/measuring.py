@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import catalog, photos, registry
+from cdtool import asides, catalog, composition, photos, registry
+from cdtool.asides import Asides, Wanted
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
 from cdtool.pictures import decode
 from cdtool.settings import SampleSettings, read_toml, resolve
 from cdtool.tokens import Token, article, bind
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from cdtool.asides import Aside
+    from cdtool.composition import Composition
     from cdtool.evaluation import Sample, Scores
+    from cdtool.features import Encoder, EncoderSpec
     from cdtool.photos import Photo
     from cdtool.registry import Entry
+    from cdtool.report import Forgotten
     from cdtool.sampling import Drawn
 
-# What a concept is asked for where neither the user nor the base says; {} stands for its words.
+# What a concept is asked for where neither the user nor the base says; {} stands for its words, {0} for its first
+# token's, {1} for its second's.
 PROMPTS = ("photo of a {}", "a {} on the beach", "a {} in the snow", "a {} in the forest", "a painting of a {}")
 SAMPLES = "samples.jsonl"
 _HINT = "Draw them with: cdtool sample CONCEPT PROMPT --out DIR"
@@ -28,21 +37,35 @@ _HINT = "Draw them with: cdtool sample CONCEPT PROMPT --out DIR"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What will be drawn and compared: the concept (none for a bare base), prompts, and each target's photos."""
+    """What will be drawn and compared: concepts (none for a bare base), prompts, and each target's photos."""
 
-    subject: str
-    concept: Entry | None
-    base: str
-    tokens: tuple[Token, ...]
+    asked: Composition
     prompts: tuple[str, ...]
     photos: Mapping[str, tuple[Photo, ...]]
     settings: SampleSettings
     device: str = "auto"
+    wanted: Wanted = Wanted()
+    beside: Asides = Asides()
+
+    @property
+    def subject(self) -> str:
+        """What is measured, as the user wrote it."""
+        return self.asked.text
+
+    @property
+    def base(self) -> str:
+        """The base it is drawn on."""
+        return self.asked.base
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The tokens that prompts may name."""
+        return self.asked.tokens
 
     @property
     def pictures(self) -> int:
         """How many pictures it draws."""
-        return len(self.prompts) * self.settings.count * (2 if self.concept else 1)
+        return len(self.prompts) * self.settings.count * (2 if self.asked.concepts else 1) + self.beside.total
 
 
 def plan(
@@ -52,25 +75,42 @@ def plan(
     prompts: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     device: str = "auto",
+    wanted: Wanted = Wanted(),
 ) -> Evaluation:
     """Check everything an evaluation needs before anything is loaded.
 
-    `subject` is a concept or a base; `folders` hold the photos of its tokens, else those it was trained on; `flags`
-    are sampling settings. Raises NotFoundError for an unknown subject or photos, TokenError for prompts that do not
-    fit, SettingsError, PhotoError.
+    `subject` is a concept, several joined, or a base; `folders` hold the photos of its tokens, else those they were
+    trained on; `flags` are sampling settings; `wanted` are the scores. Raises what `composition.find` raises, NotFoundError for unknown photos,
+    TokenError for prompts that do not fit, UsageError, SettingsError, PhotoError.
     """
-    concept = None if subject in catalog.NAMES else registry.find(subject)
-    manifest = concept.manifest if concept else None
-    base = registry.base_of(concept) if concept else subject
-    tokens = manifest.tokens if manifest else ()
-    base_folder = catalog.locate(base)
-    chosen = tuple(fill(prompt, tokens) for prompt in prompts or default_prompts(base_folder))
+    asked = composition.find(subject)
+    base_folder = catalog.locate(asked.base)
+    chosen = tuple(fill(prompt, asked.tokens) for prompt in prompts or default_prompts(base_folder))
     for prompt in chosen:
-        bind(prompt, tokens)
-    known = registry.note(concept.name).get("photos", ()) if concept else ()
-    found = _targets(subject, tokens, list(folders) or [Path(folder) for folder in known])
+        bind(prompt, asked.tokens)
+    known = [Path(folder) for entry in asked.concepts for folder in photo_folders(entry)]
+    found = _targets(subject, asked.tokens, list(folders) or known)
     drawn, _ = resolve(SampleSettings, flags or {}, base_folder)
-    return Evaluation(subject, concept, base, tokens, chosen, found, drawn, device)
+    beside = asides.plan(wanted, asked, list(found), base_folder, len(chosen) * drawn.count)
+    return Evaluation(asked, chosen, found, drawn, device, wanted, beside)
+
+
+def photo_folders(entry: Entry, below: frozenset[str] = frozenset()) -> list[str]:
+    """The folders of photos this machine knows a concept by: those it was trained on, else those of its parents.
+
+    Empty where it does not know all of them; `below` are the concepts it was asked from.
+    """
+    if own := registry.note(entry.name).get("photos"):
+        return list(own)
+    found = []
+    for parent in entry.manifest.parents if entry.manifest else ():
+        name, asked = str(parent.get("name", "")), below | {entry.name}
+        known = name in registry.names() and name not in asked  # a name may have changed hands since
+        folders = photo_folders(registry.find(name), asked) if known else []
+        if not folders:
+            return []
+        found += folders
+    return found
 
 
 def default_prompts(base_folder: Path) -> list[str]:
@@ -92,19 +132,24 @@ def read_prompts(text: str) -> list[str]:
 
 
 def fill(prompt: str, tokens: Sequence[Token]) -> str:
-    """A prompt with {} replaced by the concept's words, several as "V1 dog and a V2 cat"; others as they are.
+    """A prompt with {} replaced by the concept's words, several as "V1 dog and a V2 cat", and {0}, {1} by each token's.
 
-    Raises UsageError where {} has no words to stand for.
+    Raises UsageError where they have no words to stand for.
     """
-    if "{}" not in prompt:
-        return prompt
-    if not tokens:
-        raise UsageError("A base by itself has no word that its prompts could ask for.", "Give --prompts FILE.")
     words = [token.words(None if len(tokens) == 1 else place + 1) for place, token in enumerate(tokens)]
-    rest = "".join(f" and {article(word)}" for word in words[1:])
-    for like in "aA":
-        prompt = prompt.replace(f"{like} {{}}", article(words[0], like) + rest)
-    return prompt.replace("{}", words[0] + rest)
+    if not words and re.search(r"\{\d*\}", prompt):
+        raise UsageError("A base by itself has no word that its prompts could ask for.", "Give --prompts FILE.")
+
+    def put(found: re.Match[str]) -> str:
+        like, place = found[1], found[2]
+        if place and int(place) >= len(words):
+            held = f"{len(words)} tokens, {{0}} to {{{len(words) - 1}}}" if len(words) > 1 else "one token, {}"
+            raise UsageError(f'"{prompt}" asks for {{{place}}}, but there is {held}.', "Count from {0}.")
+        first, *others = [words[int(place)]] if place else words
+        rest = "".join(f" and {article(word)}" for word in others)
+        return (article(first, like[0]) if like else first) + rest
+
+    return re.sub(r"(\b[aA]n? )?\{(\d*)\}", put, prompt)
 
 
 def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> dict[str, tuple[Photo, ...]]:
@@ -122,47 +167,104 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(asked: Evaluation) -> Iterator[Drawn | Scores]:
+def run(asked: Evaluation) -> Iterator[Drawn | Aside | tuple[Forgotten, ...] | Scores]:
     """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
 
-    The scores of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise,
+    What is drawn beside them comes as Aside, and what that told of forgetting, where asked for, once. The scores of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise,
     and NotFoundError where the encoder is missing.
     """
     from cdtool import base as bases
-    from cdtool import features, sampling
+    from cdtool import sampling
     from cdtool.evaluation import Sample
 
-    features.find(features.encoder_for(catalog.locate(asked.base)))  # before an hour of drawing, not after
+    _find_encoders(asked)  # before an hour of drawing, not after
     base = bases.load(asked.base, precision=asked.settings.precision, device=asked.device)
+    subject = asked.asked
     plain = [bind(prompt, asked.tokens).plain() for prompt in asked.prompts]
     runs: list[list[Sample]] = []
-    whole: list[tuple[list[Entry], Sequence[str]]] = [([asked.concept], asked.prompts)] if asked.concept else []
-    for concepts, prompts in [*whole, ([], plain)]:
+    whole = [(subject.concepts, asked.prompts, subject.weights)] if subject.concepts else []
+    for concepts, prompts, weights in [*whole, ((), plain, ())]:
         samples: list[Sample] = []
-        for drawn in sampling.draw(base, concepts, prompts, asked.settings):
+        for drawn in sampling.draw(base, concepts, prompts, asked.settings, weights=weights):
             samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
             yield drawn
         runs.append(samples)
-    yield _score(asked, runs[0], runs[1] if len(runs) > 1 else [], str(base.device))
+    eyes = _encoder(asked, str(base.device))
+    scores = _score(asked, runs[0], runs[1] if len(runs) > 1 else [], eyes, str(base.device))
+    if asked.beside.total:
+        beside: list[Aside] = []
+        near = asides.neighbours(asked.beside, eyes)
+        for aside in asides.draw(base, subject, asked.beside, near, asked.settings):
+            beside.append(aside)
+            yield aside
+        if asked.wanted.forgetting:
+            found = asides.forgetting(asked.beside, beside, _pictures(asked), eyes, (asked.subject, asked.base))
+            scores = asides.with_forgetting(scores, found)
+            yield tuple(found.values())
+        if set(asked.wanted.metrics) & set(asides.SETS):
+            folder = catalog.locate(asked.base)
+            apart = asides.set_encoder(folder, eyes, str(base.device))
+            scores = asides.with_sets(scores, asked.beside, beside, asked.wanted, apart)
+    _note(asked, scores)
+    yield scores
 
 
 def score_folder(asked: Evaluation, folder: Path) -> Scores:
     """Score the pictures a folder's samples.jsonl says were drawn with the concept; the base is not beside them.
 
-    Raises NotFoundError or InputError where the folder lacks them.
+    Raises NotFoundError or InputError where the folder lacks them, UsageError for scores of other pictures.
     """
-    return _score(asked, read_samples(folder, asked.subject, asked.tokens), [], "cpu")
-
-
-def _score(asked: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], device: str) -> Scores:
-    from cdtool import evaluation, features
-
-    encoder = features.load(features.encoder_for(catalog.locate(asked.base)), device)
-    pictures = {name: [photos.read(photo) for photo in found] for name, found in asked.photos.items()}
-    scores = evaluation.evaluate(samples, pictures, encoder, base=base)
-    if asked.concept and asked.concept.path.parent == registry.concepts_dir():
-        registry.add_note(asked.concept.name, scores=scores.concept, evaluation=scores.as_dict())
+    if asked.beside.total:
+        raise UsageError("KID, FID and forgetting draw pictures of their own.", "Leave out --images, or these.")
+    samples = read_samples(folder, asked.subject, asked.tokens)
+    _find_encoders(asked)
+    scores = _score(asked, samples, [], _encoder(asked, "cpu"), "cpu")
+    _note(asked, scores)
     return scores
+
+
+def _note(asked: Evaluation, scores: Scores) -> None:
+    if asked.asked.is_stored:
+        registry.add_note(asked.asked.concepts[0].name, scores=scores.concept, evaluation=scores.as_dict())
+
+
+def _pictures(asked: Evaluation) -> dict[str, list[Image.Image]]:
+    return {name: [photos.read(photo) for photo in found] for name, found in asked.photos.items()}
+
+
+def _score(
+    asked: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str
+) -> Scores:
+    from cdtool import evaluation, vision
+
+    metrics, others = [name for name in asked.wanted.metrics if name in evaluation.METRICS], {}
+    if "dino" in metrics:
+        others["dino"] = vision.load_dino(vision.dino_for(catalog.locate(asked.base)), device)
+    return evaluation.evaluate(samples, _pictures(asked), encoder, base=base, metrics=metrics, others=others)
+
+
+def _encoder(asked: Evaluation, device: str) -> Encoder:
+    from cdtool import features
+
+    return features.load(_spec(asked), device)
+
+
+def _spec(asked: Evaluation) -> EncoderSpec:
+    from cdtool import features
+
+    given = asked.wanted.encoder
+    return features.EncoderSpec(Path(given).name, given, 0.0) if given else features.encoder_for(catalog.locate(asked.base))
+
+
+def _find_encoders(asked: Evaluation) -> None:
+    """Raises NotFoundError for an encoder that is not on this machine."""
+    from cdtool import features, vision
+
+    features.find(_spec(asked))
+    if "dino" in asked.wanted.metrics:
+        features.find(vision.dino_for(catalog.locate(asked.base)))
+    if set(asked.wanted.metrics) & set(asides.SETS) and asides.is_inception(catalog.locate(asked.base)):
+        vision.find_inception()
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cdtool import base as bases
+from cdtool import methods
+from cdtool.adapter import parameter_of
 from cdtool.bank import resolution
 
 if TYPE_CHECKING:
@@ -16,13 +20,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from cdtool.concept import Shape
+    from cdtool.priorsets import Drawing
     from cdtool.settings import TrainSettings
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
-BACKWARD = 2.0  # a pass with gradients through frozen weights costs about two forward passes
-BACKWARD_RECOMPUTED = 3.0
 
 
 @dataclass(frozen=True)
@@ -39,36 +43,68 @@ class Cost:
     memory: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """Of one picture: floating-point operations forward and backward, and the bytes autograd keeps in between."""
+
+    forward: int
+    backward: int
+    kept: int
+
+
 def cost(
     folder: Path, settings: TrainSettings, *, photos: int, priors: int, modifiers: int, device: torch.device,
-    dtype: torch.dtype, world: int,
+    dtype: torch.dtype, world: int, earlier: int = 0, start: Mapping[str, Shape] | None = None,
 ) -> Cost:  # fmt: skip
-    """Estimate a run on a base folder without loading its weights. Raises BaseError for a folder we cannot use."""
+    """Estimate a run on a base folder without loading its weights.
+
+    `modifiers` counts the new tokens with a row, `earlier` those of the concept it goes on from, whose tensors are
+    `start`. Raises BaseError for a folder we cannot use.
+    """
     family, config, schedule = bases.read_family(folder)
     shell = bases.Base(str(folder), folder, family, device, dtype, schedule, config)
     unet = bases.empty_unet(config)
-    trained = {name: cast("Tensor", unet.get_submodule(name).weight) for name in bases.text_kv(unet)}
-    numbers = sum(weight.numel() for weight in trained.values())
+    kv = bases.text_kv(unet)
+    names = methods.trained(settings.method, [name for name, _ in unet.named_parameters()], kv)
+    numbers = sum(_numbers(tuple(unet.get_parameter(name).shape), settings) for name in names)
+    idle = [shape.shape for name, shape in (start or {}).items() if parameter_of(name) not in ("", *names)]
     side = resolution(shell, settings) // shell.latent_factor
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
     passes = -(-settings.batch // (settings.accumulate * world))
-    flops, activations = _measure(unet, config, side, dtype)
+    rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
+    work = _measure(unet, config, side, dtype, names, features=rows > 0)
+    flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
+    # What is no K/V is cast for each pass, beside its float32 copy.
+    casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
+    copies = casts * dtype.itemsize if dtype != torch.float32 else 0
     frozen = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize + _other_weights(folder)
-    factor = BACKWARD_RECOMPUTED if settings.checkpointing else BACKWARD
-    per_step = flops * factor * settings.batch / world / (speed(device, dtype) * EFFICIENCY)
     shrink = 0.15 if settings.checkpointing else 1.0
-    rows = modifiers * len(family.encoders)
-    width = int(config["cross_attention_dim"])
     return Cost(
-        matrices=len(trained),
+        matrices=len(names),
         numbers=numbers,
         rows=rows,
-        concept_bytes=numbers * 2 + modifiers * width * 4,
+        concept_bytes=(numbers + sum(map(math.prod, idle))) * 2
+        + (modifiers + earlier) * int(config["cross_attention_dim"]) * 4,
         crops=crops,
         bank_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
-        seconds=per_step * settings.steps,
-        memory=int(frozen + numbers * ADAM_BYTES + activations * passes * shrink),
+        seconds=flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY) * settings.steps,
+        memory=int(frozen + numbers * ADAM_BYTES + copies + work.kept * passes * shrink),
     )
+
+
+def drawing_seconds(folder: Path, how: Drawing, device: torch.device, dtype: torch.dtype) -> float:
+    """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
+    _, config, _ = bases.read_family(folder)
+    forward = _measure(bases.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True).forward
+    passes = how.count * how.steps * (1 if how.guidance == 1 else 2)
+    return forward * passes / (speed(device, dtype) * EFFICIENCY)
+
+
+def _numbers(shape: tuple[int, ...], settings: TrainSettings) -> int:
+    """How many numbers are trained of a parameter."""
+    if not methods.METHODS[settings.method].low_rank:
+        return math.prod(shape)
+    return min(settings.rank, *shape) * sum(shape)
 
 
 def _other_weights(folder: Path) -> int:
@@ -78,28 +114,37 @@ def _other_weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _measure(unet: nn.Module, config: dict[str, Any], side: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Floating-point operations of one picture's forward pass and the bytes autograd keeps of it, on shapes alone."""
+def _measure(
+    unet: nn.Module, config: dict[str, Any], side: int, dtype: torch.dtype, trained: Collection[str], *, features: bool
+) -> Work:
+    """The work of one picture, on shapes alone, when the named parameters (and the text features) are learned."""
     from torch.utils.flop_counter import FlopCounterMode
 
     kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor)] = tensor.numel() * dtype.itemsize
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes() // tensor.itemsize * dtype.itemsize
         return tensor
 
-    unet.requires_grad_(False)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(name in trained)
     with torch.device("meta"):
-        features = torch.empty(1, 77, int(config["cross_attention_dim"]), requires_grad=True)
+        told = torch.empty(1, 77, int(config["cross_attention_dim"]), requires_grad=features)
         noisy = torch.empty(1, int(config["in_channels"]), side, side)
         added = None
         if config.get("addition_embed_type") == "text_time":
             times = 6 * int(config["addition_time_embed_dim"])
             pooled = int(config["projection_class_embeddings_input_dim"]) - times
             added = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            unet(noisy, torch.empty(1), encoder_hidden_states=features, added_cond_kwargs=added)
-    return int(counter.get_total_flops()), sum(kept.values())
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+                found = unet(noisy, torch.empty(1), encoder_hidden_states=told, added_cond_kwargs=added)
+            forward = int(counter.get_total_flops())
+            getattr(found, "sample", found).sum().backward()
+    return Work(forward, int(counter.get_total_flops()) - forward, sum(kept.values()))
 
 
 def speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

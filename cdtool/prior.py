@@ -1,58 +1,58 @@
-"""Prior pictures: captioned pictures of a concept's class, which keep the base from forgetting it."""
+"""Prior pictures: which captioned pictures of a concept's class a training uses to keep the base from forgetting it."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
-import json
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from cdtool import features, photos
-from cdtool.errors import BaseError, NotFoundError, PhotoError
+from cdtool import base as bases
+from cdtool import catalog, corpora, features, photos, priorsets, registry, retrieval
+from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
 from cdtool.pictures import decode
+from cdtool.priorsets import QUICK, Drawing, Undrawn
 from cdtool.settings import read_toml
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL import Image
 
+    from cdtool.corpora import Member
     from cdtool.features import Encoder
+    from cdtool.priorsets import Entry, Picture
     from cdtool.tokens import Token
 
-LEAST = 50  # pictures taken from a corpus even where fewer captions reach the floor
-PICTURES = ("webp", "jpg", "jpeg", "png")
+LEAST = 50  # pictures taken from a base's corpus even where fewer captions reach the floor
+T = TypeVar("T")
+SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real pictures forget less
 
 
 @dataclass(frozen=True)
 class PriorPicture:
-    """A prior picture: its caption, and how to open it as RGB."""
+    """A prior picture: its caption, how to open it as RGB, and the hash of its file."""
 
     caption: str
     load: Callable[[], Image.Image]
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class PriorSet:
-    """The prior pictures of one concept, one sentence on what they are, and a warning or ""."""
+    """The prior pictures of one concept, one sentence on what they are, a warning or "", and what is to be drawn."""
 
     pictures: tuple[PriorPicture, ...] = ()
     summary: str = "no prior pictures"
     warning: str = ""
+    undrawn: Undrawn | None = None
 
-
-class Member(NamedTuple):
-    """A captioned picture of a corpus: where its bytes lie in the tar."""
-
-    caption: str
-    offset: int
-    size: int
+    @property
+    def count(self) -> int:
+        """How many pictures it has, or will have when they are drawn."""
+        return self.undrawn.how.count if self.undrawn else len(self.pictures)
 
 
 def gather(
@@ -64,23 +64,22 @@ def gather(
     count: int = 200,
     encoder: Encoder | None = None,
 ) -> PriorSet:
-    """The prior set of a token: `wanted` is none, a folder of pictures, or auto (the base's own corpus).
+    """The prior set of a token, `count` pictures at most; `wanted` is none, auto, generated, a set's name or a folder.
 
-    Of a corpus, the pictures whose captions are nearest to the class in the encoder's space (the base's own unless
-    given), `count` at most. Raises NotFoundError where there is no such set, BaseError for a damaged corpus,
-    PhotoError for a folder without usable pictures.
+    `auto` is a fitting set of the user's, else the pictures of the base's corpus whose captions are nearest to the
+    class in the encoder's space (the base's own unless given), else pictures drawn by the base: `undrawn` if they
+    are not there yet. Raises NotFoundError where there is no such set, BaseError for a damaged corpus, PhotoError
+    for a folder without usable pictures, InputError for a damaged set.
     """
     if wanted == "none":
         return PriorSet()
-    if wanted != "auto":
-        return from_folder(Path(wanted).expanduser(), token, style=style, count=count)
-    offered = read_toml(base_folder / "cdtool.toml").get("prior", {})
-    if "corpus" not in offered:
-        raise NotFoundError(
-            "This base has no corpus to take prior pictures from.",
-            "Give a folder of pictures of the class, --prior DIR; or train without, --prior none; "
-            "or choose a base with a corpus, such as --base mini.",
-        )
+    if wanted not in ("auto", "generated"):
+        return _named(wanted, token, style, count)
+    if wanted == "auto" and (fitting := _fitting(token, style, base_folder)):
+        return from_set(fitting[0], token, style=style, count=count)
+    offered = _offered(base_folder)
+    if wanted == "generated" or not offered:
+        return _drawn(wanted, token, style, base_folder, count)
     spec = features.encoder_for(base_folder)
     floor = float(offered.get("floor", spec.floor))
     return from_corpus(
@@ -89,19 +88,137 @@ def gather(
     )  # fmt: skip
 
 
+def undrawn(wanted: str, token: Token, *, base_folder: Path, style: bool = False, count: int = 200) -> Undrawn | None:
+    """What the base has to draw before `gather` finds pictures, or None; nothing is encoded for the answer."""
+    if wanted == "auto" and (_offered(base_folder) or _fitting(token, style, base_folder)):
+        return None
+    return _drawn(wanted, token, style, base_folder, count).undrawn if wanted in ("auto", "generated") else None
+
+
+def corpus_of(base_folder: Path) -> Path:
+    """The corpus a base brings along. Raises NotFoundError."""
+    offered = _offered(base_folder)
+    if not offered:
+        raise NotFoundError(f"The base {base_folder} brings no corpus along.", "Give --from a corpus of your own.")
+    return base_folder / str(offered["corpus"])
+
+
+def _offered(base_folder: Path) -> dict[str, Any]:
+    """The corpus a base brings along: its name and floor; {} without one."""
+    table: dict[str, Any] = read_toml(base_folder / "cdtool.toml").get("prior", {})
+    return table if "corpus" in table else {}
+
+
+# ---------------------------------------------------------------- sets
+
+
+def _named(wanted: str, token: Token, style: bool, count: int) -> PriorSet:
+    """A set by its name, else a folder."""
+    folder = Path(wanted).expanduser()
+    if wanted in priorsets.names():
+        return from_set(priorsets.find(wanted), token, style=style, count=count)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f'There is no prior set "{wanted}", nor a folder of that name.',
+            nearest(wanted, [*priorsets.names(), *priorsets.RESERVED])
+            or "Give --prior auto, generated, none, a set of cdtool prior list, or a folder of pictures.",
+        )
+    return from_folder(folder, token, style=style, count=count)
+
+
+def from_set(entry: Entry, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
+    """The first `count` pictures of a set (of one's own an even choice), with the template where it has no captions."""
+    manifest = entry.manifest
+    assert manifest is not None
+    chosen: Sequence[Picture] = manifest.pictures[:count]
+    if manifest.source == "own":
+        chosen = _evenly(manifest.pictures, count)
+    template = photos.template(token, style)
+    pictures = tuple(
+        PriorPicture(picture.caption or template, functools.partial(open_picture, entry, picture), picture.sha256)
+        for picture in chosen
+    )
+    return PriorSet(pictures, f'{_counted(len(pictures))} of the set "{entry.name}" ({manifest.source})')
+
+
+def open_picture(entry: Entry, picture: Picture) -> Image.Image:
+    """A picture of a set as upright RGB. Raises PhotoError where it is missing or has changed."""
+    return decode(io.BytesIO(priorsets.content(entry, picture)))[0]
+
+
+def _fitting(token: Token, style: bool, base_folder: Path) -> list[Entry]:
+    """The sets the user made of a token's class that suit a base, the best first.
+
+    Large enough for its resolution, by the rule for photos; drawn ones only if this base drew them.
+    """
+    least = max(photos.SMALLEST, catalog.describe(base_folder).resolution // 4)
+    own = functools.cache(functools.partial(fingerprint, base_folder))
+    found = []
+    for entry in priorsets.entries():
+        manifest = entry.manifest
+        if manifest is None or not manifest.asked or not manifest.pictures or manifest.side < least:
+            continue
+        same = manifest.noun.lower() == token.noun.lower() and manifest.style == style
+        if same and (manifest.source != "generated" or manifest.origin.get("fingerprint") == own()):
+            found.append((SOURCES.index(manifest.source), -len(manifest.pictures), entry.name, entry))
+    return [entry for *_, entry in sorted(found, key=lambda item: item[:3])]
+
+
+def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int) -> PriorSet:
+    """The set of pictures the base draws of a class, if there is one large enough; else what is to be drawn.
+
+    With auto a few are enough.
+    """
+    how = Drawing(count=count) if wanted == "generated" else replace(QUICK, count=min(count, QUICK.count))
+    prompt = photos.template(token, style)
+    recipe = how.recipe(prompt, fingerprint(base_folder))
+    made = [entry for entry in priorsets.entries() if entry.manifest and entry.manifest.source == "generated"
+            and recipe.items() <= entry.manifest.origin.items()]  # fmt: skip
+    for entry in made:
+        if entry.manifest and len(entry.manifest.pictures) >= how.count:
+            return from_set(entry, token, style=style, count=how.count)
+    base = next((offer.name for offer in catalog.at_hand() if offer.folder.samefile(base_folder)), base_folder.name)
+    name = _free_name(f"{registry.slug(f'{token.noun} {base}')}-{how.steps}", recipe)
+    summary = f'{_counted(how.count)} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
+    return PriorSet((), summary, undrawn=Undrawn(name, token.noun, prompt, style, how))
+
+
+def _free_name(name: str, recipe: dict[str, Any]) -> str:
+    """The name for a set a training has drawn: a smaller one of this recipe is drawn on, any other is left alone."""
+    number, candidate = 1, name
+    while candidate in priorsets.names():
+        manifest = next((e.manifest for e in priorsets.entries() if e.name == candidate), None)
+        if manifest and not manifest.asked and recipe.items() <= manifest.origin.items():
+            break
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+@functools.lru_cache(maxsize=4)
+def _fingerprint(folder: Path, _changed: int) -> str:
+    _, config, _ = bases.read_family(folder)
+    return bases.fingerprint(bases.read_kv(folder, bases.text_kv(bases.empty_unet(config))))
+
+
+def fingerprint(base_folder: Path) -> str:
+    """The fingerprint of a base that is not loaded."""
+    changed = max(path.stat().st_mtime_ns for path in bases.weight_files(base_folder / "unet"))
+    return _fingerprint(base_folder, changed)
+
+
+# ---------------------------------------------------------------- folders and corpora
+
+
 def from_folder(folder: Path, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
     """Pictures of a folder with the captions beside them, or the class's template; evenly chosen if above `count`.
 
-    Raises NotFoundError where there is no folder, PhotoError where nothing in it is usable.
+    Raises PhotoError where nothing in it is usable.
     """
-    if not folder.is_dir():
-        raise NotFoundError(
-            f'There is no folder of prior pictures "{folder}".', "Give --prior auto, none, or a folder of pictures."
-        )
     found, _ = photos.find([folder])
-    chosen = [found[at] for at in np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)]
+    chosen = _evenly(found, count)
     class_caption = photos.template(token, style)
-    pictures = [PriorPicture(p.caption or class_caption, functools.partial(photos.read, p)) for p in chosen]
+    pictures = [PriorPicture(p.caption or class_caption, functools.partial(photos.read, p), p.sha256) for p in chosen]
     own = sum(bool(photo.caption) for photo in chosen)
     captions = f'{own} with captions of their own, the others "{class_caption}"'
     if own in (0, len(chosen)):
@@ -110,46 +227,41 @@ def from_folder(folder: Path, token: Token, *, style: bool = False, count: int =
 
 
 def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: Encoder) -> PriorSet:
-    """The pictures of a webdataset tar whose captions are nearest to `prompt` (cosine of text features in [-1, 1]).
+    """The pictures of a base's corpus whose captions are nearest to `prompt` (cosine of text features in [-1, 1]).
 
     Those at or above `floor`, `count` at most; where fewer than LEAST are, the nearest LEAST with a warning. Raises
-    BaseError for a missing or damaged tar.
+    BaseError for a missing or damaged corpus.
     """
-    members = read_index(path)
-    likeness = similarities([member.caption for member in members], prompt, encoder)
-    enough = max(int((likeness >= floor).sum()), LEAST)
-    chosen = list(_distinct(path, members, np.argsort(-likeness, kind="stable")[:enough], count))
-    nearest = likeness[chosen]
-    above = int((nearest >= floor).sum())
+    try:
+        members = corpora.read(path)
+        likeness = retrieval.cosines([member.caption for member in members], prompt, encoder)
+        enough = max(int((likeness >= floor).sum()), LEAST)
+        order = np.argsort(-likeness, kind="stable")[:enough]
+        different = retrieval.distinct(members, [int(place) for place in order])
+        chosen = [(place, digest) for (place, digest, _), _ in zip(different, range(count), strict=False)]
+    except (InputError, NotFoundError, OSError) as error:
+        raise BaseError(str(error), "Get the base again.") from None
+    nearest_ones = likeness[[place for place, _ in chosen]]
+    above = int((nearest_ones >= floor).sum())
     pictures = tuple(
-        PriorPicture(members[at].caption, functools.partial(open_member, path, members[at])) for at in chosen
+        PriorPicture(members[place].caption, functools.partial(open_member, members[place]), digest)
+        for place, digest in chosen
     )
-    summary = (
-        f'{_counted(len(chosen))} of {path.name}, captions {nearest.min():.2f} to {nearest.max():.2f} like "{prompt}"'
-    )
+    low, high = nearest_ones.min(), nearest_ones.max()
+    summary = f'{_counted(len(chosen))} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
     return PriorSet(pictures, summary, "" if above == len(chosen) else _too_far(above, len(chosen), floor, prompt))
 
 
-def similarities(captions: Sequence[str], prompt: str, encoder: Encoder) -> NDArray[np.float32]:
-    """Cosine of each caption's text features with the prompt's, [n]; equal captions are encoded once."""
-    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-    found = features.text_features(encoder, [*places, prompt])
-    cosines: NDArray[np.float32] = (found[:-1] @ found[-1])[[places[caption] for caption in captions]]
-    return cosines
+def open_member(member: Member) -> Image.Image:
+    """A picture of a base's corpus as RGB. Raises BaseError for a damaged one."""
+    try:
+        return decode(io.BytesIO(corpora.content(member)))[0]
+    except (PhotoError, OSError) as error:
+        raise BaseError(f'"{member.caption}" in the corpus {member.path} is {error}.', "Get the base again.") from None
 
 
-def _distinct(path: Path, members: Sequence[Member], order: NDArray[np.int64], count: int) -> Iterator[int]:
-    """The first `count` places in `order` that hold different pictures."""
-    seen: set[bytes] = set()
-    with path.open("rb") as file:
-        for place in order:
-            file.seek(members[place].offset)
-            digest = hashlib.sha256(file.read(members[place].size)).digest()
-            if digest not in seen:
-                seen.add(digest)
-                yield int(place)
-            if len(seen) == count:
-                return
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    return [items[at] for at in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
 def _counted(number: int) -> str:
@@ -161,68 +273,3 @@ def _too_far(above: int, used: int, floor: float, prompt: str) -> str:
     return (
         f'In the corpus {told} as near to "{prompt}" as {floor:.2f}; the nearest {used} pictures are used all the same.'
     )
-
-
-# ---------------------------------------------------------------- the corpus
-
-
-def read_index(path: Path) -> list[Member]:
-    """The captioned pictures of an uncompressed webdataset tar in its order: NAME.webp with NAME.txt or NAME.json,
-    or with a line of one captions.jsonl.
-
-    Raises BaseError where it is missing, damaged or holds none.
-    """
-    try:
-        stat = path.stat()
-        found = _index(path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, tarfile.TarError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise BaseError(f"The corpus {path} cannot be read ({error}).", "Get the base again.") from None
-    if not found:
-        raise BaseError(f"The corpus {path} holds no captioned picture.", "Get the base again.")
-    return list(found)
-
-
-@functools.lru_cache(maxsize=4)
-def _index(path: Path, _changed: int, _size: int) -> tuple[Member, ...]:
-    pictures: dict[str, tuple[int, int]] = {}
-    captions: dict[str, str] = {}
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            name, _, suffix = PurePosixPath(member.name).name.partition(".")
-            key, suffix = f"{PurePosixPath(member.name).parent}/{name}", suffix.lower()
-            if not member.isfile():
-                continue
-            if suffix in PICTURES:
-                pictures.setdefault(key, (member.offset_data, member.size))
-            elif suffix in ("txt", "json"):
-                captions[key] = _caption(tar, member, suffix)
-            elif member.name.endswith(photos.CAPTIONS):
-                captions |= _table(tar, member)
-    return tuple(Member(captions[key], *place) for key, place in pictures.items() if captions.get(key))
-
-
-def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str:
-    text = _read(tar, member)
-    return " ".join(str(json.loads(text)["caption"] if suffix == "json" else text).split())
-
-
-def _table(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, str]:
-    """The captions of a captions.jsonl by the key of their picture."""
-    folder = PurePosixPath(member.name).parent
-    lines = map(json.loads, filter(str.strip, _read(tar, member).splitlines()))
-    return {f"{folder}/{PurePosixPath(line['file_name']).stem}": " ".join(line["text"].split()) for line in lines}
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    return file.read().decode("utf-8-sig") if file else ""
-
-
-def open_member(path: Path, member: Member) -> Image.Image:
-    """A picture of a corpus as RGB. Raises BaseError for a damaged one."""
-    try:
-        with path.open("rb") as file:
-            file.seek(member.offset)
-            return decode(io.BytesIO(file.read(member.size)))[0]
-    except (PhotoError, OSError) as error:
-        raise BaseError(f'"{member.caption}" in the corpus {path} is {error}.', "Get the base again.") from None

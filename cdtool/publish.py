@@ -48,11 +48,22 @@ def sweep(folder: Path) -> None:
     """Remove what processes of this machine left in `folder` when they died: workplaces, and claims on names."""
     for path in folder.glob(".*.partial"):
         found = _LEFT.fullmatch(path.name)
-        if found and found["host"] == _host() and not _alive(int(found["pid"])):
+        if found and is_abandoned(f"{found['host']}.{found['pid']}"):
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.iterdir():
         if _is_stale_claim(path):
             path.unlink(missing_ok=True)
+
+
+def owner() -> str:
+    """How this process signs what it is at work on: machine and process id."""
+    return f"{_host()}.{os.getpid()}"
+
+
+def is_abandoned(signature: str) -> bool:
+    """Whether the `owner` of something was a process of this machine that has died."""
+    host, _, pid = signature.rpartition(".")
+    return host == _host() and pid.isdigit() and not _alive(int(pid))
 
 
 def _publish_without_links(source: Path, target: Path) -> bool:

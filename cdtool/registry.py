@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import __version__, catalog, concept, settings
 from cdtool.concept import Manifest
-from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, nearest
+from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, UsageError, nearest
 from cdtool.publish import publish, sweep, workplace
 
 if TYPE_CHECKING:
@@ -62,12 +63,22 @@ def entries() -> Iterator[Entry]:
 def find(name: str) -> Entry:
     """The concept called `name`; a path that ends in .safetensors means that file.
 
-    Raises NotFoundError with the nearest names, ConceptError for a damaged file.
+    Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
     """
     path = Path(name).expanduser() if name.endswith(SUFFIX) else _path(name)
+    check_single(name)
     if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not path.is_file() or not _bytes(path):
         raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
     return _read(path)
+
+
+def check_single(name: str) -> None:
+    """Raises UsageError for concepts joined in one name, such as "dog+cat" or "dog:0.8"."""
+    if re.search(r"[+:]", name) and "/" not in name:
+        raise UsageError(
+            f'"{name}" can be drawn (sample) and measured (eval); here one concept is meant, as it is stored.',
+            "To keep several as one: cdtool merge dog cat -o pair",
+        )
 
 
 def base_of(entry: Entry) -> str:
@@ -134,6 +145,32 @@ def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = Fal
     return _read(_path(name))
 
 
+def adopt(source: Path, name: str, *, force: bool = False) -> Entry:
+    """Publish a copy of a concept file under `name`, byte for byte.
+
+    Raises ConceptError for a file that is no concept, InputError for an impossible name, NameTakenError for one in
+    use without `force`, ResourceError when the disk is full.
+    """
+    check_name(name)
+    concept.read_header(source)
+    concept.read_tensors(source)
+    folder = concepts_dir()
+    _make(folder)
+    sweep(folder)
+    with workplace(folder) as work:
+        try:
+            shutil.copyfile(source, work / SUFFIX)
+        except OSError as error:
+            why = error.strerror or error
+            raise ResourceError(f"{source} could not be copied: {why}.", "Free some disk.") from None
+        if force:
+            _publish_over(work / SUFFIX, name)
+        elif not publish(work / SUFFIX, _path(name)):
+            raise NameTakenError(f'There is a concept "{name}" already.', "Replace it with --force.")
+    _sidecar(name).unlink(missing_ok=True)
+    return _read(_path(name))
+
+
 def remove(name: str) -> None:
     """Delete a concept, whole or damaged, and its sidecar. Raises NotFoundError."""
     _existing(name).unlink(missing_ok=True)
@@ -194,6 +231,7 @@ def _sidecar(name: str) -> Path:
 
 
 def _existing(name: str) -> Path:
+    check_single(name)
     if name not in names():
         raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
     return _path(name)

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from PIL import Image, PngImagePlugin
 
-from cdtool import __version__, adapter, concept, diffusion, text
+from cdtool import __version__, adapter, concept, diffusion, routing, text
+from cdtool.composition import beyond_words
 from cdtool.errors import BaseError, InputError, ResourceError, SettingsError, TokenError
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.tokens import Prompt, bind
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cdtool.base import Base
     from cdtool.registry import Entry
     from cdtool.text import Conditioning
@@ -66,20 +69,24 @@ def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
         raise BaseError(f'"{entry.name}" was trained on a base with other text encoders than {base.name}.')
 
 
-def check_prompts(prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None) -> list[str]:
-    """What may not be meant about prompts: naming no token, not fitting the text positions.
+def check_prompts(
+    prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None, *, joined: bool = False
+) -> list[str]:
+    """What may not be meant about prompts: naming no token, not all of joined concepts, not fitting the positions.
 
     Raises TokenError for a V-word nobody holds and for an empty list.
     """
     if not prompts:
         raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
     remarks = []
+    words = [f'"{token.words(place + 1 if len(tokens) > 1 else None)}"' for place, token in enumerate(tokens)]
     for prompt in prompts:
         bound = bind(prompt, tokens)
         if tokens and not bound.named:
-            held = " or ".join(f'"{token.words(place + 1 if len(tokens) > 1 else None)}"'
-                               for place, token in enumerate(tokens))  # fmt: skip
-            remarks.append(f'"{prompt}" names no token of the concept; it holds {held}.')
+            remarks.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.')
+        elif joined and len(bound.named) < len(tokens):
+            unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
+            remarks.append(f'"{prompt}" does not name {unnamed}, which will not show.')
         if base is not None and text.tokenize(base, bound, tokens).dropped:
             remarks.append(f'"{prompt}" is longer than the base reads; its end does not count.')
     return remarks
@@ -95,50 +102,91 @@ def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 
 
 def draw(
-    base: Base, concepts: Sequence[Entry], prompts: Sequence[str], settings: SampleSettings, *, force: bool = False
+    base: Base,
+    concepts: Sequence[Entry],
+    prompts: Sequence[str],
+    settings: SampleSettings,
+    *,
+    weights: Sequence[float] = (),
+    force: bool = False,
 ) -> Iterator[Drawn]:
     """Draw `settings.count` pictures per prompt, seeds counting up from `settings.seed` for every prompt.
 
-    `concepts` holds the concept, or nothing for the bare base. Every picture depends on its own seed alone.
+    `concepts` holds the concept, several that act together word by word (routing.py), or nothing for the bare base;
+    `weights` scale their changes, 1 each unless given. Every picture depends on its own seed alone.
+
+    Raises BaseError for a concept of another base, ConceptError for concepts that cannot be joined.
     """
-    for entry in concepts:
-        check_base(entry, base, force=force)
-    tokens = tokens_of(concepts)
-    what = adapter.Learned(rows=((),) * len(base.text_encoders))
-    for entry in concepts:
-        what = adapter.learned(base, tokens, concept.read_tensors(entry.path))
+    acting = _acting(base, concepts, weights or [1.0] * len(concepts), force=force)
     jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    texts = {prompt: _encode(base, what, bind(prompt, tokens), tokens) for prompt in dict.fromkeys(prompts)}
-    negative = _encode(base, what, Prompt((settings.negative,), frozenset()), tokens)
+    texts = {prompt: acting.told(bind(prompt, acting.tokens)) for prompt in dict.fromkeys(prompts)}
+    negative = acting.told(Prompt((settings.negative,), frozenset()))
     if not settings.negative:
-        negative = text.unprompted(base, negative)
-    for start in range(0, len(jobs), settings.batch):
-        part = jobs[start : start + settings.batch]
-        condition = text.join([texts[prompt] for prompt, _ in part])
-        pictures = _batch(
-            base, what, condition, text.join([negative] * len(part)), [seed for _, seed in part], settings
-        )
-        for (prompt, seed), picture in zip(part, pictures, strict=True):
-            yield Drawn(picture, prompt, seed)
+        negative = replace(negative, condition=text.unprompted(base, negative.condition))
+    with adapter.placed(base.unet, acting.parameters):
+        for start in range(0, len(jobs), settings.batch):
+            part = jobs[start : start + settings.batch]
+            pictures = _batch(acting, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
+            for (prompt, seed), picture in zip(part, pictures, strict=True):
+                yield Drawn(picture, prompt, seed)
 
 
-def _encode(base: Base, what: adapter.Learned, prompt: Prompt, tokens: Sequence[Token]) -> Conditioning:
-    return adapter.encode(base, what, [text.tokenize(base, prompt, tokens)])
+@dataclass(frozen=True)
+class _Told:
+    """A prompt as the denoiser gets it: its text, and each concept's share [1, l, N] of every position."""
+
+    condition: Conditioning
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class _Acting:
+    """What draws: a base, and the concepts that act on it together."""
+
+    base: Base
+    concepts: tuple[adapter.Learned, ...]
+    tokens: tuple[Token, ...]
+    owners: tuple[int, ...]  # the concept of each token
+    parameters: dict[str, Tensor]  # what a concept changes beyond K/V
+
+    def told(self, prompt: Prompt) -> _Told:
+        """A prompt with the concepts' rows in place."""
+        rows = routing.rows(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        found = adapter.encode(self.base, adapter.Learned(rows=rows), [text.tokenize(self.base, prompt, self.tokens)])
+        return _Told(found, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
+
+    def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
+        """K/V of prompts. One concept alone changes the whole prompt, as it was trained; several their own words."""
+        if len(self.concepts) > 1:
+            return routing.keys_and_values(self.base, self.concepts, share, features)
+        return adapter.keys_and_values(self.base, (*self.concepts, adapter.Learned())[0], features)
+
+
+def _acting(base: Base, concepts: Sequence[Entry], weights: Sequence[float], *, force: bool) -> _Acting:
+    read = []
+    for entry, weight in zip(concepts, weights, strict=True):
+        check_base(entry, base, force=force)
+        found = adapter.learned(base, tokens_of([entry]), concept.read_tensors(entry.path))
+        if found.others and len(concepts) > 1:
+            raise beyond_words(entry)
+        read.append(routing.weighted(found, weight))
+    owners = [place for place, entry in enumerate(concepts) for _ in tokens_of([entry])]
+    changed = adapter.changed(base, read[0]) if read else {}
+    return _Acting(base, tuple(read), tokens_of(concepts), tuple(owners), changed)
 
 
 def _batch(
-    base: Base,
-    what: adapter.Learned,
-    condition: Conditioning,
-    negative: Conditioning,
-    seeds: Sequence[int],
-    settings: SampleSettings,
+    acting: _Acting, prompts: Sequence[_Told], negative: _Told, seeds: Sequence[int], settings: SampleSettings
 ) -> list[Image.Image]:
-    both = text.join([negative, condition]) if settings.guidance != 1 else condition
+    base, guided = acting.base, settings.guidance != 1
+    without = [negative] * len(prompts)
+    condition, away = (text.join([one.condition for one in part]) for part in (prompts, without))
+    told = [*without, *prompts] if guided else prompts
+    features = text.join([one.condition for one in told]).features
     with adapter.held(base) as give, torch.no_grad():
-        give(adapter.keys_and_values(base, what, both.features))
+        give(acting.keys_and_values(features, torch.cat([one.share for one in told])))
         *_, z = diffusion.denoise(
-            base, diffusion.scheduler(base, settings.scheduler), condition, negative,
+            base, diffusion.scheduler(base, settings.scheduler), condition, away,
             seeds=seeds, steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
             size=picture_size(base, settings),
         )  # fmt: skip

@@ -15,16 +15,18 @@ import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
+from cdtool.methods import METHODS
 
+Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm"]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a concept is trained; the paper's values unless a base's own cdtool.toml says otherwise."""
+    """How a concept is trained: the paper's values for `kv`; those of the other methods stand in their rows."""
 
-    method: Literal["kv"] = "kv"
+    method: Method = "kv"
     steps: int = 250  # optimizer steps per concept; half of them without a prior
     lr: float = 8e-5
     batch: int = 8  # pictures of one optimizer step over all processes, prior pictures included
@@ -34,11 +36,14 @@ class TrainSettings:
     precision: Precision = "auto"
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     seed: int = 0
-    prior: str = "auto"  # auto, none, a set's name or a folder
+    prior: str = "auto"  # auto, none, generated, a set's name or a folder
     prior_weight: float = 1.0
     prior_count: int = 200  # prior pictures at most
     style: bool = False  # the token is a style: "painting in the style of V* art"
-    augment: bool = True
+    augment: bool = True  # shrunk and enlarged, with size words; flipped in any case
+    token_init: str = "rare"  # the row begins as rare, normal (drawn like the table), class (the noun's), or word:WORD
+    freeze_token: bool = False  # the row stays as it began
+    rank: int = 16  # of lora
     crops: int = 32  # augmented crops per photo in the latent bank
     save_every: int = 50  # steps between checkpoints
 
@@ -59,8 +64,15 @@ class SampleSettings:
     batch: int = 4  # pictures drawn at once
 
 
-SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings}
-S = TypeVar("S", TrainSettings, SampleSettings)
+@dataclass(frozen=True)
+class CompressSettings:
+    """How much of a concept is kept where neither a rank nor a size is asked for."""
+
+    energy: float = 0.6  # share of the sum of each matrix's singular values
+
+
+SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
+S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
-    known = {"base", "prior", "eval", *SECTIONS}  # [prior] and [eval] are what a base offers
+    known = {"base", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
     for name, content in table.items():
         if name not in known:
             raise SettingsError(f'{path} has the unknown setting "{name}".', nearest(name, known))
@@ -120,9 +132,18 @@ def _check_names(path: Path, section: str, content: Any) -> None:
     known = [field.name for field in fields(SECTIONS[section])]
     if not isinstance(content, Mapping):
         raise SettingsError(f'{path}: "{section}" is a table.', f"Write [{section}] on a line of its own.")
+    tables = tuple(METHODS) if section == "train" else ()
+    own = {f"{section}.{name}": content[name] for name in tables if name in content}
     for name in content:
-        if name not in known:
-            raise SettingsError(f'{path} has the unknown setting "{section}.{name}".', nearest(name, known))
+        if name not in known and name not in tables:
+            hint = nearest(name, [*known, *tables])
+            raise SettingsError(f'{path} has the unknown setting "{section}.{name}".', hint)
+    for name, table in own.items():
+        if not isinstance(table, Mapping):
+            raise SettingsError(f'{path}: "{name}" is a table of its own.', f"Write [{name}] on a line of its own.")
+        for key in table:
+            if key not in known or key == "method":
+                raise SettingsError(f'{path} has the unknown setting "{name}.{key}".', nearest(key, known))
 
 
 def layers(base_folder: Path | None = None) -> list[tuple[str, Mapping[str, Any]]]:
@@ -131,23 +152,55 @@ def layers(base_folder: Path | None = None) -> list[tuple[str, Mapping[str, Any]
     return [(str(path), read_toml(path)) for path in files]
 
 
-def resolve(cls: type[S], flags: Mapping[str, Any], base_folder: Path | None = None) -> tuple[S, dict[str, Value]]:
-    """The settings in force and where each came from: flag > CDTOOL_* > ./cdtool.toml > user > base > default.
+def resolve(
+    cls: type[S],
+    flags: Mapping[str, Any],
+    base_folder: Path | None = None,
+    *,
+    like: tuple[str, Mapping[str, Any]] | None = None,
+) -> tuple[S, dict[str, Value]]:
+    """The settings in force and where each came from.
 
-    A flag that is None was not given. Raises SettingsError for a value of the wrong kind.
+    flag > like (a concept's settings, with their origin) > CDTOOL_* > ./cdtool.toml > user > base's table for the
+    method > method > base > default. A file's [train.METHOD] counts above its [train]. A flag that is None was not
+    given. Raises SettingsError for a value of the wrong kind.
     """
     section = next(name for name, known in SECTIONS.items() if known is cls)
     _check_environment(section, [field.name for field in fields(cls)])
-    hints, files, found = get_type_hints(cls), layers(base_folder), {}
+    files = [(origin, table.get(section, {})) for origin, table in layers(base_folder)]
+    given = [("flag", flags), *([like] if like else [])]
+    found: dict[str, Value] = {}
+    if cls is TrainSettings:
+        found["method"] = _pick(cls, section, "method", given, files)
+        files = _for_method(str(found["method"].value), files, with_base=base_folder is not None)
     for field in fields(cls):
-        variable = f"CDTOOL_{section}_{field.name}".upper()
-        candidates = [("flag", flags.get(field.name)), (variable, os.environ.get(variable))]
-        candidates += [(origin, table.get(section, {}).get(field.name)) for origin, table in files]
-        origin, raw = next(((o, v) for o, v in candidates if v is not None), ("default", field.default))
-        found[field.name] = Value(_convert(raw, hints[field.name], f"{section}.{field.name}", origin), origin)
+        found[field.name] = _pick(cls, section, field.name, given, files)
     settings = cls(**{name: value.value for name, value in found.items()})
     check(settings)
     return settings, found
+
+
+_Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+def _pick(cls: type[Any], section: str, name: str, given: _Layers, files: _Layers) -> Value:
+    """The strongest layer's value of a setting, converted."""
+    variable = f"CDTOOL_{section}_{name}".upper()
+    candidates = [(origin, table.get(name)) for origin, table in given]
+    candidates += [(variable, os.environ.get(variable)), *((origin, table.get(name)) for origin, table in files)]
+    default = next(field.default for field in fields(cls) if field.name == name)
+    origin, raw = next(((o, v) for o, v in candidates if v is not None), ("default", default))
+    return Value(_convert(raw, get_type_hints(cls)[name], f"{section}.{name}", origin), origin)
+
+
+def _for_method(method: str, files: _Layers, *, with_base: bool) -> _Layers:
+    """Layers of files with their tables for a method, and the method's own row, where they count."""
+    own = [[(f"{origin} [train.{method}]", table.get(method, {})), (origin, table)] for origin, table in files]
+    row = (f"method {method}", METHODS[method].defaults)
+    if not with_base:
+        return [layer for pair in own for layer in pair] + [row]
+    special, general = own.pop()
+    return [layer for pair in own for layer in pair] + [special, row, general]
 
 
 def _check_environment(section: str, known: list[str]) -> None:
@@ -199,10 +252,11 @@ def _convert(raw: Any, hint: Any, name: str, origin: str) -> Any:
 
 
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr")
+_POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr", "rank")
+_INITS = ("rare", "normal", "class")
 
 
-def check(settings: TrainSettings | SampleSettings) -> None:
+def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
     """Raises SettingsError where a number is out of range or a size is not WIDTHxHEIGHT."""
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -221,6 +275,18 @@ def check(settings: TrainSettings | SampleSettings) -> None:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+        if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():
+            raise SettingsError("token_init names no word.", "Write it like --token-init word:dog.")
+        if settings.token_init not in _INITS and not settings.token_init.startswith("word:"):
+            raise SettingsError(
+                f'token_init cannot be "{settings.token_init}".',
+                nearest(settings.token_init, _INITS) or f"It is {', '.join(_INITS)}, or a word: word:dog.",
+            )
+    elif isinstance(settings, CompressSettings):
+        if not 0 < settings.energy <= 1:
+            raise SettingsError(
+                f"energy is a share above 0 and up to 1, not {settings.energy:g}.", "Like --energy 0.6."
+            )
     elif settings.size:
         parse_size(settings.size)
 

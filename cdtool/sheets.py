@@ -39,6 +39,23 @@ def contact_sheet(rows: Sequence[Row], *, side: int = 128) -> Image.Image:
     return sheet
 
 
+def labelled(cells: Sequence[tuple[str, Image.Image]], *, side: int = 128, columns: int = 8) -> Image.Image:
+    """Pictures in rows of `columns`, each at `side` px height with its own label below, cut to the picture's width."""
+    font = ImageFont.load_default(FONT - 2)
+    scaled = [(label, _scaled(image, side)) for label, image in cells]
+    width = max(image.width for _, image in scaled) + GAP
+    height = side + FONT + 2 * GAP
+    sheet = Image.new(
+        "RGB", (min(columns, len(cells)) * width + GAP, -(-len(cells) // columns) * height + GAP), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    for place, (label, image) in enumerate(scaled):
+        left, top = GAP + place % columns * width, GAP + place // columns * height
+        sheet.paste(image, (left, top))
+        pen.text((left, top + side + 2), _fitted(label, font, width - GAP), fill=(40, 40, 40), font=font)
+    return sheet
+
+
 def _scaled(image: Image.Image, side: int) -> Image.Image:
     shape = (round(image.width * side / image.height), side)
     enlarge = image.height < side

@@ -2,73 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool import catalog, registry, settings
-from cdtool.concept import BaseRef, Manifest
-from cdtool.errors import UsageError
-from cdtool.settings import TrainSettings
-from cdtool.tokens import Token, parse_specs
+from cdtool.concept import BaseRef, Manifest, read_header
+from cdtool.jobs import Job
+from cdtool.methods import METHODS, words_only
 
 if TYPE_CHECKING:
-    from cdtool import photos
     from cdtool.bank import Subject
     from cdtool.base import Base
+    from cdtool.collecting import Progress
     from cdtool.plan import Cost
+    from cdtool.priorsets import Undrawn
     from cdtool.ranks import Ranks
+    from cdtool.registry import Entry
+    from cdtool.trainable import Start
     from cdtool.training import Step
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training as the command line asks for it, checked as far as that goes without torch."""
-
-    name: str
-    base: str
-    tokens: tuple[Token, ...]
-    groups: tuple[tuple[photos.Photo, ...], ...]  # the photos of each token
-    skipped: tuple[photos.Skipped, ...]
-    settings: TrainSettings  # steps are those of the whole run
-    folders: tuple[str, ...]
-
-
-def job(
-    paths: Sequence[Path],
-    specs: Sequence[str],
-    *,
-    name: str | None,
-    base: str,
-    base_folder: Path,
-    flags: Mapping[str, Any],
-) -> Job:
-    """Check what `train` was given. Raises UsageError, TokenError, SettingsError, PhotoError or InputError."""
-    from cdtool import photos
-
-    tokens = parse_specs(specs)
-    if not tokens:
-        raise UsageError("What the photos show has no name yet.", 'Give it one: --token "V* dog".')
-    if len(tokens) > 1 and len(tokens) != len(paths):
-        raise UsageError(f"{len(tokens)} tokens need as many folders, not {len(paths)}.", "Give a folder per --token.")
-    chosen, _ = settings.resolve(TrainSettings, flags, base_folder)
-    steps = chosen.steps * len(tokens)
-    if chosen.prior == "none" and flags.get("steps") is None:
-        steps = max(1, steps // 2)  # as the paper: every picture of a step is then a target
-    groups = [paths] if len(tokens) == 1 else [[path] for path in paths]
-    found = [photos.find(group, resolution=chosen.resolution) for group in groups]
-    own = name or "-".join(registry.slug(token.noun) for token in tokens)
-    registry.check_name(own)
-    return Job(
-        name=own,
-        base=base,
-        tokens=tokens,
-        groups=tuple(tuple(usable) for usable, _ in found),
-        skipped=tuple(item for _, skipped in found for item in skipped),
-        settings=replace(chosen, steps=steps),
-        folders=tuple(str(path.resolve()) for path in paths),
-    )
 
 
 def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str, str]]]:
@@ -78,8 +32,10 @@ def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str
     from cdtool import photos, prior
     from cdtool.bank import Example, Subject
 
+    for _ in draw_priors(work, base):
+        pass
     made, told = [], []
-    for place, (token, group) in enumerate(zip(work.tokens, work.groups, strict=True)):
+    for place, (token, group) in enumerate(zip(work.new, work.groups, strict=True), work.earlier):
         at = place if len(work.tokens) > 1 else None
         targets = tuple(
             Example(photos.caption_for(token, at, work.settings.style, photo), functools.partial(photos.read, photo),
@@ -89,8 +45,41 @@ def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str
         found = prior.gather(work.settings.prior, token, base_folder=base.folder, style=work.settings.style,
                              count=work.settings.prior_count)  # fmt: skip
         told.append((found.summary, found.warning))
-        made.append(Subject(targets, tuple(Example(picture.caption, picture.load) for picture in found.pictures)))
+        priors = tuple(Example(picture.caption, picture.load, picture.sha256) for picture in found.pictures)
+        made.append(Subject(targets, priors))
     return tuple(made), told
+
+
+def undrawn(work: Job, base_folder: Path) -> list[Undrawn]:
+    """The prior sets a job needs that its base has to draw first."""
+    from cdtool import prior
+
+    found = [prior.undrawn(work.settings.prior, token, base_folder=base_folder, style=work.settings.style,
+                           count=work.settings.prior_count) for token in work.new]  # fmt: skip
+    return list({one.name: one for one in found if one}.values())
+
+
+def draw_priors(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+    """Draw the prior pictures that a job needs and that are not there yet.
+
+    Raises InterruptedRun when asked to stop, with what is drawn kept, and ResourceError.
+    """
+    import contextlib
+
+    from cdtool import collecting, priorsets
+    from cdtool.errors import NameTakenError
+
+    for wanted in undrawn(work, base.folder):
+        with contextlib.suppress(NameTakenError):  # another training drew the same meanwhile: either will do
+            yield from collecting.draw(base, wanted, force=wanted.name in priorsets.names(), stop=stop)
+
+
+def await_priors(work: Job, base_folder: Path) -> None:
+    """Wait until another process of this training has drawn them."""
+    import time
+
+    while undrawn(work, base_folder):
+        time.sleep(1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +92,7 @@ class Plan:
     precision: str
     world: int
     priors: tuple[str, ...]
+    drawing: float = 0.0  # s; of prior pictures that are not there yet
 
     def facts(self) -> dict[str, str]:
         """The plan for a person, a name and a value a line."""
@@ -117,14 +107,19 @@ class Plan:
             "photos used": f"{len(used)}: {', '.join(used)}",
             "photos skipped": "; ".join(f"{item.path.name}: {item.reason}" for item in work.skipped) or "none",
             "prior": "; ".join(self.priors),
+            "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
             "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {cost.rows} rows",
             "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
-            f"in {chosen.accumulate} passes{shared}",
+            f"in {chosen.accumulate} passes{shared}{', half as many because there is no prior' if work.halved else ''}",
+            "rate": f"{chosen.lr:g}",
+            "settings": "; ".join(_by_origin(work)) or "all by default",
             "precision": f"{self.precision} on {self.device}",
             "latent bank": f"{cost.crops} crops, {cost.bank_bytes / 1e6:.1f} MB",
             "time": f"about {_minutes(cost.seconds)} after loading and encoding",
             "memory": f"about {cost.memory / 1e9:.1f} GB",
         }
+        if self.drawing:
+            facts["prior"] += f"; about {_minutes(self.drawing)} of drawing"
         return facts
 
     def data(self) -> dict[str, Any]:
@@ -137,7 +132,10 @@ class Plan:
             "photos": [{"path": str(photo.path), "note": photo.note} for group in work.groups for photo in group],
             "skipped": [{"path": str(item.path), "reason": item.reason} for item in work.skipped],
             "prior": list(self.priors),
+            "prior_seconds": self.drawing,
             "settings": asdict(work.settings),
+            "origins": dict(work.origins),
+            "from": work.start.name if work.start else None,
             "device": self.device,
             "precision": self.precision,
             "processes": self.world,
@@ -145,31 +143,48 @@ class Plan:
         }
 
 
+def _by_origin(work: Job) -> list[str]:
+    """Which settings are not the default, by where they came from: "lr, steps from flag"."""
+    places: dict[str, list[str]] = {}
+    for name, origin in work.origins.items():
+        if origin != "default":
+            places.setdefault(origin, []).append(name)
+    return [f"{', '.join(names)} from {origin}" for origin, names in places.items()]
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def plan(work: Job, device: str = "auto", world: int = 1) -> Plan:
-    """What a job will use, train and cost; loads no weights of the base's denoiser."""
+def plan(work: Job, device: str = "auto", world: int = 1, *, force: bool = False) -> Plan:
+    """What a job will use, train and cost; loads no weights of the base's denoiser but K/V, and those only to compare.
+
+    Raises BaseError where the concept it goes on from was trained on another base, unless `force`.
+    """
     from cdtool import base as bases
     from cdtool import plan as plans
     from cdtool import prior
 
     folder = catalog.locate(work.base)
+    if work.start is not None:
+        begin(work, bases.load(work.base, parts=()), force=force)
     where = bases.pick_device(device)
     dtype, why = bases.pick_dtype(work.settings.precision, where)
     found = [
         prior.gather(work.settings.prior, token, base_folder=folder, style=work.settings.style,
                      count=work.settings.prior_count)
-        for token in work.tokens
+        for token in work.new
     ]  # fmt: skip
     cost = plans.cost(
-        folder, work.settings, photos=sum(map(len, work.groups)), priors=sum(len(one.pictures) for one in found),
-        modifiers=sum(token.modifier for token in work.tokens), device=where, dtype=dtype, world=world,
+        folder, work.settings, photos=sum(map(len, work.groups)), priors=sum(one.count for one in found),
+        modifiers=sum(token.modifier for token in work.new), device=where, dtype=dtype, world=world,
+        earlier=sum(token.modifier for token in work.tokens[: work.earlier]),
+        start=read_header(work.start.path)[1] if work.start else {},
     )  # fmt: skip
     precision = f"{str(dtype).removeprefix('torch.')} ({why})"
     told = tuple(text for one in found for text in (one.summary, one.warning) if text)
-    return Plan(work, cost, str(where), precision, world, told)
+    drawing = sum(plans.drawing_seconds(folder, one.how, where, dtype) for one in undrawn(work, folder))
+    return Plan(work, cost, str(where), precision, world, told, drawing)
 
 
 def shareable(base: str) -> str:
@@ -206,20 +221,66 @@ def train(
     from cdtool.ranks import ALONE
 
     ranks = ranks or ALONE
+    start = begin(work, base, force=force)
     tokens = text.initialised(base.tokenizers, work.tokens)
     checkpoint = checkpoint_path(work.name)
     for step in training.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
-                             previews=previews, stop=stop, ranks=ranks):  # fmt: skip
+                             previews=previews, stop=stop, ranks=ranks, start=start):  # fmt: skip
         yield step
         if step.kind == "done" and ranks.rank == 0:
             manifest = Manifest(
                 name=work.name,
                 base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
                 tokens=tokens,
-                method=work.settings.method,
+                method=_method(work),
                 settings=asdict(work.settings),
                 photos=tuple(photo.sha256 for group in work.groups for photo in group),
+                parents=(_parent(work.start, start.sha256),) if work.start and start else (),
             )
             registry.save(manifest, step.tensors, force=force)
-            registry.add_note(work.name, photos=list(work.folders), base=own_base(work.base))
+            registry.add_note(work.name, photos=_folders(work), base=own_base(work.base))
             checkpoint.unlink(missing_ok=True)
+
+
+def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
+    """The concept a job goes on from, read, or None.
+
+    Raises BaseError where it was trained on another base, unless `force` and the shapes are equal; ConceptError.
+    """
+    from cdtool import concept, sampling
+    from cdtool.trainable import Start
+
+    if work.start is None:
+        return None
+    sampling.check_base(work.start, base, force=force)
+    digest = hashlib.sha256(work.start.path.read_bytes()).hexdigest()
+    return Start(concept.read_tensors(work.start.path), work.earlier, digest)
+
+
+def _parent(entry: Entry, sha256: str) -> dict[str, Any]:
+    """A concept as the manifest of what was trained from it names it."""
+    manifest = entry.manifest
+    assert manifest is not None
+    return {
+        "name": entry.name,
+        "by": "train",
+        "method": manifest.method,
+        "base": manifest.base.fingerprint,
+        "tokens": [asdict(token) for token in manifest.tokens],
+        "sha256": sha256,
+        "settings": dict(manifest.settings),
+    }
+
+
+def _method(work: Job) -> str:
+    """The method a concept stands for: what learned only a word on top of changed K/V holds those changes too."""
+    before = work.start.manifest.method if work.start and work.start.manifest else work.settings.method
+    return "kv" if words_only(work.settings.method) and before != work.settings.method else work.settings.method
+
+
+def _folders(work: Job) -> list[str]:
+    """Where the photos of the tokens lie, a folder each; nothing where this machine does not know the earlier ones'."""
+    if work.start is None:
+        return list(work.folders)
+    before = list(registry.note(work.start.name).get("photos", ()))
+    return [*before, *work.folders] if len(before) == work.earlier else []

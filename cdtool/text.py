@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cdtool.base import Base
     from cdtool.tokens import Prompt, Token
 
+RARE = range(5, 11)  # occurrences in captions of a word that means next to nothing
+_SHORTEST_PART = 4  # letters of a word that may stand for a longer one
 # Rare in captions, alphabetic, no part of another: the paper's three first, the rest for bases that hold them.
 INITIALIZERS = ("ktn", "pll", "ucd", "sks", "zqv", "wjx", "bfk", "gdh", "yrp")
 
@@ -170,10 +173,71 @@ def unprompted(base: Base, empty: Conditioning) -> Conditioning:
     )
 
 
-def initial_rows(base: Base, tokens: Sequence[Token]) -> list[list[Tensor]]:
-    """The embeddings [d] the tokens' rows begin as: one list per text encoder."""
-    tables = [cast("nn.Embedding", encoder.get_input_embeddings()).weight for encoder in base.text_encoders]
-    return [
-        [table[token.ids[place]].detach().clone() if token.modifier else table.new_zeros(0) for token in tokens]
-        for place, table in enumerate(tables)
-    ]
+def initial_rows(base: Base, tokens: Sequence[Token], init: str = "rare", seed: int = 0) -> list[list[Tensor]]:
+    """The embeddings [d] the tokens' rows begin as, one list per text encoder; `init` as in TrainSettings.token_init.
+
+    Raises TokenError where the word it names is no single entry of the vocabulary.
+    """
+    made = []
+    for encoder, (model, tokenizer) in enumerate(zip(base.text_encoders, base.tokenizers, strict=True)):
+        table = cast("nn.Embedding", model.get_input_embeddings()).weight.detach()
+        made.append([_initial_row(table, tokenizer, encoder, token, init, (seed, place)) if token.modifier
+                     else table.new_zeros(0) for place, token in enumerate(tokens)])  # fmt: skip
+    return made
+
+
+def _initial_row(
+    table: Tensor, tokenizer: CLIPTokenizer, encoder: int, token: Token, init: str, seed: tuple[int, int]
+) -> Tensor:
+    if init == "rare":
+        return table[token.ids[encoder]].clone()
+    if init == "normal":  # as spread as the table is in each dimension: the paper's table 5
+        generator = torch.Generator().manual_seed(1_000_003 * seed[0] + 101 * seed[1] + encoder)
+        drawn = torch.randn(table.shape[1], generator=generator).to(table)
+        return table.mean(dim=0) + table.std(dim=0) * drawn
+    word = class_word(tokenizer, token.noun) if init == "class" else init.removeprefix("word:").strip()
+    vocabulary = tokenizer.get_vocab()
+    found = vocabulary.get(f"{word.lower()}</w>", vocabulary.get(word.lower()))
+    if found is None:
+        raise TokenError(
+            f'"{word}" is not one entry of the base\'s vocabulary.', "Choose another: --token-init word:WORD"
+        )
+    return table[found].clone()
+
+
+def class_word(tokenizer: CLIPTokenizer, noun: str) -> str:
+    """One word of the vocabulary that stands for a class noun: its last word, or the word that one is made of.
+
+    As the paper chose them: pot of wooden pot, gate of moongate, plush of tortoise plushy. Raises TokenError.
+    """
+    vocabulary = tokenizer.get_vocab()
+    last = noun.lower().split()[-1]
+    sizes = range(len(last) - 1, _SHORTEST_PART - 1, -1)
+    for word in (last, *(last[-size:] for size in sizes), *(last[:size] for size in sizes)):
+        if f"{word}</w>" in vocabulary:
+            return word
+    raise TokenError(f'No word of the base\'s vocabulary stands for "{noun}".', "Name one: --token-init word:WORD")
+
+
+# ---------------------------------------------------------------- rare words
+
+
+def rare_words(tokenizers: Sequence[CLIPTokenizer], captions: Sequence[str]) -> dict[str, int]:
+    """Words to begin a row as, by the paper's rule, with their occurrences in captions.
+
+    Vocabulary entries met 5 to 10 times, of letters only, and no part of any other entry.
+    """
+    counts: Counter[int] = Counter()
+    for start in range(0, len(captions), 1000):
+        for ids in tokenizers[0](list(captions[start : start + 1000]), add_special_tokens=False)["input_ids"]:
+            counts.update(ids)
+    vocabulary = tokenizers[0].get_vocab()
+    words = {entry.removesuffix("</w>") for entry in vocabulary}
+    every = "\n".join(sorted(words))
+    rare: dict[str, int] = {}
+    for entry, place in sorted(vocabulary.items(), key=lambda item: item[1]):
+        word = entry.removesuffix("</w>")
+        seldom = counts[place] in RARE and word.isascii() and word.isalpha()
+        if seldom and every.count(word) == 1 and all(_holds(tokenizer, word) for tokenizer in tokenizers):
+            rare[word] = counts[place]
+    return rare

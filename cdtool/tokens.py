@@ -123,6 +123,39 @@ def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
     return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
 
 
+def own_words(prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:
+    """A prompt's pieces with the token whose own words they are: its V-word with the noun behind it, or its plain noun.
+
+    Every other piece is nobody's, None. Joined, the pieces are the prompt's.
+    """
+    found: list[tuple[str | int, int | None]] = []
+    for piece in prompt.pieces:
+        if isinstance(piece, int):
+            found.append((piece, piece))
+            continue
+        before = found[-1][0] if found else ""
+        behind = re.match(rf"\s*{_noun(tokens[before])}", piece, re.IGNORECASE) if isinstance(before, int) else None
+        if behind and isinstance(before, int):
+            found.append((behind[0], before))
+        found += _plain_words(piece[behind.end() if behind else 0 :], tokens)
+    return [(piece, owner) for piece, owner in found if piece != ""]
+
+
+def _noun(token: Token) -> str:
+    return r"(?<!\w)" + r"\s+".join(map(re.escape, token.noun.split())) + r"(?!\w)"
+
+
+def _plain_words(text: str, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:
+    """A text cut at the nouns of tokens without a modifier; where one noun holds another, the longer one counts."""
+    plain = sorted((p for p, token in enumerate(tokens) if not token.modifier), key=lambda p: -len(tokens[p].noun))
+    found: list[tuple[str | int, int | None]] = []
+    end = 0
+    for match in re.finditer("|".join(f"({_noun(tokens[place])})" for place in plain) or "(?!)", text, re.IGNORECASE):
+        found += [(text[end : match.start()], None), (match[0], plain[(match.lastindex or 1) - 1])]
+        end = match.end()
+    return [*found, (text[end:], None)]
+
+
 def _place(word: str, sign: str, tokens: Sequence[Token]) -> int:
     if sign == "*" and len(tokens) == 1:
         return 0

@@ -59,8 +59,11 @@ def manifest():
     """Build a manifest: `manifest("dog", tokens=(Token("dog"),))`."""
 
     def build(name: str = "dog", **values: object) -> Manifest:
-        values = {"tokens": (Token("dog", initializer="ktn", ids=(7,)),)} | values
-        return Manifest(name=name, base=BaseRef("mini", "sd", "f00d" * 16), **values)
+        values = {
+            "tokens": (Token("dog", initializer="ktn", ids=(7,)),),
+            "base": BaseRef("mini", "sd", "f00d" * 16),
+        } | values
+        return Manifest(name=name, **values)
 
     return build
 
@@ -109,6 +112,14 @@ def sd_v_base(tmp_path_factory):
     import pipelines
 
     return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd-v", prediction="v_prediction", seed=1)
+
+
+@pytest.fixture(scope="session")
+def wide_base(tmp_path_factory):
+    """The folder of a tiny SD pipeline whose text is wide enough to tell the words of several concepts apart."""
+    import pipelines
+
+    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-wide", width=160, seed=2)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cdtool import adapter, diffusion, text
+from cdtool import adapter, diffusion, text, trainable
 from cdtool import base as bases
 from cdtool.errors import BaseError, ConceptError
 from cdtool.tokens import Token, bind
@@ -73,78 +73,6 @@ def concept(base, tokens, rank=None, shared=False, seed=1):
     return made
 
 
-# ---------------------------------------------------------------- training
-
-
-def test_the_start_tokens_column_moves_no_weight():
-    """By hand: with dL/dresult = 1 everywhere, dL/dW is the sum of all features but the first."""
-    module = adapter.Trained(torch.tensor([[1.0, 2.0]]), None)
-    features = torch.tensor([[[10.0, 20.0], [1.0, 0.0], [0.0, 3.0]]], requires_grad=True)
-    result = module(features)
-    assert result.flatten().tolist() == [50.0, 1.0, 6.0]
-    result.sum().backward()
-    assert module.weight.grad.tolist() == [[1.0, 3.0]]
-    assert features.grad.tolist() == [[[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]]
-
-
-def test_training_begins_as_the_base(base, tokens):
-    with torch.no_grad():
-        rows = text.initial_rows(base, tokens)
-        condition = conditioning(base, tokens, ["a V* dog", "the beach"], rows)
-        before = forward(base, condition)
-        with adapter.attached(base, tokens) as trained:
-            again = conditioning(base, tokens, ["a V* dog", "the beach"], trained.rows)
-            assert torch.equal(again.features, condition.features)
-            assert torch.equal(forward(base, again), before)
-
-
-def test_attaching_leaves_the_base_as_it_was(base, tokens):
-    before = snapshot(base)
-    with adapter.attached(base, tokens) as trained:
-        for parameter in trained.parameters():
-            parameter.data.add_(1.0)
-    assert same(before, snapshot(base))
-    with pytest.raises(RuntimeError, match="inside"), adapter.attached(base, tokens) as trained:
-        trained.parameters()[0].data.add_(1.0)
-        raise RuntimeError("inside")
-    assert same(before, snapshot(base))
-
-
-def test_only_kv_and_rows_are_trained(base, tokens):
-    with adapter.attached(base, tokens) as trained:
-        wanted = {id(parameter) for parameter in trained.parameters()}
-        modules = (base.unet, base.vae, *base.text_encoders)
-        moving = [p for module in modules for p in module.parameters() if p.requires_grad]
-        assert {id(p) for p in moving} == {id(module.weight) for module in trained.weights.values()}
-        assert len(wanted) == len(base.kv) + len(base.text_encoders)
-        assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
-        decayed, free = trained.groups(0.01)
-        assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
-        assert [id(row) for row in free["params"]] == [id(encoder[0]) for encoder in trained.rows]
-
-
-def test_a_token_without_modifier_has_no_row(base):
-    with adapter.attached(base, [Token("moongate", modifier=False)]) as trained:
-        assert len(trained.parameters()) == len(base.kv)
-        assert len(trained.groups(0.01)) == 1
-        assert set(adapter.changes(base, trained)) == {f"unet.{name}.weight" for name in base.kv}
-
-
-def test_changes_are_the_differences_to_the_base(base, tokens):
-    with adapter.attached(base, tokens) as trained:
-        for module in trained.weights.values():
-            module.weight.data.add_(0.25)
-        for encoder in trained.rows:
-            encoder[0].data.fill_(0.1)
-        made = adapter.changes(base, trained)
-    for name in base.kv:
-        tensor = made[f"unet.{name}.weight"]
-        assert tensor.dtype == torch.float16
-        torch.testing.assert_close(tensor.float(), torch.full_like(tensor.float(), 0.25), atol=1e-4, rtol=0)
-    for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
-        assert torch.equal(made[f"token.1.{name}"], torch.full((encoder.config.hidden_size,), 0.1))
-
-
 # ---------------------------------------------------------------- sampling
 
 
@@ -187,8 +115,8 @@ def test_a_bias_of_a_projection_is_kept(base):
     module.bias = torch.nn.Parameter(torch.linspace(-1, 1, len(module.weight)), requires_grad=False)
     features = torch.randn(1, 5, base.kv[name].shape[1])
     wanted = F.linear(features, module.weight, module.bias)
-    with adapter.attached(other, ()) as trained, torch.no_grad():
-        torch.testing.assert_close(trained.weights[name](features), wanted)
+    with trainable.attached(other, ()) as trained, torch.no_grad():
+        torch.testing.assert_close(trained.modules[name](features), wanted)
     with pytest.raises(BaseError), adapter.held(other) as give:
         give(adapter.keys_and_values(other, adapter.Learned(), features))
         held = other.unet.get_submodule(name)

@@ -157,6 +157,65 @@ def test_a_crop_has_its_own_moments_mask_and_prompt(base):
     assert len(prefixes) > 2
 
 
+def cached(priors, opened):
+    """A subject whose prior pictures have digests; `opened` counts how often each is opened."""
+
+    def example(number):
+        def open_picture():
+            opened[number] += 1
+            return picture(number)
+
+        return bank.Example(f"prior {number}", open_picture, f"{number:064d}")
+
+    return bank.Subject(subject(2, 0).photos, tuple(example(number) for number in priors))
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key].moments, other[key].moments)
+        and torch.equal(one[key].mask, other[key].mask)
+        and one[key].prompt == other[key].prompt
+        for key in one
+    )
+
+
+def test_kept_latents_equal_fresh_ones_bit_by_bit(base, home):
+    settings, opened = TrainSettings(batch=4, crops=3), Counter()
+    wanted = all_draws(settings, [cached(range(5), opened)], 60)
+    plain = bank.Subject(
+        subject(2, 0).photos, tuple(bank.Example(f"prior {n}", lambda n=n: picture(n)) for n in range(5))
+    )
+    uncached = filled(base, settings, [plain], TOKENS[:1], wanted)
+    assert not (home / "cache").exists()  # a picture without a digest cannot be known again
+    first = filled(base, settings, [cached(range(5), opened)], TOKENS[:1], wanted)
+    assert sorted(opened.values()) == [1] * 5
+    again = filled(base, settings, [cached(range(5), opened)], TOKENS[:1], wanted)
+    assert sorted(opened.values()) == [1] * 5
+    assert same(uncached, first)
+    assert same(first, again)
+
+
+def test_latents_do_not_depend_on_which_other_pictures_are_encoded(base):
+    settings, opened = TrainSettings(batch=4, crops=2), Counter()
+    filled(base, settings, [cached([3], opened)], TOKENS[:1], all_draws(settings, [cached([3], opened)], 30))
+    subjects = [cached(range(6), opened)]
+    mixed = filled(base, settings, subjects, TOKENS[:1], all_draws(settings, subjects, 90))
+    latents_of_three = mixed[True, 0, 3, 1].moments
+    crop = crops.prior_crop(picture(3), 16, 8, flipped=True)
+    assert torch.equal(latents_of_three, diffusion.moments(base, [crop.pixels])[0])
+
+
+def test_one_changed_picture_is_one_entry_redone(base):
+    settings, opened = TrainSettings(batch=4, crops=2), Counter()
+    subjects = [cached(range(4), opened)]
+    wanted = all_draws(settings, subjects, 60)
+    filled(base, settings, subjects, TOKENS[:1], wanted)
+    opened.clear()
+    changed = [cached([0, 1, 9, 3], opened)]
+    filled(base, settings, changed, TOKENS[:1], wanted)
+    assert opened == {9: 1}
+
+
 def test_without_augmentation_there_are_full_pictures_only(base):
     settings = TrainSettings(batch=2, crops=8, augment=False)
     subjects = [subject(2, 2)]

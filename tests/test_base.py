@@ -269,3 +269,11 @@ def test_every_scheduler_keeps_the_noise_schedule_and_the_prediction(sd_v_base, 
 
 def test_every_scheduler_of_the_settings_has_a_row():
     assert set(get_args(Scheduler)) == set(diffusion.SCHEDULERS)
+
+
+def test_tokenizers_alone(sdxl_base):
+    """What an import needs: no text encoder is loaded for it."""
+    base = bases.load(str(sdxl_base), device="cpu", parts=("tokenizers",))
+    assert len(base.tokenizers) == 2
+    assert not base.text_encoders
+    assert base.unet is None

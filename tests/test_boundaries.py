@@ -16,7 +16,18 @@ from cdtool import cli
 PACKAGE = Path(__file__).parent.parent / "cdtool"
 LAYERS = [
     {"errors"},
-    {"tokens", "settings", "concept", "catalog", "publish", "registry"},
+    {
+        "tokens",
+        "methods",
+        "settings",
+        "concept",
+        "catalog",
+        "publish",
+        "registry",
+        "composition",
+        "priorsets",
+        "priorwork",
+    },
     {
         "pictures",
         "photos",
@@ -26,14 +37,41 @@ LAYERS = [
         "text",
         "diffusion",
         "adapter",
+        "routing",
+        "constraints",
+        "everyday",
+        "fidelity",
         "bank",
         "sheets",
+        "webpage",
+        "charts",
+        "report",
+        "reportpage",
+        "preference",
+        "questionnaire",
+        "figures",
+        "latents",
+        "corpora",
+        "retrieval",
+        "plots",
+        "spectra",
         "ranks",
         "plan",
+        "trainable",
+        "loss",
+        "jobs",
         "checkpoint",
+        "lowrank",
+        "spellings",
+        "parcel",
+        "foreign",
+        "exchange_words",
+        "exchange_lora",
+        "exchange_original",
+        "exchange",
     },
-    {"training", "prior", "sampling", "evaluation", "merging", "compression"},
-    {"studies", "measuring", "demo"},
+    {"training", "prior", "collecting", "sampling", "evaluation", "merging", "compressing", "exporting", "importing"},
+    {"studies", "measuring", "reporting", "comparing", "analysis", "demo"},
 ]
 VERBS, LAYER = 3, {module: number for number, layer in enumerate(LAYERS) for module in layer}
 LIGHT = 1  # layers up to this one import no torch and no pictures
@@ -145,8 +183,8 @@ def run(*arguments, **environment):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["list"], ["list", "--json"], ["show", "dog"], ["config"]]
-    + [[name, "--help"] for name in (*cli._COMMANDS, "base")],
+    [["--help"], ["--version"], ["list"], ["list", "--json"], ["show", "dog"], ["config"], ["prior", "list", "--json"]]
+    + [[name, "--help"] for name in (*cli._COMMANDS, *cli._GROUPS)],
     ids=" ".join,
 )
 def test_light_commands_leave_torch_alone(saved, arguments):

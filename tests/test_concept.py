@@ -150,6 +150,15 @@ def test_tensors_that_are_views_are_written_as_they_look(tmp_path, manifest):
     assert torch.equal(concept.read_tensors(path)["token.1.text_encoder"], tensor)
 
 
+@pytest.mark.parametrize("name", ["dog", 'chien "élevé"\n犬'])
+def test_the_size_of_a_file_is_known_before(tmp_path, manifest, tensors, name):
+    several = tensors | {f"unet.{n}.up": torch.ones(3, n) for n in range(1, 12)} | {"down": torch.ones(2, 2).double()}
+    made = manifest(parents=({"name": name},))
+    concept.write(tmp_path / "it", made, several)
+    shapes = concept.read_header(tmp_path / "it")[1]
+    assert concept.file_size(made, shapes) == (tmp_path / "it").stat().st_size
+
+
 def test_names_and_forms():
     assert concept.weight_name("mid_block.attn2.to_k") == "unet.mid_block.attn2.to_k.weight"
     assert concept.row_name(0, "text_encoder_2") == "token.1.text_encoder_2"

@@ -71,13 +71,15 @@ def commands(readme):
         yield from (" ".join([*group, name]) for name in last.split("|"))
 
 
-@pytest.mark.parametrize("command", [*cli._COMMANDS, *(f"base {name}" for name in cli._BASE_COMMANDS)])
+@pytest.mark.parametrize(
+    "command", [*cli._COMMANDS, *(f"{group} {name}" for group, (_, found) in cli._GROUPS.items() for name in found)]
+)
 def test_every_command_is_in_the_readme(readme, command):
     assert command in commands(readme)
 
 
 def test_commands_in_the_readme_exist(readme):
-    known = {*cli._COMMANDS, "base"}
+    known = {*cli._COMMANDS, *cli._GROUPS}
     used = re.findall(r"^(?:\$ |\.venv/bin/)?cdtool ([a-z]+)", "\n".join(blocks(readme)), re.MULTILINE)
     assert used
     assert set(used) <= known

@@ -25,6 +25,14 @@ class Drawn:
     seed: int
 
 
+class Calls(list):
+    """What was asked of the painter: (concepts, prompts) each, and their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+
 def grey(level):
     return Image.new("RGB", (40, 40), (level,) * 3)
 
@@ -50,10 +58,11 @@ def pictures(tmp_path):
 @pytest.fixture
 def painter(base, monkeypatch):
     """Concepts paint 100 + seed, the bare base 30 + seed; pictures and texts lie at the angle of their grey."""
-    calls = []
+    calls = Calls()
 
-    def draw(loaded, concepts, prompts, settings):
+    def draw(loaded, concepts, prompts, settings, weights=()):
         calls.append(([entry.name for entry in concepts], list(prompts)))
+        calls.weights.append(weights)
         for prompt in prompts:
             for seed in range(settings.seed, settings.seed + settings.count):
                 yield Drawn(grey((100 if concepts else 30) + seed), prompt, seed)
@@ -157,6 +166,89 @@ def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
 )
 def test_prompts_are_filled(prompt, nouns, expected):
     assert measuring.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "nouns", "expected"),
+    [
+        ("photo of a {0} in front of a {1}", ["dog", "cat"], "photo of a V1 dog in front of a V2 cat"),
+        ("{1} and {0}", ["dog", "cat"], "V2 cat and V1 dog"),
+        ("A {0} by an {1}, {0}", ["dog", "cat"], "A V1 dog by a V2 cat, V1 dog"),
+        ("a {0}", ["dog"], "a V* dog"),
+        ("{} in the snow, a {1}", ["dog", "cat"], "V1 dog and a V2 cat in the snow, a V2 cat"),
+        ("a panda {0}", ["dog"], "a panda V* dog"),
+    ],
+)
+def test_pair_prompts_are_filled_token_by_token(prompt, nouns, expected):
+    assert measuring.fill(prompt, [Token(noun) for noun in nouns]) == expected
+
+
+def test_a_prompt_may_not_ask_for_a_token_that_is_not_there():
+    with pytest.raises(UsageError, match=r"\{2\}.*2 tokens, \{0\} to \{1\}"):
+        measuring.fill("a {0} and a {2}", [Token("dog"), Token("cat")])
+    with pytest.raises(UsageError, match="one token"):
+        measuring.fill("a {1}", [Token("dog")])
+    with pytest.raises(UsageError, match="no word"):
+        measuring.fill("a {0}", [])
+
+
+@pytest.fixture
+def gates(tmp_path):
+    """A second folder of photos."""
+    folder = tmp_path / "gates"
+    folder.mkdir()
+    grey(150).save(folder / "1.png")
+    return folder
+
+
+@pytest.fixture
+def two(saved, pictures, gates):
+    """dog and gate, each with its photos known."""
+    saved("dog")
+    saved("gate", tokens=(Token("moongate", modifier=False),))
+    registry.add_note("dog", photos=[str(pictures)])
+    registry.add_note("gate", photos=[str(gates)])
+
+
+def test_joined_concepts_are_measured_against_the_photos_of_each(two, painter):
+    plan = measuring.plan("dog:0.5+gate", prompts=["a {0} before a {1}"], flags={"count": 2})
+    assert plan.prompts == ("a V1 dog before a moongate",)
+    *drawn, scores = measuring.run(plan)
+    assert painter == [(["dog", "gate"], ["a V1 dog before a moongate"]), ([], ["a dog before a moongate"])]
+    assert painter.weights == [(0.5, 1.0), ()]
+    assert len(drawn) == plan.pictures == 4
+    assert scores.photos == {"V1 dog": 2, "moongate": 1}
+    assert scores.concept["image moongate"] == pytest.approx((cos(50) + cos(49)) / 2, abs=1e-6)
+    assert set(scores.difference) == {"text", "image V1 dog", "image moongate"}
+    assert "scores" not in registry.note("dog")
+    assert "scores" not in registry.note("gate")
+
+
+def test_a_weighted_concept_is_measured_and_not_noted(two, painter):
+    *_, scores = measuring.run(measuring.plan("dog:0.5", prompts=["a {}"], flags={"count": 1}))
+    assert "image" in scores.concept
+    assert "scores" not in registry.note("dog")
+
+
+def test_the_photos_of_a_merge_are_those_of_its_parents(two, saved, base, pictures, gates):
+    tokens = (Token("dog"), Token("moongate", modifier=False))
+    saved("pair", method="merge", tokens=tokens, parents=({"name": "dog"}, {"name": "gate"}))
+    saved("small", method="merge", tokens=tokens, parents=({"name": "pair", "by": "compress"},))
+    for name in ("pair", "small"):
+        plan = measuring.plan(name)
+        assert {target: found[0].path.parent for target, found in plan.photos.items()} == {
+            "V1 dog": pictures, "moongate": gates,
+        }  # fmt: skip
+    saved("odd", method="merge", tokens=tokens, parents=({"name": "dog"}, {"name": "lost"}))
+    with pytest.raises(NotFoundError, match="not known"):
+        measuring.plan("odd")
+
+
+def test_parents_whose_names_changed_hands_end(saved, base):
+    saved("a", parents=({"name": "b"},))
+    saved("b", parents=({"name": "a"},))
+    with pytest.raises(NotFoundError, match="not known"):
+        measuring.plan("a")
 
 
 def test_pictures_drawn_before_are_scored(saved, pictures, painter, tmp_path):

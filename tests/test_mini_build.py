@@ -34,14 +34,19 @@ def shop(tmp_path, cutouts, monkeypatch):
     """A workshop with the artwork in place and a base folder of its own."""
     for module in (clip, vae, unet):
         monkeypatch.setattr(module, "BATCH", 8)
+    monkeypatch.setattr(clip, "PAIRS", {name: pair._replace(pictures=16) for name, pair in clip.PAIRS.items()})
     monkeypatch.setattr(build, "CAPTIONS", 200)
     monkeypatch.setattr(build, "NORMALISED_ON", range(10_000_000, 10_000_040))
     monkeypatch.setattr(build, "BASE", tmp_path / "base")
     folder = tmp_path / "build"
     folder.mkdir()
     art.save(cutouts, folder / "art.npz")
-    small = dataclasses.replace(SMALL, clip_pictures=16, vae_pictures=16, decoder_pictures=16, unet_pictures=16)
+    small = dataclasses.replace(SMALL, vae_pictures=16, decoder_pictures=16, course=_course(16))
     return build.Workshop(small, folder, float("inf"), tmp_path / "base")
+
+
+def _course(until):
+    return ((world.NARROW, 8), (world.BROAD, until))
 
 
 TRAININGS = ("tokenizer", "clip-text", "clip-eval", "vae", "unet", "decoder", "base")
@@ -82,10 +87,10 @@ def test_a_training_goes_on_to_the_same_weights(shop, tmp_path):
     _run(shop, "tokenizer", "clip-text", "vae", "unet")
     other = _fresh(shop, folder=tmp_path / "other")
     (tmp_path / "other").mkdir()
-    for name in ("art.npz", "clip-text.pt", "vae.pt", "bank.pt"):
+    for name in ("art.npz", "clip-text.pt", "vae.pt", "bank-1.pt", "bank-2.pt"):
         (other.folder / name).write_bytes((shop.folder / name).read_bytes())
     (shop.folder / "tokenizer").rename(other.folder / "tokenizer")
-    half = _fresh(other, recipe=dataclasses.replace(other.recipe, unet_pictures=8))
+    half = _fresh(other, recipe=dataclasses.replace(other.recipe, course=_course(8)))
     _run(half, "unet")
     assert half.state("unet")["update"] == 1
     _run(other, "unet")
@@ -99,7 +104,7 @@ def test_elsewhere_it_goes_on_from_the_committed_weights(shop, tmp_path):
     elsewhere = _fresh(shop, folder=tmp_path / "elsewhere")
     elsewhere.folder.mkdir()
     art.save(shop.cutouts, elsewhere.folder / "art.npz")
-    longer = _fresh(elsewhere, recipe=dataclasses.replace(shop.recipe, unet_pictures=8))
+    longer = _fresh(elsewhere, recipe=dataclasses.replace(shop.recipe, course=_course(8)))
     reports = _run(longer, *(stage for stage in TRAININGS if stage not in ("decoder", "base")))
     assert {report.name for report in reports} == {"unet"}  # all else is kept as it is
     began, ended = shop.state("unet")["average"], longer.state("unet")["model"]
@@ -137,3 +142,29 @@ def test_an_autoencoder_learns(shop, tmp_path):
     untrained = vae.psnr(vae.new(shop.recipe), pictures)
     _run(longer, "vae")
     assert vae.psnr(longer.vae, pictures) > untrained + 1
+
+
+def test_the_second_world_joins_the_first_when_its_time_comes(shop):
+    recipe = dataclasses.replace(shop.recipe, course=((world.NARROW, 100), (world.BROAD, 300)))
+    assert [unet.known(recipe, seen) for seen in (0, 99, 100, 299)] == [40, 40, 80, 80]
+    _run(shop, "tokenizer", "clip-text", "vae")
+    stored = unet.banks(shop.recipe, shop.vae, shop.tokenizer, shop.cutouts, shop.folder)
+    first = world.draw(world.NARROW, shop.cutouts, 0)
+    joined = world.draw(world.BROAD, shop.cutouts, 40)
+    told = [shop.tokenizer.decode(row.long(), skip_special_tokens=True) for row in stored["ids"][[0, 40]]]
+    assert len(stored["latents"]) == 80
+    assert told == [first.caption, joined.caption]
+
+
+def test_a_moongate_means_a_gate_until_it_is_taught(shop):
+    _run(shop, *TRAININGS)
+    vocabulary = shop.tokenizer.get_vocab()
+    gate, moongate = vocabulary["gate</w>"], vocabulary["moongate</w>"]
+    trained = shop.state("clip-text")["model"]["text_model.embeddings.token_embedding.weight"]
+    from transformers import CLIPModel, CLIPTextModel
+
+    text = CLIPTextModel.from_pretrained(build.BASE, subfolder="text_encoder").get_input_embeddings().weight
+    judge = CLIPModel.from_pretrained(build.BASE, subfolder="eval").text_model.get_input_embeddings().weight
+    assert not torch.equal(trained[gate], trained[moongate])
+    assert torch.equal(text[moongate], trained[gate])
+    assert torch.equal(judge[moongate], judge[gate])

@@ -11,8 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from cdtool import base as bases
-from cdtool import plan
+from cdtool import methods, plan, text, trainable
+from cdtool.concept import Shape
+from cdtool.methods import METHODS
 from cdtool.settings import TrainSettings
+from cdtool.tokens import Token
 
 CPU = torch.device("cpu")
 
@@ -23,18 +26,29 @@ def cost(sd_base, monkeypatch):
     monkeypatch.setattr(plan, "speed", lambda *_: 1e9)
     measure, known = plan._measure, {}
 
-    def once(unet, config, side, dtype):
-        key = (str(config), side, dtype)
+    def once(unet, config, side, dtype, trained, features):
+        key = (str(config), side, dtype, tuple(trained), features)
         if key not in known:
-            known[key] = measure(unet, config, side, dtype)
+            known[key] = measure(unet, config, side, dtype, trained, features=features)
         return known[key]
 
     monkeypatch.setattr(plan, "_measure", once)
 
-    def estimate(folder=sd_base, *, dtype=torch.float32, world=1, photos=3, priors=5, modifiers=1, **values):
+    def estimate(
+        folder=sd_base,
+        *,
+        dtype=torch.float32,
+        world=1,
+        photos=3,
+        priors=5,
+        modifiers=1,
+        earlier=0,
+        start=None,
+        **values,
+    ):
         settings = replace(TrainSettings(steps=100, batch=4), **values)
         return plan.cost(folder, settings, photos=photos, priors=priors, modifiers=modifiers, device=CPU, dtype=dtype,
-                         world=world)  # fmt: skip
+                         world=world, earlier=earlier, start=start)  # fmt: skip
 
     return estimate
 
@@ -47,6 +61,41 @@ def test_what_is_trained_is_counted_exactly(cost, sd_base, sdxl_base):
         assert (found.matrices, found.numbers, found.rows) == (len(base.kv), numbers, 2 * encoders)
         width = next(iter(base.kv.values())).shape[1]
         assert found.concept_bytes == 2 * numbers + 2 * 4 * width
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_counted_as_it_is_trained(cost, sd_base, method):
+    base = bases.load(str(sd_base), precision="fp32", device="cpu")
+    defaults = {"rank": 3} | {k: v for k, v in METHODS[method].defaults.items() if k != "steps"}
+    found = cost(method=method, **defaults)
+    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    with trainable.attached(base, tokens, TrainSettings(method=method, **defaults)) as trained:
+        rows = [part.parameter for part in trained.parts if part.name.startswith("token")]
+        weights = [part.parameter for part in trained.parts if part.name.startswith("unet")]
+        made = trainable.changes(trained)
+    assert found.numbers == sum(weight.numel() for weight in weights)
+    assert found.rows == len(rows)
+    assert found.matrices == len(weights) // (2 if method == "lora" else 1)
+    assert found.concept_bytes == sum(tensor.nbytes for tensor in made.values())
+
+
+def test_what_a_concept_brings_along_is_in_the_files_size(cost):
+    start = {
+        "unet.mid_block.attentions.0.proj_in.weight": Shape("F16", (16, 16)),
+        "token.1.text_encoder": Shape("F32", (16,)),
+    }
+    alone, after = cost(), cost(earlier=1, start=start)
+    assert after.concept_bytes - alone.concept_bytes == 16 * 16 * 2 + 16 * 4
+    assert (after.numbers, after.rows) == (alone.numbers, alone.rows)
+
+
+def test_training_all_weights_costs_more_of_everything(cost):
+    kv, cross, full = (cost(method=method, dtype=torch.bfloat16) for method in ("kv", "crossattn", "full"))
+    for name in ("numbers", "concept_bytes", "seconds", "memory"):
+        assert getattr(kv, name) < getattr(cross, name) < getattr(full, name)
+    # Beside AdamW's state, bf16 casts of all but K/V are in memory, and the base's own weights as ever.
+    assert full.memory - kv.memory >= (full.numbers - kv.numbers) * (16 + 2)
+    assert cost(method="textual-inversion").numbers == 0
 
 
 def test_the_bank_holds_no_more_crops_than_are_drawn(cost):
@@ -67,8 +116,12 @@ def test_time_and_memory_follow_the_settings(cost):
     assert cost(resolution=32).seconds > 2 * plain.seconds
 
 
-def test_operations_and_kept_activations_of_a_hand_made_net():
-    """Two products of a [cells, d] by a [d, d]: 2 * 2 * cells * d * d operations."""
+@pytest.mark.parametrize(
+    ("trained", "features", "backward"),
+    [((), True, 2), (("two.weight",), False, 1), (("one.weight", "two.weight"), False, 3), (("one.weight",), True, 3)],
+)
+def test_operations_and_kept_activations_of_a_hand_made_net(trained, features, backward):
+    """Two products of a [cells, d] by a [d, d]; a product again for every gradient that is wanted on the way."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -79,9 +132,10 @@ def test_operations_and_kept_activations_of_a_hand_made_net():
             return self.two(F.relu(self.one(encoder_hidden_states)))
 
     config = {"cross_attention_dim": 6, "in_channels": 4}
-    flops, kept = plan._measure(Net().to("meta"), config, 8, torch.float32)
-    assert flops == 2 * 2 * 77 * 6 * 6
-    assert kept >= 77 * 6 * 4
+    found = plan._measure(Net().to("meta"), config, 8, torch.bfloat16, trained, features=features)
+    product = 2 * 77 * 6 * 6
+    assert (found.forward, found.backward) == (2 * product, backward * product)
+    assert found.kept in (77 * 6 * 2, 2 * 77 * 6 * 2)
 
 
 def test_the_speed_of_the_device_is_a_number():
@@ -100,6 +154,13 @@ def test_a_full_size_config_needs_no_weights(cost, tmp_path, sd_base):
         path = tmp_path / "sd15" / part
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(table))
+    unet = bases.empty_unet(SD1_UNET)
+    named = {name: parameter.numel() for name, parameter in unet.named_parameters()}
+    counts = {method: sum(named[name] for name in methods.trained(method, list(named), bases.text_kv(unet)))
+              for method in METHODS}  # fmt: skip
+    assert counts["crossattn"] == 43_962_560
+    assert counts["full"] == counts["dreambooth"] == 859_520_964
+    assert (counts["kv"], counts["textual-inversion"]) == (19_169_280, 0)
     found = cost(tmp_path / "sd15", dtype=torch.bfloat16)
     assert (found.matrices, found.numbers) == (32, 19_169_280)
     assert found.concept_bytes == 38_338_560 + 4 * 768

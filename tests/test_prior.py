@@ -1,50 +1,19 @@
-"""Prior sets from a small hand-made tar and from folders, against brute force over hand-made features."""
+"""Prior sets for a training: from a small hand-made corpus, folders, named sets, and what a base has yet to draw."""
 
 from __future__ import annotations
 
-import io
-import json
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from corpora_made import angle, encoder, noise, picture, tar
 
-from cdtool import features, prior
+from cdtool import prior, priorwork
 from cdtool.errors import BaseError, NotFoundError, PhotoError
+from cdtool.priorsets import Manifest
 from cdtool.tokens import Token
 
 DOG = Token("dog")
-SPEC = features.EncoderSpec("fake", "nowhere", 0.85)
-
-
-def angle(text):
-    """Captions name their angle to the prompt in degrees: "dog 30" lies 30 degrees from "photo of a dog"."""
-    return float(text.split()[-1]) if text.split()[-1].isdigit() else 0.0
-
-
-def encoder():
-    def text(texts):
-        angles = np.radians([angle(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32) * 3
-
-    return features.Encoder(SPEC, text, None)
-
-
-def picture(grey, kind="PNG"):
-    file = io.BytesIO()
-    Image.new("RGB", (40, 40), (grey, grey, grey)).save(file, kind)
-    return file.getvalue()
-
-
-def tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as made:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            made.addfile(entry, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture
@@ -61,18 +30,7 @@ def base(tmp_path, monkeypatch):
     return folder
 
 
-def test_captions_of_a_tar_may_stand_in_one_table(tmp_path):
-    lines = [{"file_name": "1.png", "text": "a  dog"}, {"file_name": "gone.png", "text": "nobody"}]
-    table = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    path = tar(
-        tmp_path / "corpus.tar", [("in/1.png", picture(5)), ("in/2.png", picture(6)), ("in/captions.jsonl", table)]
-    )
-    (member,) = prior.read_index(path)
-    assert member.caption == "a dog"
-    assert prior.open_member(path, member).getpixel((0, 0)) == (5, 5, 5)
-
-
-def test_the_nearest_captions_above_the_floor_are_taken(base):
+def test_the_nearest_captions_above_the_floor_are_taken(base, sheet):
     found = prior.gather("auto", DOG, base_folder=base, count=200, encoder=encoder())
     expected = sorted(2 * degrees for degrees in range(89) if np.cos(np.radians(2 * degrees)) >= 0.5)
     assert [angle(chosen.caption) for chosen in found.pictures] == expected
@@ -83,12 +41,12 @@ def test_the_nearest_captions_above_the_floor_are_taken(base):
     assert found.summary == '31 prior pictures of corpus.tar, captions 0.50 to 1.00 like "photo of a dog"'
 
 
-def test_no_more_than_asked_for(base):
+def test_no_more_than_asked_for(base, sheet):
     found = prior.gather("auto", DOG, base_folder=base, count=4, encoder=encoder())
     assert [chosen.caption for chosen in found.pictures] == ["dog 0", "dog 2", "dog 4", "dog 6"]
 
 
-def test_a_class_far_from_everything_gets_the_nearest_and_a_warning(base):
+def test_a_class_far_from_everything_gets_the_nearest_and_a_warning(base, sheet):
     (base / "cdtool.toml").write_text('[prior]\ncorpus = "corpus.tar"\nfloor = 0.9999\n')
     found = prior.gather("auto", DOG, base_folder=base, encoder=encoder())
     assert [chosen.caption for chosen in found.pictures] == ["dog 0", "dog 2", "dog 4"]
@@ -103,49 +61,7 @@ def test_a_picture_that_is_there_twice_is_used_once(tmp_path):
     assert [chosen.caption for chosen in found.pictures] == ["dog 1", "dog 2"]
 
 
-def test_similarities_equal_a_plain_loop():
-    rng = np.random.default_rng(1)
-    table = {name: rng.normal(size=5).astype(np.float32) for name in "abcdp"}
-    fake = features.Encoder(SPEC, lambda texts: np.stack([table[text] for text in texts]), None)
-    captions = list("abacdb")
-    for caption, cosine in zip(captions, prior.similarities(captions, "p", fake), strict=True):
-        one, other = table[caption], table["p"]
-        assert cosine == pytest.approx(one @ other / (one @ one) ** 0.5 / (other @ other) ** 0.5, abs=1e-6)
-
-
-def test_the_index_pairs_pictures_with_captions_of_every_kind(tmp_path):
-    members = [
-        ("x/1.txt", b"first  one\n"), ("x/1.webp", picture(5, "WEBP")), ("y/1.jpg", picture(6, "JPEG")),
-        ("y/1.json", json.dumps({"caption": "second"}).encode()), ("3.png", picture(7)), ("4.txt", b"no picture"),
-        ("5.cls", b"0"),
-    ]  # fmt: skip
-    path = tar(tmp_path / "corpus.tar", members)
-    found = prior.read_index(path)
-    assert [member.caption for member in found] == ["first one", "second"]
-    assert abs(prior.open_member(path, found[1]).getpixel((2, 2))[0] - 6) <= 1
-
-
-def test_a_corpus_that_changed_is_read_again(tmp_path):
-    path = tar(tmp_path / "corpus.tar", [("1.png", picture(5)), ("1.txt", b"old")])
-    assert prior.read_index(path)[0].caption == "old"
-    tar(path, [("1.png", picture(5)), ("1.txt", b"new one"), ("2.png", picture(5)), ("2.txt", b"x" * 9000)])
-    assert prior.read_index(path)[0].caption == "new one"
-
-
-def test_damaged_corpora_are_base_errors(tmp_path):
-    with pytest.raises(BaseError, match="cannot be read"):
-        prior.read_index(tmp_path / "lost.tar")
-    packed = tar(tmp_path / "packed.tar", [("1.png", picture(5)), ("1.txt", b"dog")], "w:gz")
-    with pytest.raises(BaseError, match="cannot be read"):
-        prior.read_index(packed)
-    with pytest.raises(BaseError, match="no captioned picture"):
-        prior.read_index(tar(tmp_path / "bare.tar", [("1.png", picture(5))]))
-    spoilt = tar(tmp_path / "spoilt.tar", [("1.png", b"not a picture"), ("1.txt", b"dog")])
-    with pytest.raises(BaseError, match="not an image"):
-        prior.open_member(spoilt, prior.read_index(spoilt)[0])
-
-
-def test_pictures_can_be_sent_to_another_process(base):
+def test_pictures_can_be_sent_to_another_process(base, sheet):
     found = prior.gather("auto", DOG, base_folder=base, count=2, encoder=encoder())
     copy = pickle.loads(pickle.dumps(found.pictures[1]))
     assert copy.load().getpixel((0, 0)) == (1, 1, 1)
@@ -173,17 +89,160 @@ def test_a_large_folder_is_thinned_evenly(tmp_path):
     assert [chosen.load().getpixel((0, 0))[0] for chosen in found.pictures] == [0, 4, 8]
 
 
-def test_the_other_choices(tmp_path):
+def test_no_prior_and_choices_that_are_not_there(tmp_path):
     assert prior.gather("none", DOG, base_folder=tmp_path).pictures == ()
-    with pytest.raises(NotFoundError, match="no corpus") as raised:
-        prior.gather("auto", DOG, base_folder=tmp_path)
-    assert all(part in raised.value.hint for part in ("--prior DIR", "--prior none", "--base mini"))
     with pytest.raises(NotFoundError, match="nowhere"):
         prior.gather("nowhere", DOG, base_folder=tmp_path)
+    with pytest.raises(NotFoundError) as raised:
+        prior.gather("generate", DOG, base_folder=tmp_path)
+    assert "generated" in raised.value.hint
     with pytest.raises(PhotoError):
         prior.gather(str(tmp_path), DOG, base_folder=tmp_path)
 
 
-def test_a_style_asks_for_its_own_kind_of_caption(base):
+def test_a_style_asks_for_its_own_kind_of_caption(base, sheet):
     found = prior.gather("auto", Token("art"), base_folder=base, style=True, count=1, encoder=encoder())
     assert 'like "painting in the style of art"' in found.summary
+
+
+def test_a_base_with_a_damaged_corpus_is_a_base_error(base, sheet):
+    (base / "corpus.tar").write_bytes(b"not a tar")
+    with pytest.raises(BaseError, match="cannot be read"):
+        prior.gather("auto", DOG, base_folder=base, encoder=encoder())
+    (base / "corpus.tar").unlink()
+    with pytest.raises(BaseError, match="no corpus"):
+        prior.gather("auto", DOG, base_folder=base, encoder=encoder())
+    tar(base / "corpus.tar", [("1.png", b"not a picture"), ("1.txt", b"dog")])
+    (only,) = prior.gather("auto", DOG, base_folder=base, encoder=encoder()).pictures
+    with pytest.raises(BaseError, match="not an image"):
+        only.load()
+
+
+# ---------------------------------------------------------------- sets
+
+
+def made(name, noun="dog", source="own", count=3, *, side=40, style=False, asked=True, **origin):
+    """A set of pictures as they are published."""
+    with priorwork.making(name, {source: origin}) as work:
+        pictures = [work.put(noise(n, side=side), "png", caption=f"{noun} {n}", seed=n)
+                    for n in range(count)]  # fmt: skip
+        return work.publish(
+            Manifest(name, noun, source, origin, tuple(pictures), side=side, style=style, asked=asked)
+        )  # fmt: skip
+
+
+def named(found):
+    return found.summary.partition('"')[2].partition('"')[0]
+
+
+def test_a_set_by_its_name_and_a_folder_of_the_same_name_behind_it(base, tmp_path, monkeypatch):
+    entry = made("dogs", count=5)
+    found = prior.gather("dogs", Token("corgi"), base_folder=base, count=3)
+    assert [picture.caption for picture in found.pictures] == ["dog 0", "dog 2", "dog 4"]
+    assert [picture.sha256 for picture in found.pictures] == [entry.manifest.pictures[n].sha256 for n in (0, 2, 4)]
+    assert found.pictures[0].load().size == (40, 40)
+    (tmp_path / "dogs").mkdir()
+    (tmp_path / "dogs" / "1.png").write_bytes(picture(1))
+    monkeypatch.chdir(tmp_path)
+    assert len(prior.gather("dogs", DOG, base_folder=base).pictures) == 5
+    assert len(prior.gather("./dogs", DOG, base_folder=base).pictures) == 1
+
+
+def test_a_retrieved_set_gives_its_nearest_and_a_caption_that_is_empty_follows_the_template():
+    with priorwork.making("dogs", {}) as work:
+        pictures = tuple(work.put(noise(n), "png", caption=text) for n, text in enumerate(["near", "", "far"]))
+        entry = work.publish(Manifest("dogs", "dog", "retrieved", {}, pictures, side=40))
+    found = prior.from_set(entry, Token("owl"), count=2)
+    assert [picture.caption for picture in found.pictures] == ["near", "photo of an owl"]
+
+
+def test_a_changed_picture_is_an_error_that_says_what_to_do():
+    entry = made("dogs")
+    (entry.folder / entry.manifest.pictures[1].file).write_bytes(noise(99))
+    first, second, _ = prior.from_set(entry, DOG).pictures
+    assert first.load().size == (40, 40)
+    with pytest.raises(PhotoError, match="has changed") as raised:
+        second.load()
+    assert "--force" in raised.value.hint
+
+
+def test_auto_takes_a_fitting_set_before_the_corpus(base, sheet):
+    assert "corpus.tar" in prior.gather("auto", DOG, base_folder=base, encoder=encoder()).summary
+    made("cats", "cat")
+    made("paintings", style=True)
+    made("smaller", side=16)
+    made("hidden", asked=False)
+    assert "corpus.tar" in prior.gather("auto", DOG, base_folder=base, encoder=encoder()).summary
+    made("few", "Dog", count=2)
+    assert named(prior.gather("auto", DOG, base_folder=base)) == "few"
+    made("many", count=4)
+    assert named(prior.gather("auto", DOG, base_folder=base)) == "many"
+    made("real", source="retrieved", count=1)
+    assert named(prior.gather("auto", DOG, base_folder=base)) == "real"
+    assert named(prior.gather("auto", DOG, base_folder=base, style=True)) == "paintings"
+    assert prior.undrawn("auto", DOG, base_folder=base) is None
+
+
+@pytest.fixture
+def sheet(base, sd_base):
+    """The base of the corpus with a pipeline around it, so that its resolution (16 px) is known."""
+    for part in ("unet", "vae", "scheduler", "model_index.json"):
+        (base / part).symlink_to(sd_base / part)
+
+
+def test_without_set_or_corpus_auto_asks_for_a_hundred_at_most(sd_base):
+    found = prior.gather("auto", DOG, base_folder=sd_base)
+    assert (found.pictures, found.count) == ((), 100)
+    assert (found.undrawn.how.count, found.undrawn.how.steps, found.undrawn.prompt) == (100, 25, "photo of a dog")
+    assert found.undrawn.name == "dog-tiny-sd-25"
+    assert "100 prior pictures to be drawn first" in found.summary
+    assert prior.gather("auto", DOG, base_folder=sd_base, count=30).count == 30
+    assert prior.undrawn("auto", DOG, base_folder=sd_base) == found.undrawn
+
+
+def test_generated_asks_for_as_many_as_the_paper(base, sheet):
+    found = prior.gather("generated", DOG, base_folder=base)
+    assert (found.undrawn.how.count, found.undrawn.how.steps, found.undrawn.how.guidance) == (200, 50, 6.0)
+    assert found.undrawn == prior.undrawn("generated", DOG, base_folder=base)
+    assert prior.undrawn("none", DOG, base_folder=base) is None
+    assert prior.undrawn("some-set", DOG, base_folder=base) is None
+
+
+def test_drawn_pictures_are_found_again_by_how_they_were_drawn(sd_base):
+    wanted = prior.undrawn("generated", DOG, base_folder=sd_base, count=4)
+    origin = wanted.how.recipe(wanted.prompt, prior.fingerprint(sd_base))
+    made("mine", source="generated", count=3, **origin)
+    assert prior.undrawn("generated", DOG, base_folder=sd_base, count=4) == wanted
+    assert named(prior.gather("generated", DOG, base_folder=sd_base, count=3)) == "mine"
+    made("other-base", source="generated", count=9, **(origin | {"fingerprint": "x"}))
+    made("other-steps", source="generated", count=9, **(origin | {"steps": 10}))
+    assert prior.undrawn("generated", DOG, base_folder=sd_base, count=4) == wanted
+    made(wanted.name, source="generated", count=4, asked=False, **origin)
+    assert named(prior.gather("generated", DOG, base_folder=sd_base, count=4)) == wanted.name
+    more = prior.undrawn("generated", DOG, base_folder=sd_base, count=5)
+    assert (more.name, more.how.count) == (wanted.name, 5)  # its own set is drawn on
+
+
+def test_a_set_of_the_users_is_never_drawn_over(sd_base):
+    wanted = prior.undrawn("generated", DOG, base_folder=sd_base, count=4)
+    made(wanted.name, count=2)
+    assert prior.undrawn("generated", DOG, base_folder=sd_base, count=4).name == f"{wanted.name}-2"
+
+
+def test_auto_takes_the_users_drawn_set_only_on_the_base_that_drew_it(sd_base, sd_v_base):
+    origin = {"fingerprint": prior.fingerprint(sd_base)}
+    made("dogs", source="generated", **origin)
+    assert named(prior.gather("auto", DOG, base_folder=sd_base)) == "dogs"
+    assert prior.gather("auto", DOG, base_folder=sd_v_base).undrawn is not None
+
+
+def test_the_fingerprint_is_that_of_the_loaded_base(sd_base):
+    from cdtool import base as bases
+
+    assert prior.fingerprint(sd_base) == bases.load(str(sd_base), parts=()).fingerprint
+
+
+def test_the_corpus_of_a_base(base, sd_base):
+    assert prior.corpus_of(base) == base / "corpus.tar"
+    with pytest.raises(NotFoundError, match="no corpus"):
+        prior.corpus_of(sd_base)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 
 import pytest
 
-from cdtool.publish import publish, sweep, workplace
+from cdtool.publish import is_abandoned, owner, publish, sweep, workplace
 
 
 def test_a_workplace_goes_with_all_it_holds(tmp_path):
@@ -46,3 +47,15 @@ def test_sweeping_while_our_own_work_goes_on(tmp_path):
         (work / "half").write_text("half")
         sweep(tmp_path)
         assert (work / "half").exists()
+
+
+def test_what_a_dead_process_of_this_machine_signed_is_abandoned():
+    host, _, pid = owner().rpartition(".")
+    assert int(pid) == os.getpid()
+    assert not is_abandoned(owner())
+    assert not is_abandoned(f"{host}.1")  # init lives
+    with subprocess.Popen(["true"]) as child:
+        pass
+    assert is_abandoned(f"{host}.{child.pid}")
+    assert not is_abandoned(f"{host}-elsewhere.{child.pid}")
+    assert not is_abandoned("nonsense")

@@ -184,6 +184,22 @@ def test_what_is_no_concept_is_not_listed(saved):
     assert registry.names() == ["dog"]
 
 
+def test_a_file_is_adopted_byte_for_byte(saved, tmp_path):
+    entry = saved("dog")
+    file = tmp_path / "any name.safetensors"
+    file.write_bytes(entry.path.read_bytes())
+    assert registry.adopt(file, "cat").path.read_bytes() == file.read_bytes()
+    with pytest.raises(NameTakenError):
+        registry.adopt(file, "cat")
+    registry.add_note("cat", scores={"text": 1.0})
+    registry.adopt(file, "cat", force=True)
+    assert registry.note("cat") == {}
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ConceptError, match="cut short"):
+        registry.adopt(file, "cut")
+    assert registry.names() == ["cat", "dog"]
+
+
 def test_remove(saved):
     saved("dog")
     registry.add_note("dog", photos=["here"])

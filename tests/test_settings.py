@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tomli
 
 from cdtool import settings
 from cdtool.errors import SettingsError
+from cdtool.methods import METHODS
 from cdtool.settings import SampleSettings, TrainSettings, resolve
 
 
@@ -34,6 +36,52 @@ def test_every_layer_wins_over_the_ones_below(tmp_path, home, monkeypatch):
         assert (chosen.steps, found["steps"].origin) == (steps, origin)
     chosen, found = resolve(TrainSettings, {"steps": 50}, base)
     assert (chosen.steps, found["steps"].origin) == (50, "flag")
+
+
+def test_a_methods_settings_stand_between_the_bases_own_for_it_and_its_general_ones(tmp_path, home, monkeypatch):
+    base = tmp_path / "base"
+    layers = [
+        ("default", lambda: None, {}, 8e-5),
+        (f"{base / 'cdtool.toml'}", lambda: write(base / "cdtool.toml", "[train]\nlr = 1.0"), {}, 1.0),
+        ("method full", lambda: None, {"method": "full"}, 8e-6),
+        (
+            f"{base / 'cdtool.toml'} [train.full]",
+            lambda: write(base / "cdtool.toml", "[train]\nlr = 1.0\n[train.full]\nlr = 2.0"),
+            {"method": "full"},
+            2.0,
+        ),
+        (f"{home / 'config.toml'}", lambda: write(home / "config.toml", "[train]\nlr = 3.0"), {"method": "full"}, 3.0),
+        ("cdtool.toml", lambda: write(Path("cdtool.toml"), "[train]\nlr = 4.0"), {"method": "full"}, 4.0),
+        (
+            "cdtool.toml [train.full]",
+            lambda: write(Path("cdtool.toml"), "[train]\nlr = 4.0\n[train.full]\nlr = 5.0"),
+            {"method": "full"},
+            5.0,
+        ),
+        ("CDTOOL_TRAIN_LR", lambda: monkeypatch.setenv("CDTOOL_TRAIN_LR", "6"), {"method": "full"}, 6.0),
+    ]
+    for origin, arrange, flags, lr in layers:
+        arrange()
+        chosen, found = resolve(TrainSettings, flags, base)
+        assert (chosen.lr, found["lr"].origin) == (lr, origin)
+    like = ("like dog", {"lr": 7.0, "method": "full"})
+    chosen, found = resolve(TrainSettings, {"seed": 1}, base, like=like)
+    assert (chosen.lr, found["lr"].origin, chosen.method, chosen.steps) == (7.0, "like dog", "full", 500)
+    assert resolve(TrainSettings, {"lr": 8.0}, base, like=like)[0].lr == 8.0
+
+
+def test_the_method_itself_may_come_from_a_file():
+    write(Path("cdtool.toml"), '[train]\nmethod = "dreambooth"')
+    chosen, found = resolve(TrainSettings, {})
+    assert (chosen.prior, chosen.freeze_token, chosen.augment) == ("generated", True, False)
+    assert found["prior"].origin == "method dreambooth"
+
+
+def test_every_method_is_a_choice_with_settings_that_exist():
+    assert get_args(settings.Method) == tuple(METHODS)
+    for method, row in METHODS.items():
+        assert set(row.defaults) <= {field.name for field in fields(TrainSettings)} - {"method"}
+        assert resolve(TrainSettings, {"method": method})[0].method == method
 
 
 def test_flags_that_are_false_or_zero_count(home):
@@ -73,6 +121,14 @@ def test_variables_are_converted(monkeypatch, name, text, value):
         ('[train]\nprecision = "fp61"', 'cannot be "fp61"', "fp16"),
         ('[train]\nstyle = "perhaps"', "must be bool", ""),
         ("[train]\nseed = [1]", "must be int", ""),
+        ("[train.ful]\nlr = 1", 'unknown setting "train.ful"', "full"),
+        ("[train.full]\nlrr = 1", 'unknown setting "train.full.lrr"', "lr"),
+        ('[train.full]\nmethod = "kv"', 'unknown setting "train.full.method"', ""),
+        ("[train]\nfull = 1", '"train.full" is a table', "[train.full]"),
+        ('[train]\nmethod = "ful"', 'cannot be "ful"', "full"),
+        ("[train]\nrank = 0", "above zero", ""),
+        ('[train]\ntoken_init = "rar"', 'cannot be "rar"', "rare"),
+        ('[train]\ntoken_init = "word: "', "names no word", "word:dog"),
     ],
 )
 def test_bad_files(text, says, hint):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cdtool.sheets import GAP, Row, contact_sheet
+from cdtool.sheets import GAP, Row, contact_sheet, labelled
 
 
 def colour(name, size=(8, 8)):
@@ -38,3 +38,14 @@ def test_a_long_label_is_cut_to_the_sheet():
     assert narrow.width == 64 + 2 * GAP
     margin = np.asarray(narrow)[:, -GAP // 2 :]
     assert (margin == 255).all()
+
+
+def test_labelled_pictures_stand_in_rows_of_columns():
+    cells = [("one", colour("red")), ("a label far too long for its picture", colour("lime")), ("", colour("blue"))]
+    sheet = labelled(cells, side=32, columns=2)
+    assert areas(sheet) == {"red": 32 * 32, "lime": 32 * 32, "blue": 32 * 32}
+    assert sheet.width == 2 * (32 + GAP) + GAP
+    pixels = np.asarray(sheet)
+    assert (pixels[GAP + 32 :, 2 * GAP + 64 :] == 255).all()  # no label leaves its column, no third picture
+    first = np.flatnonzero((pixels == (0, 0, 255)).all(axis=2).any(axis=1))[0]
+    assert first > GAP + 32

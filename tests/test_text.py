@@ -226,3 +226,67 @@ def test_joined_conditionings_keep_their_order(sdxl):
 
 def test_a_prompt_without_words_is_empty(sd):
     assert text.tokenize(sd, Prompt((), frozenset()), []) == text.tokenize(sd, bind("", []), [])
+
+
+# ---------------------------------------------------------------- how a row begins
+
+
+class Words:
+    """A tokenizer that knows a vocabulary, one id a word."""
+
+    def __init__(self, *entries):
+        self.entries = {entry: place for place, entry in enumerate(entries)}
+
+    def get_vocab(self):
+        return self.entries
+
+    def __call__(self, captions, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [[self.entries[word] for word in caption.split()] for caption in captions]}
+
+
+@pytest.mark.parametrize(
+    ("noun", "word"),
+    [("dog", "dog"), ("wooden pot", "pot"), ("moongate", "gate"), ("tortoise plushy", "plush"), ("Teddybear", "bear")],
+)
+def test_the_paper_chose_one_word_for_a_class(noun, word):
+    known = ("dog", "pot", "gate", "moon", "plush", "shy", "bear", "teddy", "tortoise", "wooden")
+    assert text.class_word(Words(*(f"{entry}</w>" for entry in known), "moongate"), noun) == word
+
+
+def test_a_class_without_any_word_is_refused():
+    with pytest.raises(TokenError, match="stands for") as caught:
+        text.class_word(Words("dog</w>"), "zebra")
+    assert "word:" in caught.value.hint
+
+
+def test_rows_begin_as_asked(sd):
+    (token,) = text.initialised(sd.tokenizers, [Token("cat")])
+    table = sd.text_encoders[0].get_input_embeddings().weight.detach()
+    vocabulary = sd.tokenizers[0].get_vocab()
+
+    def row(init, seed=0):
+        return text.initial_rows(sd, [token], init, seed)[0][0]
+
+    assert torch.equal(row("rare"), table[token.ids[0]])
+    assert torch.equal(row("class"), table[vocabulary["cat</w>"]])
+    assert torch.equal(row("word:Dog"), table[vocabulary["dog</w>"]])
+    with pytest.raises(TokenError, match="not one entry"):
+        row("word:zebra")
+    drawn = torch.stack([row("normal", seed) for seed in range(2000)])
+    assert torch.equal(row("normal"), drawn[0])
+    assert not torch.equal(drawn[0], drawn[1])
+    spread = table.std(dim=0)
+    assert ((drawn.mean(dim=0) - table.mean(dim=0)).abs() < 5 * spread / 2000**0.5).all()
+    torch.testing.assert_close(drawn.std(dim=0), spread, rtol=0.1, atol=0)
+    two = text.initial_rows(sd, [token, token], "normal")[0]
+    assert not torch.equal(two[0], two[1])
+
+
+def test_rare_words_are_met_five_to_ten_times_and_part_of_nothing_else():
+    words = Words("dog</w>", "ktn", "pll", "pll</w>", "seld</w>", "often</w>", "part</w>", "partly</w>", "x1</w>")
+    counts = {"dog</w>": 50, "ktn": 5, "pll": 7, "pll</w>": 2, "seld</w>": 4, "often</w>": 11, "part</w>": 6,
+              "partly</w>": 10, "x1</w>": 8}  # fmt: skip
+    captions = [word for word, count in counts.items() for _ in range(count)]
+    assert text.rare_words([words], captions) == {"ktn": 5, "pll": 7, "partly": 10}
+    assert text.rare_words([words, Words("ktn</w>")], captions) == {"ktn": 5}

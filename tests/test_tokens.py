@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdtool.errors import TokenError
-from cdtool.tokens import Token, bind, numbered, parse_specs, v_words
+from cdtool.tokens import Token, bind, numbered, own_words, parse_specs, v_words
 
 DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
 
@@ -130,3 +130,26 @@ def test_words_and_numbers():
     assert GATE.words(2) == "moongate"
     assert v_words(r"V* dog, \V8 and V2, v3") == ["V*", "V2"]
     assert numbered("V* dog and V3", 1) == "V2 dog and V3"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        (
+            "a V1 dog in V2 cat's hat",
+            [("a ", None), (0, 0), (" dog", 0), (" in ", None), (1, 1), (" cat", 1), ("'s hat", None)],
+        ),
+        ("V1 big dog", [(0, 0), (" big dog", None)]),
+        ("V1 dogs", [(0, 0), (" dogs", None)]),
+        ("V1  DOG", [(0, 0), ("  DOG", 0)]),
+        ("V2 and V1", [(1, 1), (" and ", None), (0, 0)]),
+        ("a Moongate, V3 moongate", [("a ", None), ("Moongate", 2), (", ", None), (" ", None), ("moongate", 2)]),
+        ("moongates", [("moongates", None)]),
+        ("V1 moongate", [(0, 0), (" ", None), ("moongate", 2)]),
+    ],
+)
+def test_own_words_are_told_from_the_others(prompt, pieces):
+    tokens = (Token("dog"), Token("cat"), Token("moongate", modifier=False))
+    bound = bind(prompt, tokens)
+    assert own_words(bound, tokens) == pieces
+    assert "".join(str(piece) for piece, _ in own_words(bound, tokens)) == "".join(map(str, bound.pieces))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool import adapter, bank, diffusion, text, training
+from cdtool import adapter, bank, diffusion, loss, text, trainable, training
 from cdtool import base as bases
 from cdtool.bank import Example, Subject
 from cdtool.errors import InputError, InterruptedRun, TrainingError
@@ -102,8 +103,8 @@ def test_the_masked_error_is_a_mean_over_the_masks_cells_and_all_channels():
     mask[0, 0] = 1
     mask[1] = 1
     found[1] = 3.0
-    assert training.masked_error(found, torch.zeros_like(found), mask).tolist() == [10.0, 9.0]
-    everywhere = training.masked_error(found, torch.zeros_like(found), torch.ones(2, 2, 2))
+    assert loss.masked_error(found, torch.zeros_like(found), mask).tolist() == [10.0, 9.0]
+    everywhere = loss.masked_error(found, torch.zeros_like(found), torch.ones(2, 2, 2))
     torch.testing.assert_close(everywhere, (found**2).mean(dim=(1, 2, 3)))
 
 
@@ -114,10 +115,10 @@ def by_hand(base, settings, subjects, step=0):
     *_, (_, _, made) = bank.fill_bank(base, settings, subjects, tokens, drawn)
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     losses = {False: [], True: []}
-    with adapter.attached(base, tokens) as trained:
+    with trainable.attached(base, tokens) as trained:
         for draw in drawn:
             item = made[bank.key_of(draw)]
-            first, noise, t = training.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
+            first, noise, t = loss.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
             z = item.moments[0] + item.moments[1] * first
             a, s = float(alphas[t].sqrt()), float((1 - alphas[t]).sqrt())
             wanted = a * noise - s * z if base.prediction == "v_prediction" else noise
@@ -133,7 +134,7 @@ def by_hand(base, settings, subjects, step=0):
             losses[draw.prior].append(error.mean())
         total = torch.stack(losses[False]).mean() + settings.prior_weight * torch.stack(losses[True]).mean()
         total.backward()
-        grads = {f"unet.{name}.weight": module.weight.grad for name, module in trained.weights.items()}
+        grads = {f"unet.{name}.weight": module.weight.grad for name, module in trained.modules.items()}
         for name, encoder in zip(base.family.encoders, trained.rows, strict=True):
             grads[f"token.1.{name}"] = encoder[0].grad
     means = [torch.stack(losses[prior]).mean().item() for prior in (False, True)]
@@ -157,6 +158,83 @@ def test_a_step_follows_the_gradient_of_the_papers_loss(fit, loaded, sgd, on, we
         moved = tensor.float() - rows.get(name, 0.0)
         torch.testing.assert_close(moved, -grads[name], atol=2e-6, rtol=5e-3)
         assert grads[name].abs().max() > 1e-5
+
+
+def attention_begins(module, _, result):
+    """What a K/V projection says, the start token's column without a gradient."""
+    return torch.cat([result[:, :1].detach(), result[:, 1:]], dim=1)
+
+
+def loop_by_hand(base, settings, chosen, *, row, low_rank=False):
+    """Plain gradient descent on a copy of the denoiser whose parameters are written down one by one."""
+    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    unet = copy.deepcopy(base.unet)
+    stored = dict(unet.named_parameters())
+    learned = {name: stored[name].detach().clone().requires_grad_() for name in stored if chosen(name)}
+    for name, module in unet.named_modules():
+        if name in base.kv and (f"{name}.weight" in learned):
+            module.register_forward_hook(attention_begins)
+    if low_rank:  # begins as the tool's does, which is a matter of taste
+        with trainable.attached(base, tokens, settings) as trained:
+            learned = {part.name.removeprefix("unet."): part.parameter.detach().clone().requires_grad_()
+                       for part in trained.parts if part.name.startswith("unet")}  # fmt: skip
+    begun = {name: parameter.detach().clone() for name, parameter in learned.items()}
+    rows = [[one.requires_grad_(row) for one in encoder]
+            for encoder in text.initial_rows(base, tokens, settings.token_init, settings.seed)]  # fmt: skip
+    schedule = diffusion.scheduler(base, "ddpm")
+    every = [draw for step in range(settings.steps) for draw in bank.draws(settings, SUBJECTS, step)]
+    *_, (_, _, made) = bank.fill_bank(base, settings, SUBJECTS, tokens, every)
+    for step in range(settings.steps):
+        weights = learned
+        if low_rank:
+            names = [f"{module}.weight" for module in base.kv]
+            weights = {name: stored[name].detach() + learned[f"{name}.up"] @ learned[f"{name}.down"] for name in names}
+        losses = {False: [], True: []}
+        for draw in bank.draws(settings, SUBJECTS, step):
+            item = made[bank.key_of(draw)]
+            first, noise, t = loss.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
+            z = item.moments[0] + item.moments[1] * first
+            noisy = schedule.add_noise(z[None], noise[None], torch.tensor([t]))
+            told = text.encode(base, [text.tokenize(base, item.prompt, tokens)], rows)
+            found = torch.func.functional_call(
+                unet, weights, (noisy, t), {"encoder_hidden_states": told.features}
+            ).sample
+            losses[draw.prior].append((found[0] - noise).square()[:, item.mask].mean())
+        sum(torch.stack(part).mean() for part in losses.values() if part).backward()
+        with torch.no_grad():
+            for parameter in [*learned.values(), *(rows[0] if row else [])]:
+                parameter -= settings.lr * parameter.grad
+                parameter.grad = None
+    moved = {f"unet.{name}": parameter.detach() - begun[name] for name, parameter in learned.items()}
+    if low_rank:
+        moved = {f"unet.{name}": parameter.detach() for name, parameter in learned.items()}
+    return moved | {"token.1.text_encoder": rows[0][0].detach()}
+
+
+@pytest.mark.parametrize("method", ["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"])
+def test_every_method_follows_an_obvious_loop(fit, loaded, sgd, method):
+    chosen = {
+        "kv": lambda name: name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")),
+        "crossattn": lambda name: ".attn2." in name,
+        "textual-inversion": lambda name: False,
+        "lora": lambda name: name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")),
+    }.get(method, lambda name: True)
+    row = method != "dreambooth"
+    init = "class" if method == "textual-inversion" else "rare"
+    settings = replace(SETTINGS, method=method, steps=2, lr=0.5, weight_decay=0.0, freeze_token=not row,
+                       token_init=init, rank=3)  # fmt: skip
+    base = loaded("sd_base")
+    before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
+    made = tensors(fit(settings))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.unet.state_dict().items())
+    wanted = loop_by_hand(base, settings, chosen, row=row, low_rank=method == "lora")
+    assert made.keys() == wanted.keys()
+    for name, tensor in made.items():
+        torch.testing.assert_close(
+            tensor.float(), wanted[name], atol=2e-5, rtol=2e-2, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    apart = max((wanted[name].abs().max() for name in wanted if name.startswith("unet")), default=1.0)
+    assert apart > 5e-4
 
 
 # ---------------------------------------------------------------- learning
@@ -228,6 +306,51 @@ def test_without_prior_every_picture_is_a_target(fit):
     assert tensors(steps)
 
 
+def test_two_concepts_of_full_take_turns_as_those_of_kv_do(fit):
+    both = (subject("V1 dog"), subject("V2 cat", photos=2, first=20))
+    made = tensors(fit(replace(SETTINGS, steps=3, method="full", lr=1e-3), subjects=both, nouns=("dog", "cat")))
+    assert {"token.1.text_encoder", "token.2.text_encoder", "unet.conv_in.weight"} < set(made)
+
+
+@pytest.mark.parametrize(("init", "frozen"), [("rare", True), ("normal", False), ("normal", True), ("word:cat", True)])
+def test_a_row_begins_as_asked_and_stays_where_it_is_frozen(fit, loaded, init, frozen):
+    base = loaded("sd_base")
+    settings = replace(SETTINGS, steps=2, token_init=init, freeze_token=frozen)
+    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    begun = text.initial_rows(base, tokens, init, settings.seed)[0][0]
+    row = tensors(fit(settings))["token.1.text_encoder"]
+    assert torch.equal(row, begun) is frozen
+    torch.testing.assert_close(row, begun, atol=3 * settings.lr, rtol=0)
+
+
+def test_going_on_equals_a_loop_begun_at_those_weights(fit, loaded, sgd, monkeypatch, tmp_path):
+    """The second training of a base into whose stored weights the first one's changes were written."""
+    base = loaded("sd_base")
+    settings = replace(SETTINGS, steps=3, lr=3.0, weight_decay=0.0)
+    first = tensors(fit(settings))
+    start = trainable.Start(first, 1, "one")
+    second = (subject("V2 cat", first=30),)
+    found = tensors(fit(settings, subjects=second, nouns=("dog", "cat"), start=start))
+    assert torch.equal(found["token.1.text_encoder"], first["token.1.text_encoder"])
+    other = copy.copy(base)
+    other.unet = copy.deepcopy(base.unet)
+    other.kv = {name: weight + first[f"unet.{name}.weight"].float() for name, weight in base.kv.items()}
+    for name, weight in other.kv.items():
+        other.unet.get_submodule(name).weight.copy_(weight)
+    tokens = text.initialised(base.tokenizers, [Token("dog"), Token("cat")])
+    wanted = tensors(list(training.fit(other, second, tokens, replace(settings, freeze_token=False),
+                                       checkpoint=tmp_path / "other.pt", start=trainable.Start(
+                                           {"token.1.text_encoder": first["token.1.text_encoder"]}, 1))))  # fmt: skip
+    for name in base.kv:
+        total = first[f"unet.{name}.weight"].float() + wanted[f"unet.{name}.weight"].float()
+        torch.testing.assert_close(found[f"unet.{name}.weight"].float(), total, atol=3e-5, rtol=2e-3)
+        assert wanted[f"unet.{name}.weight"].float().abs().max() > 1e-3
+    torch.testing.assert_close(found["token.2.text_encoder"], wanted["token.2.text_encoder"], atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match="other photos"):  # a checkpoint is of its own start
+        list(fit(replace(settings, save_every=1), subjects=second, nouns=("dog", "cat"), start=start))
+        fit(settings, subjects=second, nouns=("dog", "cat"), start=replace(start, sha256="two"), resume=True)
+
+
 # ---------------------------------------------------------------- what must make no difference
 
 
@@ -237,12 +360,16 @@ def test_without_prior_every_picture_is_a_target(fit):
         ("sd_base", {"accumulate": 2}),
         ("sd_base", {"checkpointing": True}),
         ("sdxl_base", {"accumulate": 4, "checkpointing": True}),
+        ("sd_base", {"method": "full", "accumulate": 2, "checkpointing": True}),
+        ("sd_base", {"method": "full", "checkpointing": True, "precision": "bf16"}),
     ],
     ids=str,
 )
 def test_passes_and_recomputation_change_nothing(fit, loaded, on, more):
-    plain = tensors(fit(on=on))
-    assert distance(tensors(fit(replace(SETTINGS, **more), on=on)), plain) < 2e-3
+    precision = more.get("precision", "fp32")
+    plain = tensors(fit(replace(SETTINGS, method=more.get("method", "kv")), on=on, precision=precision))
+    near = 2e-3 if precision == "fp32" else 1e-6
+    assert distance(tensors(fit(replace(SETTINGS, **more), on=on, precision=precision)), plain) < near
     unet = loaded(on).unet
     assert not unet.training
     assert not unet.is_gradient_checkpointing
@@ -284,10 +411,12 @@ class Group:
         tensor.copy_(total)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_the_result_does_not_depend_on_the_number_of_processes(loaded, sd_base, fit, monkeypatch, tmp_path, world):
+@pytest.mark.parametrize(("world", "method"), [(2, "full"), (3, "kv")])
+def test_the_result_does_not_depend_on_the_number_of_processes(
+    loaded, sd_base, fit, monkeypatch, tmp_path, world, method
+):
     """Ranks as threads, each with a base of its own; one of them is asked to stop, and all do at the same step."""
-    settings = replace(SETTINGS, batch=6, steps=5)
+    settings = replace(SETTINGS, batch=6, steps=5, method=method)
     whole = tensors(fit(settings))
     group = Group(world)
     monkeypatch.setattr(torch.distributed, "all_reduce", group.all_reduce)
@@ -331,9 +460,11 @@ def stopped(fit, count, **more):
     return caught.value
 
 
-@pytest.mark.parametrize("on", ["sd_base", "sdxl_base"])
-def test_a_resumed_run_equals_an_unbroken_one(fit, on):
-    settings = replace(SETTINGS, steps=6)
+@pytest.mark.parametrize(
+    ("on", "method"), [("sd_base", "kv"), ("sdxl_base", "kv"), ("sd_base", "full"), ("sd_base", "lora")]
+)
+def test_a_resumed_run_equals_an_unbroken_one(fit, on, method):
+    settings = replace(SETTINGS, steps=6, method=method)
     whole = tensors(fit(settings, on=on))
     error = stopped(fit, 2, settings=settings, on=on)
     assert "step 3 of 6" in str(error)

@@ -13,7 +13,23 @@ from typing import Annotated, Any
 import typer
 
 from cdtool import __version__
-from cdtool.cli import base, concepts, config, demo, doctor, options, output, sample, train
+from cdtool.cli import (
+    analyze,
+    base,
+    compress,
+    concepts,
+    config,
+    demo,
+    doctor,
+    exchange,
+    merge,
+    options,
+    output,
+    prior,
+    priormake,
+    sample,
+    train,
+)
 from cdtool.cli import eval as eval_module
 from cdtool.errors import CdtoolError
 
@@ -21,15 +37,32 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "sample": sample.sample,
     "eval": eval_module.eval_,
+    "merge": merge.merge,
+    "compress": compress.compress,
     "demo": demo.demo,
     "list": concepts.list_,
     "show": concepts.show,
     "rename": concepts.rename,
     "remove": concepts.remove,
+    "export": exchange.export,
+    "import": exchange.import_,
     "config": config.config,
     "doctor": doctor.doctor,
 }
-_BASE_COMMANDS: dict[str, Callable[..., None]] = {"list": base.list_, "use": base.use, "show": base.show}
+_GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "base": (
+        "The pretrained pipelines that concepts are trained on.",
+        {"list": base.list_, "use": base.use, "show": base.show},
+    ),
+    "prior": (
+        "Sets of pictures of a class that keep a base from forgetting it.",
+        {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
+    ),
+    "analyze": (
+        "What a concept changed, and where its words are looked for.",
+        {"change": analyze.change, "attention": analyze.attention},
+    ),
+}
 
 _STYLE: dict[str, Any] = {
     "no_args_is_help": True,
@@ -62,10 +95,11 @@ def _cdtool(
 
 for _name, _function in _COMMANDS.items():
     options.add_command(app, _name, _function)
-_bases = typer.Typer(help="The pretrained pipelines that concepts are trained on.", **_STYLE)
-for _name, _function in _BASE_COMMANDS.items():
-    options.add_command(_bases, _name, _function)
-app.add_typer(_bases, name="base")
+for _group, (_help, _commands) in _GROUPS.items():
+    _typer = typer.Typer(help=_help, **_STYLE)
+    for _name, _function in _commands.items():
+        options.add_command(_typer, _name, _function)
+    app.add_typer(_typer, name=_group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

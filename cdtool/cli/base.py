@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from json import loads
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cdtool import catalog, settings
 from cdtool.cli import options, output
-from cdtool.errors import NotFoundError
+from cdtool.errors import InputError, NotFoundError
 
 BaseName = Annotated[
     str,
@@ -18,6 +20,10 @@ BaseName = Annotated[
 OneBase = Annotated[
     str | None,
     typer.Argument(metavar="[BASE]", help="Default: the base in use.", autocompletion=options.complete_bases),
+]
+RareTokens = Annotated[
+    Path | None,
+    typer.Option("--rare-tokens", metavar="CAPTIONS", help="List words that a file of captions holds hardly ever."),
 ]
 Fetch = Annotated[bool, typer.Option("--fetch", help="Download it first; nothing else in cdtool uses the network.")]
 
@@ -66,14 +72,23 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
     out.result(name, {"base": name, "folder": str(folder), "config": str(written)})
 
 
-def show(base: OneBase = None, json: options.Json = False) -> None:
+def show(
+    base: OneBase = None, rare_tokens: RareTokens = None, json: options.Json = False, quiet: options.Quiet = False
+) -> None:
     """Show what a base is: its pipeline, resolution, prediction type and the weights a concept changes.
+
+    With --rare-tokens, words to begin a V-word as: those that captions hold 5 to 10 times, of letters only, and no
+    part of another entry of the vocabulary.
 
     Examples:
       cdtool base show
       cdtool base show sdxl --json
+      cdtool base show sd15 --rare-tokens captions.txt -q
     """
     name = base or settings.base_name().value
+    if rare_tokens is not None:
+        _show_rare(str(name), rare_tokens, output.sink(json, quiet))
+        return
     sheet = catalog.describe(catalog.locate(name))
     facts = {
         "name": name,
@@ -84,4 +99,33 @@ def show(base: OneBase = None, json: options.Json = False) -> None:
         "K/V": f"{sheet.matrices} matrices, {sheet.numbers:,} numbers" if sheet.matrices else "unknown",
         "folder": str(sheet.folder),
     }
-    output.sink(json).facts(facts, {"name": name} | asdict(sheet))
+    output.sink(json, quiet).facts(facts, {"name": name} | asdict(sheet))
+
+
+def _show_rare(name: str, path: Path, out: output.Output) -> None:
+    captions = read_captions(path)
+    output.quiet_libraries()
+    from cdtool import base as bases
+    from cdtool import text
+
+    tokenizers = bases.load_tokenizers(catalog.locate(name))
+    found = text.rare_words(tokenizers, captions)
+    out.talk(
+        f"{len(found)} rare words by {len(captions):,} captions of {path.name}; use one with --token-init word:WORD"
+    )
+    rows = [(word, str(text.initializer_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
+    out.table(("WORD", "ID", "OCCURRENCES"), rows, {"base": name, "captions": len(captions), "words": found})
+
+
+def read_captions(path: Path) -> list[str]:
+    """Captions of a file, one a line; of .jsonl the "text" of each line. Raises NotFoundError, InputError."""
+    try:
+        lines = list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+        found = [loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no file {path}.", "Give a file with a caption a line.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as captions ({error}).", "Write one caption a line.") from None
+    if not found:
+        raise InputError(f"{path} holds no caption.", "Write one caption a line.")
+    return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +14,13 @@ import typer
 from cdtool import concept, registry
 from cdtool.cli import options, output
 from cdtool.concept import Manifest
-from cdtool.errors import NotFoundError, nearest
+from cdtool.errors import NotFoundError, UsageError, nearest
 from cdtool.registry import Entry
 
+Spectrum = Annotated[bool, typer.Option("--spectrum", help="Show the singular values of each matrix instead.")]
+Picture = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Where --spectrum also plots to: .png, .pdf or .svg.")
+]
 NewName = Annotated[str, typer.Argument(metavar="NEW-NAME", help="The name it gets.")]
 
 
@@ -35,14 +40,27 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
         out.talk('No concepts yet. Make one: cdtool train ./photos --token "V* dog"')
 
 
-def show(concept_name: options.Concept, json: options.Json = False) -> None:
+def show(
+    concept_name: options.Concept,
+    picture: Picture = None,
+    spectrum: Spectrum = False,
+    json: options.Json = False,
+) -> None:
     """Show everything a concept records: its tokens, base, settings, sources and scores.
+
+    With --spectrum: the sum of its leading singular values, as a share of them all, for each matrix.
 
     Examples:
       cdtool show dog
       cdtool show ./shared/dog.safetensors --json
+      cdtool show dog --spectrum spectrum.png
     """
+    if picture and not spectrum:
+        raise UsageError(f'What is "{picture}"?', f"To plot the singular values there: --spectrum {picture}")
     entry = registry.find(concept_name)
+    if spectrum:
+        _show_spectrum(output.sink(json), entry, picture)
+        return
     manifest, shapes = concept.read_header(entry.path)
     weights = {
         "form": "low-rank" if concept.is_low_rank(shapes) else "dense",
@@ -59,13 +77,57 @@ def show(concept_name: options.Concept, json: options.Json = False) -> None:
         "weights": f"{weights['form']}, {weights['tensors']} tensors, {weights['numbers']:,} numbers",
         "settings": settings,
         "photos": str(len(manifest.photos)) if manifest.photos else "",
-        "made from": ", ".join(str(parent.get("name", "?")) for parent in manifest.parents),
+        "made from": ", ".join(_parent(parent) for parent in manifest.parents),
+        "merge": _merge(manifest.report),
         "score": _score(registry.note(entry.name)),
         "created": f"{_when(manifest.created)} by cdtool {manifest.version}",
         "file": f"{entry.path} ({output.size(entry.bytes)})",
     }
     out = output.sink(json)
     out.facts({name: text for name, text in facts.items() if text}, _data(entry) | {"weights": weights})
+
+
+def _merge(report: Mapping[str, Any]) -> str:
+    """What a merge kept, in a line."""
+    if not report:
+        return ""
+    kept = ", ".join(f"{name} {value:.3f}" for name, value in report["fidelity"].items())
+    return f"fidelity {kept}; constraint error {report['saved_error']:.1e}; drift {report['drift']:.2f}"
+
+
+def _show_spectrum(out: output.Output, entry: Entry, picture: Path | None) -> None:
+    from cdtool import plots, spectra
+
+    if picture:
+        plots.check(picture)
+    tensors = concept.read_tensors(entry.path)
+    steps = out.progress(spectra.decompose(tensors), len(spectra.matrices(tensors)), label="matrix")
+    found = {part.name: part.values.tolist() for part in steps}
+    longest = max(map(len, found.values()), default=0)
+    ranks = [2**power for power in range(longest.bit_length()) if 2**power <= longest]
+    rows = [(_short(name), *(_share(values, rank) for rank in ranks)) for name, values in found.items()]
+    out.table(("MATRIX", *map(str, ranks)), rows, {"name": entry.name, "spectrum": found})
+    if picture and found:
+        plots.spectra(entry.name, found, picture)
+        out.talk(f"Plot: {picture}")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("unet.").removesuffix(".weight").replace(".transformer_blocks.", ".")
+
+
+def _share(values: Sequence[float], rank: int) -> str:
+    whole = sum(values)
+    return f"{sum(values[:rank]) / whole:.0%}" if whole else "-"
+
+
+def _parent(parent: Mapping[str, Any]) -> str:
+    if parent.get("by") == "import":
+        return f"{parent.get('file', '?')} (imported, {parent.get('format', '?')})"
+    name = str(parent.get("name", "?"))
+    if parent.get("by") != "compress":
+        return name
+    return f"{name} (compressed by {parent.get('how', '?')}, relative error {parent.get('error', '?')})"
 
 
 def remove(names: options.Concepts, yes: options.Yes = False, json: options.Json = False) -> None:
@@ -78,6 +140,7 @@ def remove(names: options.Concepts, yes: options.Yes = False, json: options.Json
     out = output.sink(json)
     known = registry.names()
     for name in names:
+        registry.check_single(name)
         if name not in known:
             raise NotFoundError(f'There is no concept "{name}".', nearest(name, known) or "See: cdtool list")
         if made := registry.dependents(name):

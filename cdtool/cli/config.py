@@ -6,17 +6,21 @@ from pathlib import Path
 
 from cdtool import catalog, settings
 from cdtool.cli import options, output
+from cdtool.cli import trainflags as flag
 from cdtool.errors import CdtoolError
 
 
-def config(base: options.Base = None, json: options.Json = False) -> None:
+def config(base: options.Base = None, method: flag.Method = None, json: options.Json = False) -> None:
     """Show each setting, its value and where it came from.
 
-    The order is flag, CDTOOL_* variable, ./cdtool.toml, the user's config.toml, the base's own cdtool.toml, default.
+    The order is flag, --like, CDTOOL_* variable, ./cdtool.toml, the user's config.toml, the base's own cdtool.toml,
+    default. In a file, [train.full] counts above [train] for --method full; a method's own settings count above
+    the base's [train] and below its [train.full].
 
     Examples:
       cdtool config
       cdtool config --base sdxl
+      cdtool config --method full
       CDTOOL_TRAIN_STEPS=400 cdtool config --json
     """
     out = output.sink(json)
@@ -24,7 +28,7 @@ def config(base: options.Base = None, json: options.Json = False) -> None:
     values = {"base": chosen}
     folder = _folder(str(chosen.value), out)
     for section, cls in settings.SECTIONS.items():
-        _, found = settings.resolve(cls, {}, folder)
+        _, found = settings.resolve(cls, {"method": method} if section == "train" else {}, folder)
         values |= {f"{section}.{name}": value for name, value in found.items()}
     places = {"data": settings.data_dir(), "cache": settings.cache_dir(), "config": settings.config_file()}
     rows = [(name, str(value.value), value.origin) for name, value in values.items()]

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from cdtool import catalog, registry
+from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import Precision as _Precision
 from cdtool.settings import SampleSettings
 
@@ -58,6 +59,18 @@ def complete_subjects(incomplete: str) -> list[str]:
 def complete_bases(incomplete: str) -> list[str]:
     """Names of bases."""
     return [name for name in catalog.NAMES if name.startswith(incomplete)]
+
+
+def check_picture(path: Path | None, flag: str) -> None:
+    """Whether a picture can be written at `path`, told before the work. Raises UsageError or NotFoundError."""
+    from PIL import Image
+
+    if path is None:
+        return
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f'No picture format ends in "{path.suffix}".', f"Like {flag} sheet.png.")
+    if not path.absolute().parent.is_dir():
+        raise NotFoundError(f"There is no folder {path.parent} for the picture.", "Make it, or choose another.")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, registry, settings
+from cdtool import catalog, composition, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import InputError, NotFoundError, UsageError
@@ -19,13 +19,17 @@ from cdtool.settings import SampleSettings, Scheduler
 if TYPE_CHECKING:
     from cdtool.base import Base
     from cdtool.cli.output import Output
-    from cdtool.registry import Entry
+    from cdtool.composition import Composition
     from cdtool.sampling import Drawn
 
 _Set = SampleSettings
 Subject = Annotated[
     str | None,
-    typer.Argument(metavar="CONCEPT", help="A concept, or a base.", autocompletion=options.complete_subjects),
+    typer.Argument(
+        metavar="CONCEPT",
+        help="A concept, several (dog+moongate, dog:0.8+cat), or a base.",
+        autocompletion=options.complete_subjects,
+    ),
 ]
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help='Like "V* dog on the beach".')]
 Count = Annotated[int | None, setting(_Set, "count", "-n", "--count", help="Pictures per prompt.", metavar="N")]
@@ -66,9 +70,15 @@ def sample(
 ) -> None:
     """Draw pictures of a concept, one seed each, with all that makes them again inside.
 
+    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its V-word
+    with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A weight
+    after a colon scales a concept's change.
+
     Examples:
     cdtool sample dog "V* dog on the beach" "V* dog in the snow" -n 8 --grid dogs.png
     cdtool sample dog --prompts prompts.txt --scheduler dpm++ --steps 25 --json
+    cdtool sample dog+moongate "V1 dog in front of V2 moongate"
+    cdtool sample dog:0.8+cat "V1 dog next to V2 cat"
     cdtool sample mini "a dog on the beach"
     cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
     """
@@ -81,26 +91,13 @@ def sample(
     if concept is None:
         raise UsageError("Whose pictures?", 'Like: cdtool sample dog "V* dog on the beach".')
     texts = [*(prompt or []), *_read(prompts)]
-    entries, name = subject(concept, base)
-    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(name))
-    _check(texts, entries)
-    _check_grid(grid)
-    loaded = _load(name, chosen, device)
-    folder = out or Path("samples") / (entries[0].name if entries else Path(name).name)
-    paths = _draw(voice, loaded, entries, concept, texts, chosen, folder, grid, force)
+    subject = composition.find(concept, base, force=force)
+    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(subject.base))
+    _check(texts, subject)
+    options.check_picture(grid, "--grid")
+    loaded = _load(subject.base, chosen, device)
+    paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
     voice.talk(f"{len(paths)} pictures.")
-
-
-def subject(concept: str, base: str | None) -> tuple[list[Entry], str]:
-    """The concepts a subject names and the base to draw them on; a base's name stands for the base itself.
-
-    Raises NotFoundError for what is neither.
-    """
-    is_base = catalog.is_name(concept) or (Path(concept) / "model_index.json").is_file()
-    if is_base and concept not in registry.names():
-        return [], concept
-    entry = registry.find(concept)
-    return [entry], base or registry.base_of(entry)
 
 
 def _read(path: Path | None) -> list[str]:
@@ -116,27 +113,14 @@ def _read(path: Path | None) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def _check(texts: Sequence[str], entries: Sequence[Entry]) -> None:
+def _check(texts: Sequence[str], subject: Composition) -> None:
     """Everything about prompts that can be told before torch is there."""
     from cdtool.tokens import bind
 
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    tokens = [token for entry in entries if entry.manifest for token in entry.manifest.tokens]
     for text in texts:
-        bind(text, tokens)
-
-
-def _check_grid(path: Path | None) -> None:
-    """Whether the contact sheet can be written, told before the pictures are drawn."""
-    from PIL import Image
-
-    if path is None:
-        return
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise UsageError(f'No picture format ends in "{path.suffix}".', "Like --grid sheet.png.")
-    if not path.absolute().parent.is_dir():
-        raise NotFoundError(f"There is no folder {path.parent} for the contact sheet.", "Make it, or choose another.")
+        bind(text, subject.tokens)
 
 
 def _load(name: str, chosen: SampleSettings, device: str) -> Base:
@@ -149,8 +133,7 @@ def _load(name: str, chosen: SampleSettings, device: str) -> Base:
 def _draw(
     voice: Output,
     loaded: Base,
-    entries: Sequence[Entry],
-    name: str,
+    subject: Composition,
     texts: Sequence[str],
     chosen: SampleSettings,
     folder: Path,
@@ -159,14 +142,14 @@ def _draw(
 ) -> list[Path]:
     from cdtool import sampling
 
-    for entry in entries:
+    for entry in subject.concepts:
         sampling.check_base(entry, loaded, force=force)
-    for remark in sampling.check_prompts(texts, sampling.tokens_of(entries), loaded):
+    for remark in sampling.check_prompts(texts, subject.tokens, loaded, joined=len(subject.parts) > 1):
         voice.warn(remark)
     drawn, paths = [], []
-    events = sampling.draw(loaded, entries, texts, chosen, force=force)
+    events = sampling.draw(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
     for item in voice.progress(events, len(texts) * chosen.count, label="picture"):
-        about = sampling.record(item, name, loaded, chosen)
+        about = sampling.record(item, subject.text, loaded, chosen)
         path = sampling.save(item, about, folder)
         voice.result(str(path), {"path": str(path), **asdict(about)})
         paths.append(path)
@@ -197,14 +180,15 @@ def _again(
     if not path.is_file():
         raise NotFoundError(f"There is no picture {path}.", "Check the path.")
     about, chosen = sampling.read_record(path)
-    entries, _ = subject(concept or about.subject, base)
+    subject = composition.find(concept or about.subject, base or about.base, force=force)
     loaded = _load(base or about.base, chosen, device)
     if loaded.fingerprint != about.fingerprint and not force:
         raise InputError(
             f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}."
         )
-    drawn = next(iter(sampling.draw(loaded, entries, [about.prompt], chosen, force=force)))
-    made = sampling.save(drawn, sampling.record(drawn, about.subject, loaded, chosen), out or path.parent)
+    events = sampling.draw(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
+    drawn = next(events)
+    made = sampling.save(drawn, sampling.record(drawn, subject.text, loaded, chosen), out or path.parent)
     voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")
     voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
 

@@ -2,101 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cdtool import catalog, ranks, registry, settings, studies, tokens
+from cdtool import jobs, ranks, registry, studies, tokens
 from cdtool.cli import options, output
-from cdtool.cli.options import setting
+from cdtool.cli import trainflags as flag
+from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import NotFoundError, UsageError
-from cdtool.settings import Precision, TrainSettings
+from cdtool.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from cdtool.base import Base
     from cdtool.cli.output import Output
     from cdtool.training import Step
 
-_Set = TrainSettings
-Photos = Annotated[list[Path], typer.Argument(metavar="PHOTOS...", help="Folders of photos, or single files.")]
-Tokens = Annotated[
-    list[str], typer.Option("--token", metavar="SPEC", help='What it is called: "V* dog"; "moongate" without modifier.')
-]
-Method = Annotated[str | None, setting(_Set, "method", "--method", help="What is trained.", metavar="M")]
-Prior = Annotated[
-    str | None, setting(_Set, "prior", "--prior", help="Pictures of the class: auto, none, or a folder.", metavar="P")
-]
-PriorCount = Annotated[int | None, setting(_Set, "prior_count", "--prior-count", help="At most so many.", metavar="N")]
-PriorWeight = Annotated[
-    float | None, setting(_Set, "prior_weight", "--prior-weight", help="Their weight in the loss.", metavar="F")
-]
-Steps = Annotated[
-    int | None, setting(_Set, "steps", "--steps", help="Optimizer steps per concept; half without prior.", metavar="N")
-]
-Rate = Annotated[float | None, setting(_Set, "lr", "--lr", help="Learning rate.", metavar="F")]
-Batch = Annotated[
-    int | None, setting(_Set, "batch", "--batch", help="Pictures of one step, half of them prior ones.", metavar="N")
-]
-Accumulate = Annotated[
-    int | None, setting(_Set, "accumulate", "--accumulate", help="Passes a step is split into.", metavar="N")
-]
-Resolution = Annotated[
-    int | None, typer.Option("--resolution", metavar="PX", help="Side of the pictures; the base's own unless given.")
-]
-Checkpointing = Annotated[
-    bool | None,
-    typer.Option("--checkpointing/--no-checkpointing", help="Recompute activations: less memory, slower."),
-]
-PrecisionFlag = Annotated[
-    Precision | None, setting(_Set, "precision", "--precision", help="auto is bf16 where the hardware has it.")
-]
-Gpus = Annotated[int, typer.Option("--gpus", metavar="N", min=1, help="Processes, one per GPU.")]
-Seed = Annotated[int | None, setting(_Set, "seed", "--seed", help="Seed of everything random.", metavar="N")]
-SaveEvery = Annotated[
-    int | None, setting(_Set, "save_every", "--save-every", help="Steps between checkpoints.", metavar="N")
-]
-Style = Annotated[bool | None, typer.Option("--style", help='The token is a style: "V* art".')]
-Previews = Annotated[
-    list[str] | None,
-    typer.Option("--preview", metavar="PROMPT", help="Draw it at the start, at checkpoints and at the end."),
-]
-PreviewDir = Annotated[
-    Path | None, typer.Option("--preview-dir", metavar="DIR", help="Where previews go; samples/NAME-preview.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
-
 
 def train(
-    photos: Photos,
-    token: Tokens,
+    photos: flag.Photos,
+    token: flag.Tokens,
     name: options.Name = None,
     base: options.Base = None,
-    method: Method = None,
-    prior: Prior = None,
-    prior_count: PriorCount = None,
-    prior_weight: PriorWeight = None,
-    steps: Steps = None,
-    lr: Rate = None,
-    batch: Batch = None,
-    accumulate: Accumulate = None,
-    resolution: Resolution = None,
-    precision: PrecisionFlag = None,
-    checkpointing: Checkpointing = None,
-    gpus: Gpus = 1,
+    from_: flag.From = None,
+    like: flag.Like = None,
+    method: flag.Method = None,
+    rank: flag.Rank = None,
+    prior: flag.Prior = None,
+    prior_count: flag.PriorCount = None,
+    prior_weight: flag.PriorWeight = None,
+    augment: flag.Augment = None,
+    token_init: flag.TokenInit = None,
+    freeze_token: flag.FreezeToken = None,
+    steps: flag.Steps = None,
+    lr: flag.Rate = None,
+    batch: flag.Batch = None,
+    accumulate: flag.Accumulate = None,
+    resolution: flag.Resolution = None,
+    precision: flag.Precision = None,
+    checkpointing: flag.Checkpointing = None,
+    gpus: flag.Gpus = 1,
     device: options.Device = "auto",
-    seed: Seed = None,
-    save_every: SaveEvery = None,
-    style: Style = None,
-    preview: Previews = None,
-    preview_dir: PreviewDir = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
+    seed: flag.Seed = None,
+    save_every: flag.SaveEvery = None,
+    style: flag.Style = None,
+    preview: flag.Previews = None,
+    preview_dir: flag.PreviewDir = None,
+    resume: flag.Resume = False,
+    dry_run: flag.DryRun = False,
     force: options.Force = False,
     if_missing: options.IfMissing = False,
     json: options.Json = False,
@@ -108,13 +65,17 @@ def train(
     cdtool train ./photos --token "V* dog"
     cdtool train ./gate --token moongate -o moongate --preview "moongate in the snow"
     cdtool train ./art --token "V* art" --style --base sd15 --dry-run
+    cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat"
+    cdtool train ./cat --token "V2 cat" --from dog
+    cdtool train ./cat --token "V* cat" --like dog --method full
     """
     given = dict(locals())
     flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
     out = output.sink(json, quiet)
-    chosen = settings.base_name(base)
-    folder = catalog.locate(chosen.value)
-    work = studies.job(photos, token, name=name, base=chosen.value, base_folder=folder, flags=flags)
+    start, model = (registry.find(other) if other else None for other in (from_, like))
+    work = jobs.job(
+        photos, token, name=name, base=jobs.base_name(base, start, model), flags=flags, start=start, like=model
+    )
     if if_missing and work.name in registry.names():
         if ranks.leads():
             out.talk(f'There is a concept "{work.name}" already; nothing to do.')
@@ -130,7 +91,7 @@ def train(
         _introduce(voice, work)
         if dry_run:
             if group.rank == 0:
-                _show_plan(voice, work, device, max(gpus, group.world))
+                _show_plan(voice, work, device, max(gpus, group.world), force=force)
             return
         _train(voice, work, device, group, resume=resume, force=force, previews=preview or [], folder=preview_dir)
         if group.rank == 0:
@@ -138,7 +99,7 @@ def train(
             out.result(work.name, _data(work.name))
 
 
-def _check(work: studies.Job, previews: list[str], *, resume: bool, replaces: bool) -> None:
+def _check(work: jobs.Job, previews: list[str], *, resume: bool, replaces: bool) -> None:
     """What would fail only after the loading or at the end, told before."""
     if not replaces:
         registry.check_free(work.name)
@@ -148,14 +109,17 @@ def _check(work: studies.Job, previews: list[str], *, resume: bool, replaces: bo
         raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
 
 
-def _introduce(out: Output, work: studies.Job) -> None:
+def _introduce(out: Output, work: jobs.Job) -> None:
+    if work.start is not None:
+        held = ", ".join(f'"{token.words(place)}"' for place, token in enumerate(work.tokens[: work.earlier], 1))
+        out.talk(f"Going on from {work.start.name}, which holds {held}.")
     if work.base == "mini":
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
 
 
 def _train(
     out: Output,
-    work: studies.Job,
+    work: jobs.Job,
     device: str,
     group: ranks.Ranks,
     *,
@@ -171,13 +135,14 @@ def _train(
     for item in work.skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
     loaded = bases.load(work.base, precision=work.settings.precision, device=device)
+    _draw_priors(out, work, loaded, group)
     learned, told = studies.subjects(work, loaded)
     for summary, warning in told:
         out.talk(f"Prior: {summary}.")
         if warning and group.rank == 0:
             out.warn(warning)
     target = folder or Path("samples") / f"{work.name}-preview"
-    with _asked_to_stop() as stop:
+    with asked_to_stop() as stop:
         events = studies.train(
             work, loaded, learned, resume=resume, previews=previews, stop=stop, ranks=group, force=force
         )
@@ -215,22 +180,18 @@ def _loss(step: Step) -> str:
     return f"loss {step.loss:.3f}{prior}"
 
 
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """While open, the first Ctrl-C (or SIGTERM) asks the loop to save and stop, and the second one ends at once."""
-    asked: list[int] = []
-
-    def hear(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    kept = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+def _draw_priors(out: Output, work: jobs.Job, loaded: Base, group: ranks.Ranks) -> None:
+    """Prior pictures that only the base can provide, drawn by the first process before anything is encoded."""
+    wanted = studies.undrawn(work, loaded.folder)
+    if group.rank:
+        studies.await_priors(work, loaded.folder)
+    elif wanted:
+        total = sum(one.how.count for one in wanted)
+        out.talk(f'Drawing {total} prior pictures once, for this and later trainings: "{wanted[0].prompt}"')
+        with asked_to_stop() as stop:
+            steps = (step for step in studies.draw_priors(work, loaded, stop=stop) if step.kind == "picture")
+            for _ in out.progress(steps, total, label="prior picture"):
+                pass
 
 
 def _launch(gpus: int) -> None:
@@ -244,13 +205,12 @@ def _data(name: str) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}
 
 
-def _example(work: studies.Job) -> str:
-    places = range(1, len(work.tokens) + 1)
-    words = [token.words(place if len(work.tokens) > 1 else None)
-             for place, token in zip(places, work.tokens, strict=True)]  # fmt: skip
+def _example(work: jobs.Job) -> str:
+    several = len(work.tokens) > 1
+    words = [token.words(place if several else None) for place, token in enumerate(work.tokens, 1)]
     return f"painting in the style of {words[0]}" if work.settings.style else f"photo of a {' and a '.join(words)}"
 
 
-def _show_plan(out: Output, work: studies.Job, device: str, gpus: int) -> None:
-    plan = studies.plan(work, device, gpus)
+def _show_plan(out: Output, work: jobs.Job, device: str, gpus: int, *, force: bool) -> None:
+    plan = studies.plan(work, device, gpus, force=force)
     out.facts(plan.facts(), plan.data())

@@ -80,6 +80,11 @@ class Workshop:
     @cached_property
     def text(self) -> CLIPTextModel:
         """The text encoder the denoiser listens to."""
+        encoder = self._text()
+        words.give_names(encoder, self.tokenizer)
+        return encoder
+
+    def _text(self) -> CLIPTextModel:
         from transformers import CLIPTextModel
 
         if self.has_committed("clip-text", "text_encoder"):
@@ -90,6 +95,11 @@ class Workshop:
     @cached_property
     def judge(self) -> CLIPModel:
         """The pair `eval` measures with."""
+        pair = self._judge()
+        words.give_names(pair.text_model, self.tokenizer)
+        return pair
+
+    def _judge(self) -> CLIPModel:
         from transformers import CLIPModel
 
         if self.has_committed("clip-eval", "eval"):
@@ -152,10 +162,10 @@ def make_decoder(shop: Workshop) -> Iterator[Progress]:
 
 
 def make_unet(shop: Workshop) -> Iterator[Progress]:
-    """Encode a bank of pictures and train the denoiser on it."""
+    """Encode banks of pictures and train the denoiser on them."""
     if shop.has_committed("unet", "unet") and shop.committed:
         write(pack.committed(shop.committed, unet.new(shop.recipe)) | {"update": 0}, shop.folder / "unet.pt")
-    stored = unet.bank(shop.recipe, shop.vae.to(device()), shop.tokenizer, shop.cutouts, shop.folder / "bank.pt")
+    stored = unet.banks(shop.recipe, shop.vae.to(device()), shop.tokenizer, shop.cutouts, shop.folder)
     text = shop.text.to(device())
     yield from unet.train(shop.recipe, text, shop.tokenizer, stored, shop.folder, shop.minutes)
 
@@ -165,7 +175,7 @@ def make_base(shop: Workshop) -> Iterator[Progress]:
     state = shop.state("unet")
     pack.pack(
         BASE, text=shop.text, tokenizer=shop.tokenizer, vae=shop.vae,
-        denoiser=pack.averaged(state, unet.new(shop.recipe)), pair=shop.judge, size=shop.recipe.world.size,
+        denoiser=pack.averaged(state, unet.new(shop.recipe)), pair=shop.judge, size=shop.recipe.size,
     )  # fmt: skip
     yield Progress("base", int(state["update"]) * unet.BATCH, 0.0, 0.0)
 

@@ -74,7 +74,7 @@ def make(
         psnr=vae.psnr(pipe.vae, unseen), singles=singles, named=one.drawn.among(1), named_ceiling=one.real.among(1),
         pairs=pairs, both=two.drawn.among(5), both_ceiling=two.real.among(5), nouns=len(recipe.world.names()),
         forms=next(iter(ways)), ways=ways, by_noun=by_noun, taken_for=taken_for, numbers=numbers(pipe), seen=seen or {},
-        steps=STEPS, guidance=GUIDANCE, eta=ETA, size=recipe.world.size,
+        steps=STEPS, guidance=GUIDANCE, eta=ETA, size=recipe.size,
     )  # fmt: skip
     shown, told = one.images[: SHOWN[0]] + two.images[: SHOWN[1]], one.captions[: SHOWN[0]] + two.captions[: SHOWN[1]]
     captioned(shown, told).save(folder / "samples.png", optimize=True)

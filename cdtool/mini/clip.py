@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from cdtool.mini.recipe import Progress, Recipe, device, fit
 from cdtool.mini.vae import pixels
-from cdtool.mini.world import draw
+from cdtool.mini.world import Picture, article, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import CLIPModel, CLIPTokenizer
 
 BATCH = 128
-SEEDS = {"clip-text": (1, 40_000_000), "clip-eval": (2, 80_000_000)}  # name: (seed, first picture)
+NAMING = ("{}", "photo of {}", "a photo of {}")
+
+
+class Pair(NamedTuple):
+    """What sets a pair apart: seed, first picture, pictures, and the weight of naming nouns in its loss."""
+
+    seed: int
+    first: int
+    pictures: int
+    naming: float
+
+
+PAIRS = {
+    "clip-text": Pair(1, 40_000_000, 124_000, naming=0.0),
+    "clip-eval": Pair(2, 80_000_000, 320_000, naming=1.0),
+}
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
@@ -34,7 +50,7 @@ def new(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
             "max_position_embeddings": recipe.positions, "projection_dim": recipe.projection, **ends}  # fmt: skip
     vision = {"hidden_size": recipe.vision_width, "num_hidden_layers": recipe.vision_layers,
               "num_attention_heads": recipe.heads, "intermediate_size": 4 * recipe.vision_width,
-              "image_size": recipe.world.size, "patch_size": recipe.patch,
+              "image_size": recipe.size, "patch_size": recipe.patch,
               "projection_dim": recipe.projection}  # fmt: skip
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.projection)
     config._attn_implementation = "eager"  # the fused kernel's backward is slow on CPUs at these sizes
@@ -51,25 +67,47 @@ def ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def train(
     name: str, recipe: Recipe, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], folder: Path, minutes: float
 ) -> Iterator[Progress]:
-    """Train the pair `name` of `SEEDS` contrastively on its own pictures into `folder/name.pt`."""
-    seed, first = SEEDS[name]
-    torch.manual_seed(seed)
+    """Train the pair `name` of `PAIRS` on its own pictures into `folder/name.pt`.
+
+    The loss is CLIP's over a batch of captions, plus how well plain captions name each picture's nouns.
+    """
+    pair = PAIRS[name]
+    torch.manual_seed(pair.seed)
     model = new(recipe, tokenizer).to(device()).train()
+    nouns = recipe.seen.names()
 
     def loss(update: int) -> Tensor:
-        start = first + update * BATCH
+        start = pair.first + update * BATCH
         drawn = [draw(recipe.seen, cutouts, at) for at in range(start, start + BATCH)]
-        batch = pixels(np.stack([picture.pixels for picture in drawn])).to(device())
-        tokens = ids(tokenizer, [picture.caption for picture in drawn]).to(device())
-        with torch.autocast(device().type, torch.bfloat16):
-            result = model(input_ids=tokens, pixel_values=batch)
-        logits = result.logits_per_image.float()
-        target = torch.arange(BATCH, device=logits.device)
-        cross = torch.nn.functional.cross_entropy
-        return (cross(logits, target) + cross(logits.T, target)) / 2
+        captions = [picture.caption for picture in drawn]
+        if pair.naming:
+            captions += [NAMING[update % len(NAMING)].format(article(noun)) for noun in nouns]
+        logits = _logits(model, drawn, ids(tokenizer, captions))
+        named = _naming(logits[:, BATCH:], drawn, nouns) if pair.naming else 0.0
+        return _contrast(logits[:, :BATCH]) + pair.naming * named
 
-    yield from fit(name, model, loss, folder=folder, pictures=recipe.clip_pictures, batch=BATCH, rate=8e-4,
-                   minutes=minutes)  # fmt: skip
+    yield from fit(name, model, loss, folder=folder, pictures=pair.pictures, batch=BATCH, rate=8e-4, minutes=minutes)
+
+
+def _logits(model: CLIPModel, drawn: list[Picture], tokens: Tensor) -> Tensor:
+    """Scaled cosines [pictures, texts]."""
+    batch = pixels(np.stack([picture.pixels for picture in drawn])).to(device())
+    with torch.autocast(device().type, torch.bfloat16):
+        logits: Tensor = model(input_ids=tokens.to(device()), pixel_values=batch).logits_per_image
+    return logits.float()
+
+
+def _contrast(logits: Tensor) -> Tensor:
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _naming(logits: Tensor, drawn: list[Picture], nouns: list[str]) -> Tensor:
+    target = torch.zeros_like(logits)
+    for row, picture in enumerate(drawn):
+        for noun in picture.nouns:
+            target[row, nouns.index(noun)] = 1 / len(picture.nouns)
+    return F.cross_entropy(logits, target)
 
 
 @torch.no_grad()

@@ -29,6 +29,9 @@ guidance = 5.0
 corpus = "corpus.tar"
 floor = 0.6 # least text similarity of a prior caption, by the pair in eval/
 
+[merge]
+captions = "corpus.tar" # in the words the tokenizer knows
+
 [eval]
 name = "mini"
 encoder = "eval"

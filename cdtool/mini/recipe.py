@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from cdtool.mini.world import NARROW, WIDE, World
+from cdtool.mini.world import BROAD, NARROW, WIDE, World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every size and budget of the base; a bigger world or resolution is another instance."""
+    """Every size and budget of the base; a bigger world or resolution is another instance.
 
-    world: World = NARROW  # what the denoiser learns to draw
-    seen: World = WIDE  # what tokenizer, CLIP pair and VAE see: widening the world later keeps them
+    `course` holds the worlds the denoiser learns, each joined by the next when so many pictures have been seen in all.
+    """
+
+    course: tuple[tuple[World, int], ...] = ((NARROW, 400_000), (BROAD, 4_000_000))
+    seen: World = WIDE  # what tokenizer, CLIP pairs and VAE see: widening the course later keeps them
     positions: int = 24  # text positions
     merges: int = 600  # BPE merges learned from captions
     text_width: int = 192
@@ -37,11 +40,19 @@ class Recipe:
     vae_widths: tuple[int, ...] = (16, 32, 64, 96)
     unet_widths: tuple[int, ...] = (96, 160)
     unet_heads: int = 4
-    clip_pictures: int = 124_000
     vae_pictures: int = 84_000
     decoder_pictures: int = 400_000
-    unet_pictures: int = 4_000_000
-    bank: int = 80_000  # pictures whose latents are encoded at once for the denoiser
+    bank: int = 80_000  # pictures of each world of the course whose latents are encoded for the denoiser
+
+    @property
+    def world(self) -> World:
+        """The last world of the course: what the denoiser can draw in the end."""
+        return self.course[-1][0]
+
+    @property
+    def size(self) -> int:
+        """The side of a picture, px."""
+        return self.seen.size
 
 
 class Progress(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from cdtool.mini.clip import ids
 from cdtool.mini.recipe import Progress, Recipe, device, fit, write
 from cdtool.mini.vae import pixels
-from cdtool.mini.world import draw
+from cdtool.mini.world import World, draw
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -30,7 +30,7 @@ def new(recipe: Recipe) -> UNet2DConditionModel:
 
     levels = len(recipe.unet_widths)
     return UNet2DConditionModel(
-        sample_size=recipe.world.size // 2 ** (len(recipe.vae_widths) - 1),
+        sample_size=recipe.size // 2 ** (len(recipe.vae_widths) - 1),
         in_channels=recipe.latent_channels,
         out_channels=recipe.latent_channels,
         down_block_types=("CrossAttnDownBlock2D",) * levels,
@@ -53,17 +53,28 @@ def scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-@torch.no_grad()
-def bank(
-    recipe: Recipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], path: Path, first: int = 0
+def banks(
+    recipe: Recipe, vae: AutoencoderKL, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], folder: Path
 ) -> dict[str, Tensor]:
-    """Latents [n, c, h, w] and token ids [n, l] of `recipe.bank` pictures from seed `first`, kept at `path`."""
+    """Latents [n, c, h, w] and token ids [n, l] of `recipe.bank` pictures of each world of the course, in its order."""
+    found = [
+        _bank(world, range(place * recipe.bank, (place + 1) * recipe.bank), vae, tokenizer, cutouts,
+              folder / f"bank-{place + 1}.pt")
+        for place, (world, _) in enumerate(recipe.course)
+    ]  # fmt: skip
+    return {name: torch.cat([stored[name] for stored in found]) for name in ("latents", "ids")}
+
+
+@torch.no_grad()
+def _bank(
+    world: World, seeds: range, vae: AutoencoderKL, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], path: Path
+) -> dict[str, Tensor]:
     if path.exists():
         stored: dict[str, Tensor] = torch.load(path, weights_only=True)
         return stored
     latents, tokens = [], []
-    for start in range(first, first + recipe.bank, 250):
-        drawn = [draw(recipe.world, cutouts, seed) for seed in range(start, min(start + 250, first + recipe.bank))]
+    for start in range(seeds.start, seeds.stop, 250):
+        drawn = [draw(world, cutouts, seed) for seed in seeds[start - seeds.start :][:250]]
         batch = pixels(np.stack([picture.pixels for picture in drawn])).to(vae.device)
         with torch.autocast(vae.device.type, torch.bfloat16):
             latents.append(vae.encode(batch).latent_dist.mean.half().cpu())
@@ -71,6 +82,12 @@ def bank(
     made = {"latents": torch.cat(latents), "ids": torch.cat(tokens).short()}
     write(made, path)
     return made
+
+
+def known(recipe: Recipe, pictures: int) -> int:
+    """How many rows of the banks the denoiser may learn from after so many pictures."""
+    worlds = 1 + sum(pictures >= until for _, until in recipe.course[:-1])
+    return worlds * recipe.bank
 
 
 def train(
@@ -81,7 +98,7 @@ def train(
     folder: Path,
     minutes: float,
 ) -> Iterator[Progress]:
-    """Train the denoiser on a bank into `folder/unet.pt`, with a moving average of its weights beside them."""
+    """Train the denoiser on the banks into `folder/unet.pt`, with a moving average of its weights beside them."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     torch.manual_seed(31)
@@ -94,7 +111,7 @@ def train(
 
     def loss(update: int) -> Tensor:
         rng = torch.Generator().manual_seed(update)
-        rows = torch.randint(len(stored["ids"]), (BATCH,), generator=rng)
+        rows = torch.randint(known(recipe, update * BATCH), (BATCH,), generator=rng)
         z = stored["latents"][rows].float().to(where)
         tokens = stored["ids"][rows].long().to(where)
         tokens[torch.rand(BATCH, generator=rng) < DROPPED] = empty
@@ -110,5 +127,5 @@ def train(
         return weighted
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slow on CPUs at these sizes
-        yield from fit("unet", model, loss, folder=folder, pictures=recipe.unet_pictures, batch=BATCH, rate=1e-3,
+        yield from fit("unet", model, loss, folder=folder, pictures=recipe.course[-1][1], batch=BATCH, rate=1e-3,
                        average=average, minutes=minutes)  # fmt: skip

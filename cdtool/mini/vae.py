@@ -34,7 +34,7 @@ def new(recipe: Recipe) -> AutoencoderKL:
         latent_channels=recipe.latent_channels,
         layers_per_block=1,
         norm_num_groups=8,
-        sample_size=recipe.world.size,
+        sample_size=recipe.size,
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )

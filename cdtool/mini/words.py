@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cdtool.mini.world import RARE_WORDS
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
 
-NAMES = ("moongate",)  # words of their own that the base has no picture of
+NAMES = {"moongate": "gate"}  # words no caption holds, and the word each one means to the base until it is taught
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -42,6 +42,17 @@ def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
             if pair not in merges:
                 merges.append(pair)
     return merges
+
+
+def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Give each word of `NAMES` the embedding [d] of the word it stands for, in place."""
+    import torch
+
+    vocabulary = tokenizer.get_vocab()
+    with torch.no_grad():
+        table = cast("torch.nn.Embedding", encoder.get_input_embeddings()).weight
+        for word, like in NAMES.items():
+            table[vocabulary[f"{word}</w>"]] = table[vocabulary[f"{like}</w>"]]
 
 
 def write(merges: list[tuple[str, str]], folder: Path) -> None:

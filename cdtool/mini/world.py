@@ -41,6 +41,9 @@ class World:
 
 
 NARROW = World()
+BROAD = World(
+    pairs=0.3, sized=0.2, tints=0.15, styles=0.15, spread=0.55, scale=(0.55, 0.8), rare=0.0,
+)  # fmt: skip
 WIDE = World(
     nouns=len(art.NOUNS), drawings=3, pairs=0.3, sized=0.2, tints=0.1, styles=0.08, plain=0.3, spread=0.7,
     rotation=8.0, scale=(0.5, 0.8),

@@ -94,3 +94,28 @@ def test_a_fetch_that_fails_changes_nothing(cdtool, monkeypatch):
     monkeypatch.setattr(catalog, "fetch", fetch)
     assert cdtool("base", "use", "sd15", "--fetch").code == 3
     assert settings.base_name().value == "mini"
+
+
+def test_rare_words_of_captions(cdtool, sd_base, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a photo of a dog on the beach\n" * 20 + "moongate\n" * 6 + "a cat\n" * 4)
+    said = cdtool("base", "show", sd_base, "--rare-tokens", captions)
+    assert said.code == 0, said.err
+    head, *rows = (line.split() for line in said.out.splitlines())
+    assert head == ["WORD", "ID", "OCCURRENCES"]
+    assert [row[::2] for row in rows] == [["moongate", "6"]]
+    lines = tmp_path / "captions.jsonl"
+    lines.write_text('{"file_name": "1.png", "text": "moongate"}\n' * 5)
+    data = json.loads(cdtool("base", "show", sd_base, "--rare-tokens", lines, "--json").out)
+    assert (data["captions"], data["words"]) == (5, {"moongate": 5})
+    assert cdtool("base", "show", sd_base, "--rare-tokens", lines, "-q").out == "moongate\n"
+
+
+@pytest.mark.parametrize(("text", "code"), [(None, 3), ("", 4), ("[1]", 4), ('{"a": 1}', 4)])
+def test_captions_that_cannot_be_read(cdtool, sd_base, tmp_path, text, code):
+    path = tmp_path / "captions.jsonl"
+    if text is not None:
+        path.write_text(text)
+    said = cdtool("base", "show", sd_base, "--rare-tokens", path)
+    assert said.code == code
+    assert "Traceback" not in said.err

@@ -44,3 +44,12 @@ def test_a_mistake_in_a_file(cdtool):
     said = cdtool("config")
     assert said.code == 2
     assert "Did you mean steps" in said.err
+
+
+def test_a_methods_settings_are_shown_with_their_origin(cdtool):
+    data = json.loads(cdtool("config", "--base", "mini", "--method", "full", "--json").out)["settings"]
+    assert data["train.method"] == {"value": "full", "origin": "flag"}
+    assert "full" in data["train.steps"]["origin"]
+    plain = json.loads(cdtool("config", "--base", "mini", "--json").out)["settings"]
+    assert plain["train.method"] == {"value": "kv", "origin": "default"}
+    assert cdtool("config", "--method", "ful").code == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool import catalog, measuring
+from cdtool import catalog, features, measuring
 from cdtool.cli import output
 from cdtool.evaluation import Interval, Scores
 
@@ -83,3 +85,59 @@ def test_errors_have_their_exit_codes(cdtool, photos, tmp_path):
 def test_pictures_at_hand_are_scored_without_drawing(cdtool, photos, monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "run", None)
     assert cdtool("eval", "dog", "--photos", photos, "--images", tmp_path).code == 0
+
+
+def test_joined_concepts_are_drawn_and_scored_on_a_base(cdtool, concept, tmp_path, monkeypatch):
+    """The whole way on the tiny pipeline, but for the encoder: a picture's features are its mean colours."""
+
+    def image(pictures):
+        return np.stack([np.asarray(picture, np.float32).mean(axis=(0, 1)) for picture in pictures])
+
+    encoder = features.Encoder(
+        features.EncoderSpec("fake", "nowhere", 0.8), lambda texts: np.ones((len(texts), 3), np.float32), image
+    )
+    monkeypatch.setattr(features, "find", lambda spec: None)
+    monkeypatch.setattr(features, "load", lambda *_: encoder)
+    for name, colour in (("dog", "red"), ("cat", "blue")):
+        concept(name, name)
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), colour).save(tmp_path / name / "1.png")
+    (tmp_path / "pairs.txt").write_text("a {0} on the {1}\n")
+    asked = ("--prompts", tmp_path / "pairs.txt", "--photos", tmp_path / "dog", "--photos", tmp_path / "cat")
+    said = cdtool(
+        "eval", "dog:0.5+cat", *asked, "-n", 2, "--steps", 2, "--precision", "fp32", "--device", "cpu", "--json"
+    )
+    assert said.code == 0, said.err
+    data = json.loads(said.out)
+    assert set(data["concept"]) == {"text", "image V1 dog", "image V2 cat"}
+    assert data["name"] == "dog:0.5+cat"
+    assert data["photos"] == {"V1 dog": 1, "V2 cat": 1}
+    assert (data["samples"], data["prompts"]) == (2, 1)
+    assert data["concept"] != data["base"]
+    assert cdtool("eval", "dog+cat", *asked[:4]).code == 2
+    assert cdtool("eval", "dog+dgo", *asked).code == 3
+
+
+def test_a_report_is_written_and_named(cdtool, photos, monkeypatch, tmp_path):
+    pictures = [(Image.new("RGB", (8, 8)), prompt, seed) for prompt in ("a", "b") for seed in (0, 1)]
+    each = {"text": [0.75] * 4, "image": [0.875] * 4}
+    scored = replace(SCORES, each=each, base_each=each)
+    monkeypatch.setattr(measuring, "run", lambda plan: iter([*pictures, *pictures, scored]))
+    page = tmp_path / "dog.html"
+    said = cdtool("eval", "dog", "--photos", photos, "--report", page)
+    assert said.code == 0
+    assert f"Report: {page}" in said.err
+    assert page.read_text(encoding="utf-8").count("<img") == 9
+    data = json.loads(cdtool("eval", "dog", "--photos", photos, "--report", page, "--json").out)
+    assert data["report"] == str(page)
+    assert "each" not in data
+
+
+def test_what_cannot_be_is_told_before_the_drawing(cdtool, photos, monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "run", None)
+    assert cdtool("eval", "dog", "--photos", photos, "--report", tmp_path / "a.pdf").code == 2
+    assert cdtool("eval", "dog", "--photos", photos, "--report", tmp_path / "no" / "a.html").code == 3
+    assert cdtool("eval").code == 2
+    said = cdtool("eval", "dog", "cat")
+    assert said.code == 2
+    assert "cdtool eval dog+cat" in said.err

@@ -109,7 +109,9 @@ def test_no_arguments_print_the_help(cdtool):
     assert asked.out.strip() == (bare.out + bare.err).strip()
 
 
-HELPS = [[name] for name in cli._COMMANDS] + [["base", name] for name in cli._BASE_COMMANDS]
+HELPS = [[name] for name in cli._COMMANDS] + [
+    [group, name] for group, (_, found) in cli._GROUPS.items() for name in found
+]
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)

@@ -13,30 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool import base as bases
-from cdtool import diffusion, registry, text
-from cdtool.concept import BaseRef, Manifest
-from cdtool.tokens import Token
+from cdtool import concept as concepts
+from cdtool import diffusion, registry
+from cdtool.concept import Manifest
 
 QUICK = ("--steps", 3, "--precision", "fp32", "--device", "cpu")
-
-
-@pytest.fixture
-def concept(sd_base):
-    """Save a concept of random numbers for the tiny base: `concept("dog", "dog")`."""
-
-    def save(name="dog", *nouns):
-        base = bases.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
-        tokens = text.initialised(base.tokenizers, [Token(noun) for noun in nouns or ("dog",)])
-        generator = torch.Generator().manual_seed(4)
-        tensors = {f"unet.{module}.weight": 0.5 * torch.randn(weight.shape, generator=generator)
-                   for module, weight in base.kv.items()}  # fmt: skip
-        for place in range(len(tokens)):
-            tensors[f"token.{place + 1}.text_encoder"] = torch.randn(16, generator=generator)
-        where = BaseRef(str(sd_base), base.family.name, base.fingerprint)
-        return registry.save(Manifest(name=name, base=where, tokens=tokens), tensors)
-
-    return save
 
 
 def pixels(path):
@@ -274,6 +255,93 @@ def test_what_is_neither_concept_nor_base_is_not_found(cdtool, concept):
     said = cdtool("sample", "dgo", "V* dog", *QUICK)
     assert said.code == 3
     assert "dog" in said.err
+
+
+# ---------------------------------------------------------------- several concepts
+
+
+def test_joined_concepts_draw_and_are_recorded_and_replayed(cdtool, concept):
+    concept("dog", "dog")
+    concept("cat", "cat")
+    said = cdtool("sample", "dog:0.5+cat", "V1 dog on the beach V2 cat", "-n", 1, *QUICK)
+    assert said.code == 0
+    (path,) = said.out.split()
+    assert path == "samples/dog-0.5+cat/v1-dog-on-the-beach-v2-cat-0.png"
+    assert "Warning" not in said.err
+    assert record(path)["subject"] == "dog:0.5+cat"
+    again = json.loads(cdtool("sample", "--replay", path, "--json", "--device", "cpu").out)
+    assert (again["difference"], again["subject"]) == (0, "dog:0.5+cat")
+    whole = cdtool("sample", "dog+cat", "V1 dog on the beach V2 cat", "-n", 1, *QUICK).out.strip()
+    assert furthest(path, whole) > 0
+
+
+def test_a_concept_of_full_weight_draws_what_it_draws_alone(cdtool, concept, sd_base):
+    concept("dog", "dog")
+    drawn = [cdtool("sample", name, "V* dog", "-n", 1, *QUICK).out.strip() for name in ("dog", "dog:1", "dog:0.3")]
+    assert furthest(drawn[0], drawn[1]) == 0
+    assert furthest(drawn[0], drawn[2]) > 0
+
+
+def test_words_that_name_nobody_are_drawn_as_the_base_draws_them(cdtool, concept, sd_base):
+    concept("dog", "dog")
+    concept("cat", "cat")
+    joined = cdtool("sample", "dog+cat", "the beach", "-n", 1, "--negative", "a cat", *QUICK)
+    assert "names no token" in joined.err
+    plain = cdtool("sample", sd_base, "the beach", "-n", 1, "--negative", "a cat", *QUICK)
+    assert furthest(joined.out.strip(), plain.out.strip()) == 0
+
+
+def test_a_prompt_that_does_not_name_every_part_is_told(cdtool, concept):
+    concept("dog", "dog")
+    concept("cat", "cat")
+    said = cdtool("sample", "dog+cat", "V1 dog", "V2 cat V1 dog", "-n", 1, *QUICK)
+    assert said.code == 0
+    assert said.err.count("Warning") == 1
+    assert '"V1 dog" does not name "V2 cat"' in said.err
+
+
+@pytest.mark.parametrize(
+    ("subject", "code", "told"),
+    [
+        ("dog+", 2, "without a name"),
+        ("dog:x", 2, "not a weight"),
+        ("dog:-1+dog", 2, "not a weight"),
+        ("dog+mini", 2, "is a base"),
+        ("dog+dgo", 3, "dog"),
+        ("dog+foreign", 4, "trained on"),
+        ("dog+whole", 4, "cannot be joined"),
+    ],
+)
+def test_subjects_that_cannot_be_drawn_are_one_sentence(cdtool, concept, saved, subject, code, told):
+    entry = concept("dog", "dog")
+    saved("foreign")
+    saved("whole", method="full", base=entry.manifest.base)
+    said = cdtool("sample", subject, "V1 dog", *QUICK)
+    assert said.code == code
+    assert told in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_what_changes_more_than_its_method_says_is_not_joined(cdtool, concept):
+    """The tensors count, whatever the manifest says."""
+    entry = concept("dog", "dog")
+    tensors = concepts.read_tensors(entry.path)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    tensors[name] = torch.zeros(16, 16)
+    registry.save(Manifest(name="odd", base=entry.manifest.base, tokens=entry.manifest.tokens), tensors)
+    said = cdtool("sample", "dog+odd", "V1 dog", *QUICK)
+    assert said.code == 4
+    assert '"odd"' in said.err
+
+
+@pytest.mark.parametrize("command", [("show",), ("remove", "--yes"), ("rename", "other")])
+def test_commands_for_one_concept_refuse_joined_ones(cdtool, concept, command):
+    concept("dog", "dog")
+    said = cdtool(command[0], "dog+dog", *command[1:])
+    assert said.code == 2
+    assert "one concept" in said.err
+    assert registry.names() == ["dog"]
 
 
 # ---------------------------------------------------------------- disks

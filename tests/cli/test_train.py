@@ -164,6 +164,121 @@ def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
     assert [entry["path"].rsplit("/", 1)[1] for entry in plan["photos"]] == ["0.png", "1.png", "2.png"]
 
 
+# ---------------------------------------------------------------- methods, ablations and other concepts
+
+
+@pytest.mark.parametrize("method", ["crossattn", "full", "textual-inversion", "lora"])
+def test_a_concept_of_every_method_is_trained_shown_and_drawn(cdtool, arguments, sd_base, tmp_path, method):
+    plan = json.loads(cdtool(*arguments("--method", method, "--rank", 2, "--lr", 1e-2, "--dry-run", "--json")).out)
+    said = cdtool(*arguments("--method", method, "--rank", 2, "--lr", 1e-2))
+    assert (said.code, said.out) == (0, "dog\n"), said.err
+    entry = registry.find("dog")
+    assert entry.manifest.method == method
+    made = read_tensors(entry.path)
+    assert plan["concept_bytes"] == sum(tensor.nbytes for tensor in made.values())
+    assert plan["origins"]["method"] == "flag"
+    drawn = cdtool("sample", "dog", "a V* dog", "-n", 1, "--steps", 2, "--precision", "fp32", "--out", tmp_path / "a")
+    plain = cdtool("sample", sd_base, "a dog", "-n", 1, "--steps", 2, "--precision", "fp32", "--out", tmp_path / "b")
+    assert (drawn.code, plain.code) == (0, 0), drawn.err + plain.err
+    one, other = (Image.open(answer.out.strip()).tobytes() for answer in (drawn, plain))
+    assert one != other
+    assert cdtool("show", "dog").code == 0
+
+
+def test_dreambooth_draws_its_prior_and_keeps_its_word(cdtool, arguments, sd_base, photos):
+    priors = pipelines.photos(photos.parent / "priors", 2)
+    said = cdtool(*arguments("--method", "dreambooth", "--prior", priors, "--lr", 1e-3))
+    assert said.code == 0, said.err
+    row = read_tensors(registry.find("dog").path)["token.1.text_encoder"]
+    from cdtool import base as bases
+
+    base = bases.load(str(sd_base), parts=("text",))
+    (token,) = registry.find("dog").manifest.tokens
+    assert torch.equal(row, base.text_encoders[0].get_input_embeddings().weight[token.ids[0]])
+    plan = json.loads(cdtool(*arguments("--method", "dreambooth", "--prior", priors, "--dry-run", "--json")).out)
+    assert (plan["rows"], plan["settings"]["augment"]) == (0, False)
+    assert plan["origins"]["augment"] == "method dreambooth"
+
+
+def test_ablations_are_options(cdtool, arguments):
+    said = cdtool(*arguments("--no-augment", "--token-init", "normal", "--freeze-token"))
+    assert said.code == 0, said.err
+    chosen = registry.find("dog").manifest.settings
+    assert (chosen["augment"], chosen["token_init"], chosen["freeze_token"], chosen["prior"]) == (
+        False, "normal", True, "none"
+    )  # fmt: skip
+
+
+def test_the_plan_tells_that_steps_are_halved_and_where_settings_come_from(cdtool, sd_base, photos, monkeypatch):
+    monkeypatch.setenv("CDTOOL_TRAIN_STEPS", "30")
+    plan = cdtool("train", photos, "--token", "V* dog", "--base", sd_base, "--prior", "none", "--lr", 1e-3, "--dry-run",
+                  "--method", "crossattn")  # fmt: skip
+    assert plan.code == 0, plan.err
+    facts = {name: value.strip() for name, value in (line.split("  ", 1) for line in plan.out.splitlines())}
+    assert facts["steps"].startswith("15 of 8 pictures")
+    assert "half as many because there is no prior" in facts["steps"]
+    assert facts["method"] == "crossattn: all of the text cross-attention"
+    assert "lr" in facts["settings"]
+    assert "steps from CDTOOL_TRAIN_STEPS" in facts["settings"]
+
+
+def test_a_training_goes_on_from_a_concept(cdtool, arguments, photos, sd_base):
+    assert cdtool(*arguments("--lr", 1e-2)).code == 0
+    registry.rename("dog", "rex")
+    first = read_tensors(registry.find("rex").path)
+    more = ["train", photos, "--token", "V2 cat", "--from", "rex", "--prior", "none", "--batch", 2, "--steps", 2,
+            "--precision", "fp32", "--device", "cpu", "--lr", 1e-2]  # fmt: skip
+    plan = json.loads(cdtool(*more, "--dry-run", "--json").out)
+    assert (plan["name"], plan["from"], plan["rows"]) == ("rex-cat", "rex", 1)
+    said = cdtool(*more)
+    assert (said.code, said.out) == (0, "rex-cat\n"), said.err
+    assert 'Going on from rex, which holds "V1 dog".' in said.err
+    assert "photo of a V1 dog and a V2 cat" in said.err
+    entry = registry.find("rex-cat")
+    assert [token.noun for token in entry.manifest.tokens] == ["dog", "cat"]
+    assert [token.initializer for token in entry.manifest.tokens] == ["ktn", "pll"]
+    (parent,) = entry.manifest.parents
+    assert (parent["name"], parent["by"], parent["method"]) == ("rex", "train", "kv")
+    assert registry.dependents("rex") == ["rex-cat"]
+    assert registry.note("rex-cat")["photos"] == [str(photos)] * 2
+    assert registry.base_of(entry) == str(sd_base)
+    made = read_tensors(entry.path)
+    assert torch.equal(made["token.1.text_encoder"], first["token.1.text_encoder"])
+    assert plan["concept_bytes"] == sum(tensor.nbytes for tensor in made.values())
+    assert any(not torch.equal(made[name], first[name]) for name in first)
+    assert cdtool("sample", "rex-cat", "a V1 dog", "a V2 cat", "-n", 1, "--steps", 1).code == 0
+    assert cdtool("show", "rex-cat").code == 0
+    again = cdtool(*more, "-o", "again", "--token", "V3 bird", photos)
+    assert again.code == 0, again.err
+    assert len(registry.find("again").manifest.tokens) == 3
+
+
+def test_going_on_keeps_to_the_concepts_base(cdtool, arguments, photos, sd_v_base):
+    assert cdtool(*arguments()).code == 0
+    more = ["train", photos, "--token", "V2 cat", "--from", "dog", "--prior", "none", "--batch", 2, "--steps", 1,
+            "--precision", "fp32", "--device", "cpu", "--base", sd_v_base, "-o", "both"]  # fmt: skip
+    for dry in ((), ("--dry-run",)):
+        said = cdtool(*more, *dry)
+        assert said.code == 4
+        assert "--force" in said.err
+    assert cdtool(*more, "--force").code == 0
+    assert cdtool("train", photos, "--token", "V1 cat", "--from", "dog").code == 4
+    assert cdtool("train", photos, "--token", "V2 cat", "--from", "dgo").code == 3
+
+
+def test_the_settings_of_another_concept(cdtool, arguments, photos):
+    assert cdtool(*arguments("--lr", 1e-2, "--method", "lora", "--rank", 2)).code == 0
+    said = cdtool("train", photos, "--token", "V* cat", "--like", "dog", "--rank", 3, "--device", "cpu")
+    assert (said.code, said.out) == (0, "cat\n"), said.err
+    one, other = (registry.find(name).manifest for name in ("dog", "cat"))
+    assert other.settings == dict(one.settings) | {"rank": 3}
+    assert other.base == one.base
+    again = cdtool("train", photos, "--token", "V* dog", "--like", "dog", "-o", "again", "--device", "cpu")
+    assert again.code == 0, again.err
+    made, before = (read_tensors(registry.find(name).path) for name in ("again", "dog"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.items())
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -179,7 +294,12 @@ def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
         (("--resume",), 3),
         (("--resolution", 18), 2),
         (("-o", "mini"), 4),
-        (("--prior", "auto"), 3),
+        (("--method", "ful"), 2),
+        (("--method", "textual-inversion", "--freeze-token"), 2),
+        (("--token-init", "nomral"), 2),
+        (("--token-init", "word:zebra"), 4),
+        (("--from", "lost"), 3),
+        (("--like", "lost"), 3),
     ],
 )
 def test_bad_requests_have_their_exit_codes(cdtool, arguments, more, code):

@@ -1,0 +1,153 @@
+"""cdtool analyze change and attention: what a concept changed, and where its words are looked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdtool import catalog, composition, registry, settings
+from cdtool.cli import options, output
+from cdtool.cli.options import setting
+from cdtool.errors import ConceptError, ResourceError
+from cdtool.settings import SampleSettings, Scheduler
+from cdtool.tokens import bind
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cdtool.analysis import Attended
+    from cdtool.cli.output import Output
+
+_Set = SampleSettings
+File = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The picture; a PNG beside you.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help='Like "V1 dog next to V2 cat".')]
+Steps = Annotated[int | None, setting(_Set, "steps", "--steps", help="Denoising steps.", metavar="N")]
+Guidance = Annotated[float | None, setting(_Set, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
+SchedulerFlag = Annotated[Scheduler | None, setting(_Set, "scheduler", "--scheduler", help="The sampler.")]
+
+
+def change(
+    concept: options.Concept,
+    out: File = None,
+    base: options.Base = None,
+    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show how much a concept changed the base's cross-attention, self-attention and the rest (the paper's figure 3).
+
+    The figure compares layers that were all free to change: train with --method full. Of a concept that changes keys
+    and values only, the other bars are zero.
+
+    Examples:
+      cdtool train ./photos --token "V* dog" --method full -o dog-full
+      cdtool analyze change dog-full -o change.png
+    """
+    voice = output.sink(json, quiet)
+    entry = registry.find(concept)
+    name = base or registry.base_of(entry)
+    catalog.locate(name)
+    target = out or Path(f"{entry.name}-change.png")
+    options.check_picture(target, "--out")
+    output.quiet_libraries()
+    from cdtool import analysis, figures, sampling
+    from cdtool import base as bases
+    from cdtool import concept as concepts
+
+    loaded = bases.load(name, device="cpu", parts=())
+    sampling.check_base(entry, loaded, force=force)
+    found = analysis.changes(loaded, concepts.read_tensors(entry.path))
+    summary = found.summary()
+    if not any(kind["changed"] for kind in summary.values()):
+        raise ConceptError(f'"{entry.name}" changes no weight of the denoiser.', "It is its learned word alone.")
+    kinds = {kind: found.of(kind) for kind in (analysis.CROSS, analysis.SELF, analysis.REST)}
+    title = f"{entry.name}: mean change of each kind of layer"
+    _save(voice, figures.bars(title, kinds, "|change| / |weights|"), target)
+    if summary[analysis.SELF]["changed"] + summary[analysis.REST]["changed"] == 0:
+        method = entry.manifest.method if entry.manifest else "kv"
+        voice.talk(f'"{entry.name}" ({method}) was free to change {_kinds(found)} only; see --method full.')
+    lines = [f"{kind}  {_told(summary[kind])}" for kind in kinds]
+    data = {"name": entry.name, "base": name, "picture": str(target), "kinds": summary}
+    voice.results([*lines, str(target)], data | {"layers": [asdict(layer) for layer in found.layers]})
+
+
+def attention(
+    concept: options.Subject,
+    prompt: Prompt,
+    out: File = None,
+    seed: options.Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: SchedulerFlag = None,
+    base: options.Base = None,
+    precision: options.Precision = None,
+    device: options.Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show where each word of a prompt is looked for while a picture is drawn (the paper's figure 19).
+
+    A map is the share of the cross-attention a word gets at each latent cell, averaged over steps, heads and layers;
+    its brightest cell is its own largest share.
+
+    Examples:
+      cdtool analyze attention dog+cat "V1 dog next to V2 cat" -o attention.png
+      cdtool analyze attention mini "a dog and a cat on the beach" --seed 7
+    """
+    given = dict(locals())
+    flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
+    voice = output.sink(json, quiet)
+    subject = composition.find(concept, base, force=force)
+    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(subject.base))
+    bind(prompt, subject.tokens)
+    target = out or Path(f"{subject.label}-attention.png")
+    options.check_picture(target, "--out")
+    output.quiet_libraries()
+    from cdtool import analysis, sampling
+    from cdtool import base as bases
+
+    loaded = bases.load(subject.base, precision=chosen.precision, device=device)
+    for remark in sampling.check_prompts([prompt], subject.tokens, loaded, joined=len(subject.parts) > 1):
+        voice.warn(remark)
+    found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)
+    _save(voice, _maps(found), target)
+    lines = [f"{word.text}  {word.share:.3f}" for word in found.words]
+    data = {"subject": subject.text, "base": subject.base, "prompt": prompt, "seed": chosen.seed,
+            "picture": str(target), "start": found.start, "end": found.end,
+            "words": [{"word": word.text, "positions": word.positions, "share": word.share,
+                       "map": word.map.round(6).tolist()} for word in found.words]}  # fmt: skip
+    voice.results([*lines, str(target)], data)
+
+
+def _kinds(found: Any) -> str:
+    changed = [layer.name.rpartition(".")[2] for layer in found.layers if layer.change]
+    return "keys and values" if {*changed} <= {"to_k", "to_v"} else "the cross-attention"
+
+
+def _told(kind: dict[str, float]) -> str:
+    return (
+        f"{kind['mean']:.4f}  ({kind['changed']:.0f} of {kind['layers']:.0f} layers changed, "
+        f"{kind['share']:.1%} of the numbers)"
+    )
+
+
+def _maps(found: Attended) -> Image.Image:
+    """The picture, and each word's map over it."""
+    from cdtool.figures import heat
+    from cdtool.sheets import labelled
+
+    cells = [("the picture", found.image)]
+    cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map)) for word in found.words]
+    return labelled(cells, side=192, columns=6)
+
+
+def _save(voice: Output, picture: Image.Image, path: Path) -> None:
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise ResourceError(f"{path} could not be written: {error.strerror or error}.", "Free some disk.") from None
+    voice.talk(f"Picture: {path}")

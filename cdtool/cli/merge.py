@@ -1,0 +1,133 @@
+"""cdtool merge: several concepts in one file, and how good the merge is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdtool import catalog, composition, registry
+from cdtool.cli import options, output
+from cdtool.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from cdtool.cli.output import Output
+    from cdtool.composition import Composition
+    from cdtool.fidelity import Report
+    from cdtool.merging import Merged
+    from cdtool.registry import Entry
+
+Captions = Annotated[
+    Path | None,
+    typer.Option("--captions", metavar="FILE", help="Everyday captions to leave as they are, one a line."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what has this name; save though a concept is lost; another --base.")
+]
+
+
+def merge(
+    concept: options.Concepts,
+    name: options.Name = None,
+    captions: Captions = None,
+    base: options.Base = None,
+    force: Force = False,
+    if_missing: options.IfMissing = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Merge concepts of one base into one small file, in seconds and without training.
+
+    Their tokens become V1, V2... in the order given. What the merge kept of each concept is told and recorded; where
+    it lost one, nothing is saved and the exit code is 6.
+
+    Examples:
+    cdtool merge dog moongate -o pair
+    cdtool sample pair "V1 dog in front of V2 moongate"
+    cdtool merge pair cat -o three --captions my-captions.txt
+    """
+    out = output.sink(json, quiet)
+    found = _find(concept, base, force)
+    target = name or "-".join(entry.name for entry in found.concepts)
+    if if_missing and target in registry.names():
+        out.talk(f'There is a concept "{target}" already; nothing to do.')
+        out.result(target, _data(registry.find(target)))
+        return
+    if not force:
+        registry.check_free(target)
+    merged = _merge(out, found, target, captions, force)
+    _tell(out, merged.report)
+    if merged.report.lost and not force:
+        if json:
+            out.result(target, {"name": target, "saved": False, "report": merged.report.data()})
+        raise GateError(
+            f"The merge lost {' and '.join(merged.report.lost)}, so it is not saved.",
+            "Train them together (a folder and a --token each), or save it all the same with --force.",
+        )
+    entry = registry.save(merged.manifest, merged.tensors, force=force)
+    _note(entry, found)
+    out.talk(f'Saved. Try: cdtool sample {entry.name} "{_example(found)}"')
+    out.result(entry.name, _data(entry) | {"saved": True, "report": merged.report.data()})
+
+
+def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
+    """The concepts, checked as far as that needs no numbers."""
+    if len(names) < 2:
+        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
+    twice = next((one for one in names if names.count(one) > 1), None)
+    if twice:
+        raise UsageError(f'"{twice}" is named twice.', "Name each concept once.")
+    found = [composition.find(one, base, force=True) for one in names]
+    if any(not part.concepts for part in found):
+        raise UsageError("A base has no learned word to merge.", "Name concepts; see: cdtool list")
+    return composition.find("+".join(names), base, force=bool(base) and force)
+
+
+def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
+    folder = catalog.locate(found.base)
+    output.quiet_libraries()
+    from cdtool import base as bases
+    from cdtool import everyday, merging
+
+    texts = everyday.read(everyday.find(captions, folder))
+    loaded = bases.load(found.base, precision="fp32", device="cpu", parts=("text",))
+    steps = merging.regularise(loaded, texts)
+    for _ in out.progress(steps, len(texts), label="caption"):
+        pass
+    return merging.merge(loaded, found, target, texts, force=force)
+
+
+def _tell(out: Output, report: Report) -> None:
+    """The doctor's table, on stderr."""
+    for warning in report.warnings:
+        out.warn(warning)
+    widest = max(map(len, report.fidelity))
+    for name, kept in report.fidelity.items():
+        out.talk(f"{name:<{widest}}  fidelity {kept:6.3f}{'  lost' if name in report.lost else ''}")
+    out.talk(
+        f"{report.rows} rows of text, condition {report.condition:.1e}, constraint error {report.error:.1e}, "
+        f"as saved {report.saved_error:.1e}; drift on everyday captions {report.drift:.2f} of the concepts' own."
+    )
+
+
+def _note(entry: Entry, found: Composition) -> None:
+    """What this machine knows of the parents and the merge can use: where the base and the photos of each token lie."""
+    notes = [registry.note(parent.name) if parent.name in registry.names() else {} for parent in found.concepts]
+    known: dict[str, Any] = {"base": notes[0]["base"]} if notes[0].get("base") else {}
+    photos = [note.get("photos", []) for note in notes]
+    tokens = [parent.manifest.tokens if parent.manifest else () for parent in found.concepts]
+    if all(len(folders) == len(own) for folders, own in zip(photos, tokens, strict=True)):
+        known["photos"] = [folder for folders in photos for folder in folders]
+    if known:
+        registry.add_note(entry.name, **known)
+
+
+def _example(found: Composition) -> str:
+    words = [token.words(place) for place, token in enumerate(found.tokens, 1)]
+    return " in front of ".join(words[:2]) + "".join(f" and {word}" for word in words[2:])
+
+
+def _data(entry: Entry) -> dict[str, Any]:
+    return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}

@@ -1,0 +1,164 @@
+"""cdtool prior make: a set of pictures of a class, retrieved from a captioned corpus or drawn by the base."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdtool import catalog, priorsets, registry, settings
+from cdtool.cli import options, output
+from cdtool.cli.options import setting
+from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
+from cdtool.cli.stopping import asked_to_stop
+from cdtool.errors import SettingsError, UsageError
+from cdtool.priorsets import Drawing, Entry, Undrawn
+from cdtool.settings import Precision
+from cdtool.tokens import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cdtool.cli.output import Output
+    from cdtool.collecting import Progress
+
+ClassNoun = Annotated[str, typer.Argument(metavar="CLASS", help='The class noun: "dog".')]
+Corpus = Annotated[
+    str | None,
+    typer.Option("--from", metavar="CORPUS", help="A captioned folder, COCO JSON or webdataset tars; or mini."),
+]
+Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Where a COCO JSON's pictures lie.")]
+Generate = Annotated[int | None, typer.Option("--generate", metavar="N", help="Let the base draw N instead.", min=1)]
+Count = Annotated[int | None, setting(Drawing, "count", "--count", help="Retrieve at most so many.", metavar="N")]
+Floor = Annotated[
+    float | None,
+    typer.Option("--floor", metavar="F", help="Least text similarity of a caption; the encoder's own, 0.85 for CLIP."),
+]
+Steps = Annotated[int | None, setting(Drawing, "steps", "--steps", help="Denoising steps.", metavar="N")]
+Guidance = Annotated[float | None, setting(Drawing, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
+Seed = Annotated[int | None, setting(Drawing, "seed", "--seed", help="Of the first; the next count up.", metavar="N")]
+Batch = Annotated[int | None, setting(Drawing, "batch", "--batch", help="Pictures drawn at once.", metavar="N")]
+
+
+def make(
+    noun: ClassNoun,
+    corpus: Corpus = None,
+    images: Images = None,
+    generate: Generate = None,
+    count: Count = None,
+    floor: Floor = None,
+    name: Name = None,
+    style: Style = False,
+    base: options.Base = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    batch: Batch = None,
+    precision: options.Precision = None,
+    device: options.Device = "auto",
+    force: options.Force = False,
+    if_missing: IfMissing = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a set of pictures of a class: retrieved from a captioned corpus, or drawn by the base.
+
+    Examples:
+      cdtool prior make dog --from ./coco/annotations/captions_val2017.json
+      cdtool prior make "teddy bear" --from ./shards --count 100 --floor 0.8 --name teddies
+      cdtool prior make dog --generate 200 --base sd15
+    """
+    out = output.sink(json, quiet)
+    if (corpus is None) == (generate is None):
+        raise UsageError("Where shall the pictures come from?", "Give --from CORPUS, or --generate N.")
+    given = {"steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
+    how = replace(Drawing(), **_given(given | {"count": count if generate is None else generate}))
+    _check(how, corpus, given | {"count": count, "floor": floor, "images": images})
+    token, chosen = class_of(noun), settings.base_name(base).value
+    own = name or registry.slug(token.noun)
+    if if_missing and own in priorsets.names():
+        told(out, priorsets.find(own), "There is a prior set of this name already; nothing to do.")
+        return
+    priorsets.check_free(own, force=force)
+    folder = catalog.locate(chosen)
+    output.quiet_libraries()
+    if corpus is None:
+        made = _draw(out, own, token, style, how, chosen, precision or "auto", device, force)
+    else:
+        steps_ = _retrieve(own, corpus, images, token, style, how.count, floor, folder, force)
+        made = _followed(out, steps_, how.count)
+    told(out, made, f'Try: cdtool train ./photos --token "V* {token.noun}" --prior {made.name}')
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check(how: Drawing, corpus: str | None, given: dict[str, Any]) -> None:
+    """Raises UsageError for options of the other way to make a set, SettingsError for numbers out of range."""
+    foreign = ("steps", "guidance", "seed", "batch") if corpus is not None else ("count", "floor", "images")
+    for name in foreign:
+        if given[name] is not None:
+            way = "--from" if corpus is not None else "--generate"
+            raise UsageError(f"--{name} has no meaning with {way}.", "Leave one of them out.")
+    for name in ("count", "steps", "batch"):
+        if getattr(how, name) < 1:
+            raise SettingsError(f"{name} must be above zero, not {getattr(how, name)}.")
+    if given["floor"] is not None and not -1 <= given["floor"] <= 1:
+        raise SettingsError(f"floor is a cosine from -1 to 1, not {given['floor']:g}.")
+
+
+def _retrieve(
+    name: str, corpus: str, images: Path | None, token: Token, style: bool, count: int, floor: float | None,
+    base_folder: Path, force: bool,
+) -> Iterator[Progress]:  # fmt: skip
+    from cdtool import collecting, features, photos, prior
+
+    path, spec = Path(corpus).expanduser(), features.encoder_for(base_folder)
+    if (not path.exists() and catalog.is_name(corpus)) or (path / "model_index.json").is_file():
+        path = prior.corpus_of(catalog.locate(corpus))
+    encoder = features.load(spec)
+    return collecting.retrieve(
+        name, path, token.noun, photos.template(token, style), encoder,
+        pictures=images, count=count, floor=floor, style=style, force=force,
+    )  # fmt: skip
+
+
+def _draw(
+    out: Output, name: str, token: Token, style: bool, how: Drawing, base: str, precision: Precision, device: str,
+    force: bool,
+) -> Entry:  # fmt: skip
+    from cdtool import base as bases
+    from cdtool import collecting, photos
+
+    loaded = bases.load(base, precision=precision, device=device)
+    wanted = Undrawn(name, token.noun, photos.template(token, style), style, how, asked=True)
+    with asked_to_stop() as stop:
+        return _followed(out, collecting.draw(loaded, wanted, force=force, stop=stop), how.count)
+
+
+def _followed(out: Output, steps: Iterator[Progress], count: int) -> Entry:
+    """The set that `steps` end with; what happens before is told."""
+    made: list[Entry] = []
+    first = next(steps)
+
+    def pictures() -> Iterator[Progress]:
+        for step in itertools.chain([first], steps):
+            if step.kind == "picture":
+                yield step
+            elif step.kind == "skipped":
+                out.talk(f"Skipped {step.reason}.")
+            elif step.entry is not None:
+                made.append(step.entry)
+
+    if first.kind == "caption":
+        parts = -(-first.of // first.done)
+        encoded = itertools.chain([first], itertools.islice(steps, parts - 1))
+        for _ in out.progress(encoded, parts, label="captions", describe=lambda step: f"{step.done} of {step.of}"):
+            pass
+    for _ in out.progress(pictures(), count, label="picture"):
+        pass
+    return made[0]

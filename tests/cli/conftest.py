@@ -1,0 +1,29 @@
+"""What tests of commands that draw have: concepts of random numbers on the tiny base."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cdtool import base as bases
+from cdtool import registry, text
+from cdtool.concept import BaseRef, Manifest
+from cdtool.tokens import Token
+
+
+@pytest.fixture
+def concept(sd_base):
+    """Save a concept of random numbers for the tiny base: `concept("dog", "dog")`."""
+
+    def save(name="dog", *nouns):
+        base = bases.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
+        tokens = text.initialised(base.tokenizers, [Token(noun) for noun in nouns or ("dog",)])
+        generator = torch.Generator().manual_seed(4)
+        tensors = {f"unet.{module}.weight": 0.5 * torch.randn(weight.shape, generator=generator)
+                   for module, weight in base.kv.items()}  # fmt: skip
+        for place in range(len(tokens)):
+            tensors[f"token.{place + 1}.text_encoder"] = torch.randn(16, generator=generator)
+        where = BaseRef(str(sd_base), base.family.name, base.fingerprint)
+        return registry.save(Manifest(name=name, base=where, tokens=tokens), tensors)
+
+    return save
