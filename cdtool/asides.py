@@ -1,41 +1,34 @@
 """What a concept changes beside itself: pictures asked for without its words, drawn with it and with the bare base.
 
-KID and FID compare them with real pictures; forgetting is how far they moved, leaking how much a plain "dog" has come
-to look like the photos.
+forgetting.py tells from them how far plain things moved, KID and FID how far they are from real pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cdtool import distances, evaluation, features, photos, references, sheets, vision
+from cdtool import distances, evaluation, features, photos, references, vision
 from cdtool.errors import UsageError, nearest
-from cdtool.evaluation import Interval, Scores
-from cdtool.report import Forgotten
+from cdtool.features import EncoderSpec
 from cdtool.tokens import article
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL import Image
 
     from cdtool.base import Base
     from cdtool.composition import Composition
     from cdtool.corpora import Member
-    from cdtool.features import Encoder, Features
+    from cdtool.features import Encoder
     from cdtool.settings import SampleSettings
-
-    Numbers = NDArray[np.float64]
 
 SETS = ("kid", "fid")  # metrics of whole sets of pictures; the lower, the better
 NEIGHBOURS = 3  # classes
 FEWEST, MOST = 8, 50  # pictures of each kind that forgetting looks at
-SHOWN = 8  # of them on a sheet
-_Z = 1.96  # of a 95% interval
 
 
 @dataclass(frozen=True)
@@ -143,7 +136,7 @@ def _kinds(wanted: Wanted, subject: Composition, targets: Sequence[str], base_fo
     held = [(token, entry) for entry in subject.concepts if entry.manifest for token in entry.manifest.tokens]
     for (token, entry), target in zip(held, targets, strict=True):
         style = bool(entry.manifest and entry.manifest.settings.get("style"))
-        real = ()
+        real: tuple[Member, ...] = ()
         if "kid" in wanted.metrics:
             word = "painting" if style else token.noun
             real = references.of_class(wanted.kid, base_folder, word, distances.FEWEST)
@@ -163,7 +156,7 @@ def neighbours(asides: Asides, encoder: Encoder) -> list[str]:
 def draw(
     base: Base, subject: Composition, asides: Asides, near: Sequence[str], settings: SampleSettings
 ) -> Iterator[Aside]:
-    """Draw everything with the concept and then, with the same seeds, with the bare base. Raises what drawing raises."""
+    """Draw everything with the concept and then, with the same seeds, with the bare base."""
     from cdtool import sampling
 
     asked = [(kind.noun, [kind.prompt], asides.count) for kind in asides.kinds]
@@ -176,122 +169,34 @@ def draw(
                 yield Aside(group, bool(concepts), *drawn)
 
 
-# ---------------------------------------------------------------- what is found
+# ---------------------------------------------------------------- what measures it
 
 
-def with_sets(
-    scores: Scores, asides: Asides, drawn: Sequence[Aside], wanted: Wanted, encoder: Encoder
-) -> Scores:
-    """The scores with the columns of whole sets, beside the base's; the set encoder is `encoder`.
-
-    KID is ×1000; the interval of its difference is a paired jackknife over the drawn pictures, the real ones held
-    fixed. FID has none: leaving pictures out biases it more than it varies.
-    """
-    concept, base, difference, sets = dict(scores.concept), dict(scores.base), dict(scores.difference), {}
-    if "kid" in wanted.metrics:
-        for kind in asides.kinds:
-            name = f"kid {kind.noun}" if len(asides.kinds) > 1 else "kid"
-            real = _set(encoder, references.images(kind.pictures))
-            own, bare = (_set(encoder, _images(drawn, kind.noun, which)) for which in (True, False))
-            concept[name], base[name] = 1000 * distances.kid(own, real), 1000 * distances.kid(bare, real)
-            difference[name] = _kid_difference(own, bare, real)
-            sets[name] = _about(encoder, own, real, kind.prompt)
-    if "fid" in wanted.metrics:
-        real = _set(encoder, references.images(asides.pictures))
-        pair = [_set(encoder, _images(drawn, "unrelated", which)[: wanted.fid_count]) for which in (True, False)]
-        concept["fid"], base["fid"] = (distances.frechet(found, real) for found in pair)
-        sets["fid"] = _about(encoder, pair[0], real, "unrelated captions")
-    return replace(scores, concept=concept, base=base, difference=difference, sets=sets)
+def encoder_for(wanted: Wanted, base_folder: Path) -> EncoderSpec:
+    """The encoder of texts and pictures that is asked for, else the base's."""
+    given = wanted.encoder
+    return EncoderSpec(Path(given).name, given, 0.0) if given else features.encoder_for(base_folder)
 
 
-def forgetting(
-    asides: Asides, drawn: Sequence[Aside], targets: Mapping[str, Sequence[Image.Image]], encoder: Encoder,
-    names: tuple[str, str],
-) -> dict[str, Forgotten]:  # fmt: skip
-    """How far pictures of plain classes, of their neighbours and of unrelated prompts moved, and what leaked.
-
-    A move is 1 − the cosine of two pictures of one seed, 0 where nothing changed; the leak is the image alignment of
-    plain-class pictures with the photos less that of the base's. `targets` are the photos of each target, `names`
-    those of the concept and the base.
-    """
-    found = {}
-    own_kinds = [kind for kind in asides.kinds if not kind.is_own_word]
-    for kind in own_kinds:
-        place = f" {kind.noun}" if len(own_kinds) > 1 else ""
-        own, base = (_unit(encoder, drawn, kind.noun, which) for which in (True, False))
-        known = features.image_features(encoder, targets[kind.target])
-        leak = evaluation.image_alignment(own, known) - evaluation.image_alignment(base, known)
-        sheet = _sheet(drawn, kind.noun, names)
-        told = f"is how far a plain {kind.noun} moved from what {names[1]} drew with the same seeds; 0 is not at all."
-        found[f"class{place}"] = Forgotten(f"A plain {kind.noun}", _moved(own, base, drawn, kind.noun), told, sheet)
-        told = f"is how much more a plain {kind.noun} looks like the photos than before; 0 is no more."
-        found[f"leak{place}"] = Forgotten(
-            f"Leaking into {kind.noun}", evaluation.bootstrap(leak, [kind.prompt] * len(leak)), told
-        )
-    for group, title in (("neighbours", "Neighbouring classes"), ("unrelated", "Unrelated prompts")):
-        own, base = (_unit(encoder, drawn, group, which) for which in (True, False))
-        if len(own):
-            prompts = dict.fromkeys(one.prompt for one in drawn if one.group == group)
-            which_ones = ", ".join(prompts) if group == "neighbours" else f"{len(prompts)} captions"
-            told = f"is how far these moved with the same seeds: {which_ones}."
-            found[group] = Forgotten(title, _moved(own, base, drawn, group), told, _sheet(drawn, group, names))
-    return found
+def find_encoders(wanted: Wanted, base_folder: Path) -> None:
+    """Raises NotFoundError for an encoder that is wanted and not on this machine."""
+    features.find(encoder_for(wanted, base_folder))
+    if "dino" in wanted.metrics:
+        features.find(vision.dino_for(base_folder))
+    if set(wanted.metrics) & set(SETS) and is_inception(base_folder):
+        vision.find_inception()
 
 
-def with_forgetting(scores: Scores, found: Mapping[str, Forgotten]) -> Scores:
-    """The scores with those of forgetting."""
-    return replace(scores, forgetting={name: one.score for name, one in found.items()})
+def load_others(wanted: Wanted, base_folder: Path, device: str) -> dict[str, Encoder]:
+    """The encoders of metrics that have one of their own. Raises NotFoundError, BaseError."""
+    return {"dino": vision.load_dino(vision.dino_for(base_folder), device)} if "dino" in wanted.metrics else {}
 
 
 def set_encoder(base_folder: Path, pair: Encoder, device: str) -> Encoder:
-    """The encoder of KID and FID: the pair a base brings along, else Inception. Raises NotFoundError, BaseError."""
+    """The encoder of KID and FID: the pair of a base that brings one, else Inception; raises as these do."""
     return vision.load_inception(device) if is_inception(base_folder) else pair
 
 
 def is_inception(base_folder: Path) -> bool:
     """Whether a base's KID and FID are measured with Inception, as published ones are."""
     return features.encoder_for(base_folder) == features.ENCODERS["clip-vit-b32"]
-
-
-def _images(drawn: Sequence[Aside], group: str, is_concept: bool) -> list[Image.Image]:
-    return [one.image for one in drawn if one.group == group and one.is_concept == is_concept]
-
-
-def _set(encoder: Encoder, images: Sequence[Image.Image] | Iterator[Image.Image]) -> Features:
-    return vision.set_features(encoder, features.raw_image_features(encoder, images))
-
-
-def _unit(encoder: Encoder, drawn: Sequence[Aside], group: str, is_concept: bool) -> Features:
-    return features.image_features(encoder, _images(drawn, group, is_concept))
-
-
-def _about(encoder: Encoder, drawn: Features, real: Features, prompt: str) -> dict[str, str | int]:
-    return {"encoder": encoder.spec.name, "drawn": len(drawn), "real": len(real), "prompt": prompt}
-
-
-def _kid_difference(own: Features, bare: Features, real: Features) -> Interval:
-    mean = 1000 * (distances.kid(own, real) - distances.kid(bare, real))
-    apart = distances.kid_without_each(own, real) - distances.kid_without_each(bare, real)
-    reach = 1000 * _Z * distances.jackknife_error(apart)
-    return Interval(mean, mean - reach, mean + reach)
-
-
-def moved(own: Features, base: Features) -> Numbers:
-    """1 − cosine of each picture [n, d] with the base's of the same seed [n, d], both of unit length: [n] in [0, 2]."""
-    values: Numbers = np.maximum(1 - np.einsum("nd,nd->n", own, base, dtype=np.float64), 0)
-    return values
-
-
-def _moved(own: Features, base: Features, drawn: Sequence[Aside], group: str) -> Interval:
-    prompts = [one.prompt for one in drawn if one.group == group and one.is_concept]
-    return evaluation.bootstrap(moved(own, base), prompts)
-
-
-def _sheet(drawn: Sequence[Aside], group: str, names: tuple[str, str]) -> Image.Image:
-    """The base's pictures above the concept's."""
-    every = max(len(_images(drawn, group, True)) // SHOWN, 1)
-    rows = []
-    for is_concept, name in ((False, names[1]), (True, names[0])):
-        label = f"{name}: {group}"
-        rows.append(sheets.Row(label, _images(drawn, group, is_concept)[::every][:SHOWN]))
-    return sheets.contact_sheet(rows)

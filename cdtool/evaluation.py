@@ -55,7 +55,8 @@ class Interval:
 class Scores:
     """Mean scores of the concept's samples and of the base's, and their differences, each by column.
 
-    Columns of whole sets of pictures ("kid", "fid") have no score of each sample; see asides.py. `each` and `base_each` hold the score of every sample, in the order they were given.
+    `each` and `base_each` hold the score of every sample, in the order they were given; columns of whole sets of
+    pictures ("kid", "fid"; forgetting.py) have none.
     """
 
     encoder: str
@@ -160,7 +161,8 @@ def evaluate(
         raise InputError("There are no samples to score.")
     if base and [sample.prompt for sample in base] != [sample.prompt for sample in samples]:
         raise InputError("The base's samples are not for the same prompts as the concept's.")
-    scored, beside = {}, {}
+    scored: dict[str, Numbers] = {}
+    beside: dict[str, Numbers] = {}
     own = [metric for metric in metrics if metric not in (others or {})]
     for eyes, some in [(encoder, own), *((other, [metric]) for metric, other in (others or {}).items())]:
         pictured = {target: features.image_features(eyes, images) for target, images in photos.items() if images}

@@ -50,9 +50,7 @@ def rows(
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 
-def _part(
-    images: Sequence[Image.Image], embed: Callable[[Sequence[Image.Image]], Features], folder: Path
-) -> Features:
+def _part(images: Sequence[Image.Image], embed: Callable[[Sequence[Image.Image]], Features], folder: Path) -> Features:
     paths = [_path(folder, image) for image in images]
     known = [_read(path) for path in paths]
     missing = [place for place, row in enumerate(known) if row is None]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.asides import Aside
     from cdtool.composition import Composition
     from cdtool.evaluation import Sample, Scores
-    from cdtool.features import Encoder, EncoderSpec
+    from cdtool.features import Encoder
     from cdtool.photos import Photo
     from cdtool.registry import Entry
     from cdtool.report import Forgotten
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # token's, {1} for its second's.
 PROMPTS = ("photo of a {}", "a {} on the beach", "a {} in the snow", "a {} in the forest", "a painting of a {}")
 SAMPLES = "samples.jsonl"
+_USUAL, _NOTHING = Wanted(), Asides()
 _HINT = "Draw them with: cdtool sample CONCEPT PROMPT --out DIR"
 
 
@@ -44,8 +45,8 @@ class Evaluation:
     photos: Mapping[str, tuple[Photo, ...]]
     settings: SampleSettings
     device: str = "auto"
-    wanted: Wanted = Wanted()
-    beside: Asides = Asides()
+    wanted: Wanted = _USUAL
+    beside: Asides = _NOTHING
 
     @property
     def subject(self) -> str:
@@ -68,6 +69,13 @@ class Evaluation:
         return len(self.prompts) * self.settings.count * (2 if self.asked.concepts else 1) + self.beside.total
 
 
+@dataclass(frozen=True)
+class Lookback:
+    """What the pictures beside the samples tell of forgetting and leaking."""
+
+    found: tuple[Forgotten, ...]
+
+
 def plan(
     subject: str,
     *,
@@ -75,13 +83,14 @@ def plan(
     prompts: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     device: str = "auto",
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = _USUAL,
 ) -> Evaluation:
     """Check everything an evaluation needs before anything is loaded.
 
     `subject` is a concept, several joined, or a base; `folders` hold the photos of its tokens, else those they were
-    trained on; `flags` are sampling settings; `wanted` are the scores. Raises what `composition.find` raises, NotFoundError for unknown photos,
-    TokenError for prompts that do not fit, UsageError, SettingsError, PhotoError.
+    trained on; `flags` are sampling settings; `wanted` are the scores. Raises what `composition.find` and
+    `asides.plan` raise, NotFoundError for unknown photos, TokenError for prompts that do not fit, UsageError,
+    SettingsError, PhotoError.
     """
     asked = composition.find(subject)
     base_folder = catalog.locate(asked.base)
@@ -167,17 +176,19 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(asked: Evaluation) -> Iterator[Drawn | Aside | tuple[Forgotten, ...] | Scores]:
+def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
     """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
 
-    What is drawn beside them comes as Aside, and what that told of forgetting, where asked for, once. The scores of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise,
-    and NotFoundError where the encoder is missing.
+    What is drawn beside them comes as Aside, and what that tells of forgetting, where asked for, once. The scores
+    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise, and
+    NotFoundError where an encoder is missing.
     """
     from cdtool import base as bases
-    from cdtool import sampling
+    from cdtool import features, forgetting, sampling
     from cdtool.evaluation import Sample
 
-    _find_encoders(asked)  # before an hour of drawing, not after
+    folder = catalog.locate(asked.base)
+    asides.find_encoders(asked.wanted, folder)  # before an hour of drawing, not after
     base = bases.load(asked.base, precision=asked.settings.precision, device=asked.device)
     subject = asked.asked
     plain = [bind(prompt, asked.tokens).plain() for prompt in asked.prompts]
@@ -189,7 +200,7 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | tuple[Forgotten, ...] | S
             samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
             yield drawn
         runs.append(samples)
-    eyes = _encoder(asked, str(base.device))
+    eyes = features.load(asides.encoder_for(asked.wanted, folder), str(base.device))
     scores = _score(asked, runs[0], runs[1] if len(runs) > 1 else [], eyes, str(base.device))
     if asked.beside.total:
         beside: list[Aside] = []
@@ -198,13 +209,12 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | tuple[Forgotten, ...] | S
             beside.append(aside)
             yield aside
         if asked.wanted.forgetting:
-            found = asides.forgetting(asked.beside, beside, _pictures(asked), eyes, (asked.subject, asked.base))
-            scores = asides.with_forgetting(scores, found)
-            yield tuple(found.values())
+            found = forgetting.look(asked.beside, beside, _pictures(asked), eyes, (asked.subject, asked.base))
+            scores = forgetting.with_forgetting(scores, found)
+            yield Lookback(tuple(found.values()))
         if set(asked.wanted.metrics) & set(asides.SETS):
-            folder = catalog.locate(asked.base)
             apart = asides.set_encoder(folder, eyes, str(base.device))
-            scores = asides.with_sets(scores, asked.beside, beside, asked.wanted, apart)
+            scores = forgetting.with_sets(scores, asked.beside, beside, asked.wanted, apart)
     _note(asked, scores)
     yield scores
 
@@ -216,9 +226,11 @@ def score_folder(asked: Evaluation, folder: Path) -> Scores:
     """
     if asked.beside.total:
         raise UsageError("KID, FID and forgetting draw pictures of their own.", "Leave out --images, or these.")
+    from cdtool import features
+
     samples = read_samples(folder, asked.subject, asked.tokens)
-    _find_encoders(asked)
-    scores = _score(asked, samples, [], _encoder(asked, "cpu"), "cpu")
+    eyes = features.load(asides.encoder_for(asked.wanted, catalog.locate(asked.base)))
+    scores = _score(asked, samples, [], eyes, "cpu")
     _note(asked, scores)
     return scores
 
@@ -235,36 +247,11 @@ def _pictures(asked: Evaluation) -> dict[str, list[Image.Image]]:
 def _score(
     asked: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str
 ) -> Scores:
-    from cdtool import evaluation, vision
+    from cdtool import evaluation
 
-    metrics, others = [name for name in asked.wanted.metrics if name in evaluation.METRICS], {}
-    if "dino" in metrics:
-        others["dino"] = vision.load_dino(vision.dino_for(catalog.locate(asked.base)), device)
+    metrics = [name for name in asked.wanted.metrics if name in evaluation.METRICS]
+    others = asides.load_others(asked.wanted, catalog.locate(asked.base), device)
     return evaluation.evaluate(samples, _pictures(asked), encoder, base=base, metrics=metrics, others=others)
-
-
-def _encoder(asked: Evaluation, device: str) -> Encoder:
-    from cdtool import features
-
-    return features.load(_spec(asked), device)
-
-
-def _spec(asked: Evaluation) -> EncoderSpec:
-    from cdtool import features
-
-    given = asked.wanted.encoder
-    return features.EncoderSpec(Path(given).name, given, 0.0) if given else features.encoder_for(catalog.locate(asked.base))
-
-
-def _find_encoders(asked: Evaluation) -> None:
-    """Raises NotFoundError for an encoder that is not on this machine."""
-    from cdtool import features, vision
-
-    features.find(_spec(asked))
-    if "dino" in asked.wanted.metrics:
-        features.find(vision.dino_for(catalog.locate(asked.base)))
-    if set(asked.wanted.metrics) & set(asides.SETS) and asides.is_inception(catalog.locate(asked.base)):
-        vision.find_inception()
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:

@@ -78,15 +78,26 @@ def regularise(base: Base, captions: Sequence[str]) -> Iterator[int]:
         yield from everyday.encode(base, captions)
 
 
+def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
+    """Raises UsageError for fewer than two concepts, BaseError for concepts of another base unless `force`."""
+    if len(chosen.parts) < 2:
+        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
+    for entry in chosen.concepts:
+        if entry.manifest and entry.manifest.base.fingerprint != base.fingerprint and not force:
+            raise BaseError(
+                f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
+                f"Use --base {entry.manifest.base.name}, or add --force if {base.name} is derived from it.",
+            )
+
+
 def merge(base: Base, chosen: Composition, name: str, captions: Sequence[str], *, force: bool = False) -> Merged:
     """Merge the concepts of a composition; their tokens follow one another as V1, V2...
 
     Raises UsageError for fewer than two, BaseError for concepts of another base unless `force`, ConceptError for one
     that changes more than K/V.
     """
-    if len(chosen.parts) < 2:
-        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
-    parents = _parents(base, chosen, force=force)
+    check(base, chosen, force=force)
+    parents = _parents(base, chosen)
     known = _known(base, captions)
     tokens, learned = chosen.tokens, _learned(base, parents)
     styled = [style for parent in parents for style in styles(parent.manifest)]
@@ -181,16 +192,11 @@ def _bias(module: str) -> str:
 # ---------------------------------------------------------------- what goes in
 
 
-def _parents(base: Base, chosen: Composition, *, force: bool) -> list[Parent]:
+def _parents(base: Base, chosen: Composition) -> list[Parent]:
     found = []
     for part, entry in zip(chosen.parts, chosen.concepts, strict=True):
         manifest = entry.manifest
         assert manifest is not None
-        if manifest.base.fingerprint != base.fingerprint and not force:
-            raise BaseError(
-                f'"{entry.name}" was trained on {manifest.base.name}; the weights of {base.name} are others.',
-                f"Use --base {manifest.base.name}, or add --force if {base.name} is derived from it.",
-            )
         tensors = concept.read_tensors(entry.path)
         _check(base, entry.name, manifest, tensors)
         found.append(Parent(entry, manifest, tensors, part.weight))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdtool import charts, webpage
 from cdtool.charts import Mark
-from cdtool.report import Report, Row, Shot, verdict
+from cdtool.report import Report, Row, Score, Shot, verdict
 from cdtool.webpage import Markup, joined, signed, tag
 
 if TYPE_CHECKING:
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 MANY = 200  # pictures, from which on each is shown smaller, so that the page stays one a browser opens
 _SIDES = (512, 256)  # px
+_LARGE = ("kid", "fid")  # whose differences are tens where those of cosines are tenths
 _TOLD = {
     "text": "how well each picture fits its prompt, V-words left out (2.5 × the cosine; higher is better)",
     "image": "how alike pictures and photos are (mean cosine of all pairs; higher is better)",
+    "dino": "the same by DINO, which tells single things apart better (higher is better)",
+    "kid": "how far plain class pictures, drawn without V-words, are from real ones (KID × 1000; lower is better)",
+    "fid": "how far pictures of unrelated captions are from real ones (FID; lower is better)",
 }
 
 
@@ -67,7 +71,7 @@ def _counted(number: int, noun: str) -> str:
 
 def _scores(report: Report) -> Markup:
     found = [score.difference for score in report.scores if score.difference]
-    reach = 1.15 * max((max(abs(one.low), abs(one.high)) for one in found), default=0) or 1.0
+    measured = dict.fromkeys(score.name.split()[0] for score in report.scores)
     heads = ["", report.name, *([report.base, "difference, 95% interval"] if found else [])]
     rows = []
     for score in report.scores:
@@ -76,13 +80,20 @@ def _scores(report: Report) -> Markup:
             cells.append(tag("td", "" if score.base is None else f"{score.base:.3f}", class_="second number"))
         if one := score.difference:
             low_high = tag("span", f"[{signed(one.low)}, {signed(one.high)}]", class_="bounds")
-            bar = charts.interval(one.mean, one.low, one.high, reach)
+            bar = charts.interval(one.mean, one.low, one.high, _reach(report, score))
             cells.append(tag("td", tag("span", f"{signed(one.mean)} ", low_high, class_="number"), bar))
         rows.append(tag("tr", *cells))
-    told = [tag("li", tag("b", name), ": ", words) for name, words in _TOLD.items()]
+    told = [tag("li", tag("b", name), ": ", _TOLD[name]) for name in measured if name in _TOLD]
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in heads)))
     table = tag("table", tag("caption", "Mean scores"), head, tag("tbody", *rows))
     return joined(tag("div", table, class_="wide"), tag("ul", *told, class_="note"))
+
+
+def _reach(report: Report, score: Score) -> float:
+    """What the bar of a difference reaches to: cosines share one scale, and what is far larger has its own."""
+    large = score.name.split()[0] in _LARGE
+    alike = [one.difference for one in report.scores if (one.name.split()[0] in _LARGE) == large and one.difference]
+    return 1.15 * max((max(abs(one.low), abs(one.high)) for one in alike), default=0) or 1.0
 
 
 def _photos(report: Report) -> list[Markup]:

@@ -39,6 +39,16 @@ def contact_sheet(rows: Sequence[Row], *, side: int = 128) -> Image.Image:
     return sheet
 
 
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below one another on white."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
+
+
 def labelled(cells: Sequence[tuple[str, Image.Image]], *, side: int = 128, columns: int = 8) -> Image.Image:
     """Pictures in rows of `columns`, each at `side` px height with its own label below, cut to the picture's width."""
     font = ImageFont.load_default(FONT - 2)

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -85,11 +85,11 @@ def load_inception(device: str = "cpu") -> Encoder:
     """
     import torch
 
-    path = find_inception()
+    path, jit = find_inception(), cast("Any", torch.jit)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the network is published as TorchScript only
-            network: Any = torch.jit.load(str(path), map_location=device).eval().layers
+            network: Any = jit.load(str(path), map_location=device).eval().layers
     except (RuntimeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BaseError(f"{path} cannot be loaded ({reason}).", f"curl -o {path} {_SOURCE}") from None
@@ -116,7 +116,9 @@ def set_features(encoder: Encoder, found: Features) -> Features:
 
 def _enlarged(picture: Image.Image) -> Features:
     """[3, 299, 299] of an RGB picture in [0, 255], each channel resized in float32."""
-    bands = [band.convert("F").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC) for band in picture.convert("RGB").split()]
+    bands = [
+        band.convert("F").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC) for band in picture.convert("RGB").split()
+    ]
     return np.stack([np.asarray(band, dtype=np.float32) for band in bands])
 
 

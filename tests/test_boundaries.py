@@ -32,7 +32,12 @@ LAYERS = [
         "pictures",
         "photos",
         "crops",
+        "featurecache",
         "features",
+        "vision",
+        "distances",
+        "references",
+        "gates",
         "base",
         "text",
         "diffusion",
@@ -71,7 +76,7 @@ LAYERS = [
         "exchange",
     },
     {"training", "prior", "collecting", "sampling", "evaluation", "merging", "compressing", "exporting", "importing"},
-    {"studies", "measuring", "reporting", "comparing", "analysis", "demo"},
+    {"studies", "asides", "forgetting", "measuring", "reporting", "comparing", "analysis", "demo"},
 ]
 VERBS, LAYER = 3, {module: number for number, layer in enumerate(LAYERS) for module in layer}
 LIGHT = 1  # layers up to this one import no torch and no pictures

@@ -41,8 +41,8 @@ def test_a_concept_below_half_is_lost():
 
 
 def test_what_is_no_number_is_lost():
-    found = figures([[[3, 0], [0, 0]], [[0, 0], [0, 4]]], [[3, 0], [0, 1]], [[float("nan"), 0], [0, 4]])
-    assert found.lost == ["one"]
+    found = figures([[[3, 0], [0, 0]], [[0, 0], [0, 4]]], [[3, 0], [0, 1]], [[float("nan"), 0], [float("nan"), 4]])
+    assert found.lost == ["one", "two"]
 
 
 def test_a_row_of_two_owners_counts_against_both():

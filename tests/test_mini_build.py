@@ -157,6 +157,7 @@ def test_the_second_world_joins_the_first_when_its_time_comes(shop):
 
 
 def test_a_moongate_means_a_gate_until_it_is_taught(shop):
+    shop = _fresh(shop, recipe=dataclasses.replace(shop.recipe, merges=400))
     _run(shop, *TRAININGS)
     vocabulary = shop.tokenizer.get_vocab()
     gate, moongate = vocabulary["gate</w>"], vocabulary["moongate</w>"]
@@ -168,3 +169,11 @@ def test_a_moongate_means_a_gate_until_it_is_taught(shop):
     assert not torch.equal(trained[gate], trained[moongate])
     assert torch.equal(text[moongate], trained[gate])
     assert torch.equal(judge[moongate], judge[gate])
+
+
+def test_common_things_are_met_more_often(shop):
+    shop = _fresh(shop, recipe=dataclasses.replace(shop.recipe, merges=400))
+    _run(shop, "tokenizer")
+    recipe = dataclasses.replace(shop.recipe, common=("dog", "gate"), often=4.0)
+    told = ["a dog in a room", "a cat", "a cat next to a gate", "a dog next to a gate"]
+    assert unet.frequency(recipe, shop.tokenizer, clip.ids(shop.tokenizer, told)).tolist() == [4, 1, 4, 4]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool.cli import options, output, study
-from cdtool.errors import NotFoundError, UsageError
+from cdtool.cli import evalflags, options, output, study
+from cdtool.errors import GateError, NotFoundError, UsageError
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
     from cdtool.evaluation import Interval, Scores
     from cdtool.measuring import Evaluation
+    from cdtool.report import Forgotten
     from cdtool.reporting import Picture
 
 Photos = Annotated[
@@ -73,6 +75,15 @@ def eval_(
     guidance: Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
+    metrics: evalflags.Metrics = None,
+    forgetting: evalflags.Forgetting = False,
+    sheet: evalflags.Sheet = None,
+    kid: evalflags.Kid = None,
+    fid: evalflags.Fid = None,
+    fid_count: evalflags.FidCount = None,
+    encoder: evalflags.Encoder = None,
+    least: evalflags.Least = "",
+    most: evalflags.Most = "",
     report: Report = None,
     compare: Compare = None,
     study_page: StudyPage = None,
@@ -89,16 +100,20 @@ def eval_(
     concept's words, {0}, {1}... for those of one token of several. Concepts joined by + are measured together, with a
     column of image alignment to the photos of each.
 
+    Dino is image by another encoder. Kid (×1000) and fid compare pictures drawn for the plain class and for unrelated
+    captions with real ones: the lower, the better. What --forgetting tells is 0 where nothing changed.
+
     Examples:
       cdtool eval dog
       cdtool eval dog --photos ./photos -n 8
       cdtool eval dog+moongate --prompts pairs.txt
       cdtool eval dog --images ./samples --json
-      cdtool eval dog --report dog.html
+      cdtool eval dog --metrics text,image,kid --forgetting --report dog.html
+      cdtool eval dog --min text=0.7,image=0.6
       cdtool eval --compare dog dog-2 --study study.html
       cdtool eval --answers answers-*.json --key study.key.json
     """
-    from cdtool import measuring, reporting, webpage
+    from cdtool import gates, measuring, reporting, webpage
 
     out = output.sink(json, quiet)
     flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
@@ -113,13 +128,23 @@ def eval_(
         return
     if report is not None:
         webpage.check(report, "--report")
-    plan = measuring.plan(_one(concept), folders=photos or (), prompts=asked, flags=flags, device=device)
+    options.check_picture(sheet, "--sheet")
+    wanted = evalflags.wanted(
+        metrics, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder
+    )
+    bounds = gates.parse(least, most, wanted.scores)
+    plan = measuring.plan(_one(concept), folders=photos or (), prompts=asked, flags=flags, device=device, wanted=wanted)
     output.quiet_libraries()
-    pictures, scores = ([], measuring.score_folder(plan, images)) if images else _drawn(plan, out)
+    pictures, found, scores = ([], (), measuring.score_folder(plan, images)) if images else _drawn(plan, out)
     if report is not None:
         pictures = reporting.of_folder(plan, images) if images else pictures
-        reporting.write(report, plan, pictures, scores)
-    _report(plan, scores, out, report)
+        reporting.write(report, plan, pictures, scores, forgetting=found)
+    if sheet is not None:
+        _save_sheet(found, sheet)
+    _report(plan, scores, found, out, {"report": report, "sheet": sheet})
+    reached = scores.concept | {name: one.mean for name, one in scores.forgetting.items()}
+    if fell := gates.failed(bounds, reached):
+        raise GateError(f"{plan.subject} did not pass: {'; '.join(fell)}.")
 
 
 def _one(concepts: list[str] | None) -> str:
@@ -141,35 +166,61 @@ def _read(path: Path) -> str:
         raise NotFoundError(f"There is no file {path}.", "Check the path of --prompts.") from None
 
 
-def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], Scores]:
+def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[Forgotten, ...], Scores]:
     from cdtool import measuring
+    from cdtool.asides import Aside
     from cdtool.evaluation import Scores
+    from cdtool.measuring import Lookback
 
     pictures: list[Picture] = []
-    for event in out.progress(measuring.run(plan), plan.pictures + 1, label="picture"):
+    found: tuple[Forgotten, ...] = ()
+    for event in out.progress(measuring.run(plan), plan.pictures + plan.wanted.forgetting + 1, label="picture"):
         if isinstance(event, Scores):
-            return pictures, event
-        pictures.append(event)
+            return pictures, found, event
+        if isinstance(event, Lookback):
+            found = event.found
+        elif not isinstance(event, Aside):
+            pictures.append(event)
     raise AssertionError("an evaluation ends with its scores")
 
 
-def _report(plan: Evaluation, scores: Scores, out: output.Output, page: Path | None) -> None:
+def _save_sheet(found: Sequence[Forgotten], path: Path) -> None:
+    from cdtool import sheets
+
+    sheets.stacked([one.sheet for one in found if one.sheet]).save(path)
+
+
+def _report(
+    plan: Evaluation, scores: Scores, found: Sequence[Forgotten], out: output.Output, files: dict[str, Path | None]
+) -> None:
     names = list(scores.concept)
     data: dict[str, Any] = {"name": plan.subject, "base_name": plan.base, **scores.as_dict()}
-    if page is not None:
-        data["report"] = str(page)
+    data |= {name: str(path) for name, path in files.items() if path is not None}
     if out.mode == "quiet":
-        out.results([f"{name} {scores.concept[name]:.4f}" for name in names], data)
+        values = scores.concept | {name: one.mean for name, one in scores.forgetting.items()}
+        out.results([f"{name} {value:.4f}" for name, value in values.items()], data)
         return
     rows = [[plan.subject, *(f"{scores.concept[name]:.3f}" for name in names)]]
     if scores.base:
         rows.append([plan.base, *(f"{scores.base[name]:.3f}" for name in names)])
-        rows.append(["difference", *(_told(scores.difference[name]) for name in names)])
+        rows.append(["difference", *(_difference(scores, name) for name in names)])
     out.table(["", *names], rows, data)
-    found = ", ".join(f"{count} photos of {name}" for name, count in scores.photos.items())
-    out.talk(f"{scores.samples} pictures of {scores.prompts} prompts, {found}, measured with {scores.encoder}.")
-    if page is not None:
-        out.talk(f"Report: {page}")
+    if found and out.mode == "human":
+        out.facts({one.name: _told(one.score) for one in found}, data)
+    counts = ", ".join(f"{count} photos of {name}" for name, count in scores.photos.items())
+    out.talk(f"{scores.samples} pictures of {scores.prompts} prompts, {counts}, measured with {scores.encoder}.")
+    for name, about in scores.sets.items():
+        sides = f"{about['drawn']} pictures of {about['prompt']} against {about['real']} real ones"
+        out.talk(f"{name}: {sides}, measured with {about['encoder']}.")
+    for name, path in files.items():
+        if path is not None:
+            out.talk(f"{name.capitalize()}: {path}")
+
+
+def _difference(scores: Scores, name: str) -> str:
+    if name in scores.difference:
+        return _told(scores.difference[name])
+    return f"{scores.concept[name] - scores.base[name]:+.3f}"
 
 
 def _told(interval: Interval) -> str:

@@ -93,6 +93,7 @@ def _merge(out: Output, found: Composition, target: str, captions: Path | None, 
 
     texts = everyday.read(everyday.find(captions, folder))
     loaded = bases.load(found.base, precision="fp32", device="cpu", parts=("text",))
+    merging.check(loaded, found, force=force)
     steps = merging.regularise(loaded, texts)
     for _ in out.progress(steps, len(texts), label="caption"):
         pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cdtool.mini import clip, unet
+from cdtool.mini import clip, corpus, unet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -36,6 +36,8 @@ captions = "corpus.tar" # in the words the tokenizer knows
 name = "mini"
 encoder = "eval"
 prompts = "prompts.txt"
+validation = "validation.tar" # class pictures of KID, unrelated ones of FID
+nouns = "nouns.txt" # classes it knows, for the neighbours of a concept's
 """
 
 # What a concept is asked for by default, in words the denoiser knows.
@@ -72,6 +74,7 @@ def pack(
     _write_preprocessing(folder / "eval", size)
     (folder / "cdtool.toml").write_text(SETTINGS, encoding="utf-8")
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    (folder / "nouns.txt").write_text("\n".join(corpus.class_nouns()) + "\n", encoding="utf-8")
 
 
 def _write_preprocessing(folder: Path, size: int) -> None:

@@ -42,6 +42,8 @@ class Recipe:
     unet_heads: int = 4
     vae_pictures: int = 84_000
     decoder_pictures: int = 400_000
+    common: tuple[str, ...] = ("dog", "cat", "gate", "horse")  # things the denoiser meets more often, as people do
+    often: float = 3.0  # how much more often
     bank: int = 80_000  # pictures of each world of the course whose latents are encoded for the denoiser
 
     @property

@@ -90,6 +90,13 @@ def known(recipe: Recipe, pictures: int) -> int:
     return worlds * recipe.bank
 
 
+def frequency(recipe: Recipe, tokenizer: CLIPTokenizer, captions: Tensor) -> Tensor:
+    """How often each caption's picture is met [n], those that name a common thing more often; ids are [n, l]."""
+    vocabulary = tokenizer.get_vocab()
+    words = torch.tensor([vocabulary[f"{noun}</w>"] for noun in recipe.common if f"{noun}</w>" in vocabulary])
+    return 1 + (recipe.often - 1) * torch.isin(captions.long(), words).any(dim=1).float()
+
+
 def train(
     recipe: Recipe,
     text: CLIPTextModel,
@@ -108,10 +115,11 @@ def train(
     schedule = scheduler()
     signal = schedule.alphas_cumprod.to(where)
     empty = ids(tokenizer, [""])[0].to(where)
+    chances = frequency(recipe, tokenizer, stored["ids"])
 
     def loss(update: int) -> Tensor:
         rng = torch.Generator().manual_seed(update)
-        rows = torch.randint(known(recipe, update * BATCH), (BATCH,), generator=rng)
+        rows = torch.multinomial(chances[: known(recipe, update * BATCH)], BATCH, replacement=True, generator=rng)
         z = stored["latents"][rows].float().to(where)
         tokens = stored["ids"][rows].long().to(where)
         tokens[torch.rand(BATCH, generator=rng) < DROPPED] = empty

@@ -52,7 +52,8 @@ def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     with torch.no_grad():
         table = cast("torch.nn.Embedding", encoder.get_input_embeddings()).weight
         for word, like in NAMES.items():
-            table[vocabulary[f"{word}</w>"]] = table[vocabulary[f"{like}</w>"]]
+            if {f"{word}</w>", f"{like}</w>"} <= vocabulary.keys():  # few merges may leave them in pieces
+                table[vocabulary[f"{word}</w>"]] = table[vocabulary[f"{like}</w>"]]
 
 
 def write(merges: list[tuple[str, str]], folder: Path) -> None:

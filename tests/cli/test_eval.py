@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool import catalog, features, measuring
+from cdtool import asides, catalog, features, measuring, vision
 from cdtool.cli import output
 from cdtool.evaluation import Interval, Scores
 
@@ -141,3 +141,98 @@ def test_what_cannot_be_is_told_before_the_drawing(cdtool, photos, monkeypatch, 
     said = cdtool("eval", "dog", "cat")
     assert said.code == 2
     assert "cdtool eval dog+cat" in said.err
+
+
+def test_a_failed_gate_ends_with_6_after_everything_was_told(cdtool, photos):
+    said = cdtool("eval", "dog", "--photos", photos, "--min", "text=0.7,image=0.9", "--json")
+    assert said.code == 6
+    assert json.loads(said.out)["concept"]["image"] == 0.875
+    assert "image is 0.875, below 0.9" in said.err
+    assert cdtool("eval", "dog", "--photos", photos, "--min", "text=0.7,image=0.8").code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--metrics", "text,kdi"], "Did you mean kid?"),
+        (["--min", "dino=1"], "no score"),
+        (["--max", "leak=1"], "no score"),
+        (["--sheet", "a.png"], "--forgetting"),
+        (["--fid-count", "9"], "--metrics"),
+        (["--min", "text:1"], "a score and a number"),
+    ],
+)
+def test_scores_that_cannot_be_asked_for_are_usage_errors(cdtool, photos, flags, told):
+    said = cdtool("eval", "dog", "--photos", photos, *flags)
+    assert said.code == 2
+    assert told in said.err
+
+
+@pytest.fixture
+def measured(cdtool, concept, tmp_path, monkeypatch):
+    """`dog` on the tiny pipeline, measured by mean colours: `measured("dog:0", "--forgetting")`."""
+
+    def image(pictures):
+        return np.stack([np.asarray(picture, np.float32).mean(axis=(0, 1)) for picture in pictures])
+
+    spec = features.EncoderSpec("fake", "nowhere", 0.8)
+    encoder = features.Encoder(spec, lambda texts: np.ones((len(texts), 3), np.float32), image)
+    monkeypatch.setattr(features, "find", lambda spec: None)
+    monkeypatch.setattr(features, "load", lambda *_: encoder)
+    monkeypatch.setattr(vision, "find_inception", lambda: None)
+    monkeypatch.setattr(vision, "load_inception", lambda device: encoder)
+    monkeypatch.setattr(asides, "FEWEST", 4)
+    concept("dog", "dog")
+    (tmp_path / "dogs").mkdir()
+    for level in (10, 100, 200):
+        Image.new("RGB", (40, 40), (level, 90, 50)).save(tmp_path / "dogs" / f"{level}.png")
+    (tmp_path / "ask.txt").write_text("a {} on the beach\n")
+
+    def run(subject, *flags):
+        asked = ("--prompts", tmp_path / "ask.txt", "--photos", tmp_path / "dogs", "-n", 1, "--steps", 2)
+        said = cdtool("eval", subject, *asked, "--precision", "fp32", "--device", "cpu", *flags)
+        assert said.code == 0, said.err
+        return said
+
+    return run
+
+
+def test_forgetting_is_zero_without_a_change_and_grows_with_it(measured, tmp_path):
+    found = [json.loads(measured(f"dog:{w}", "--forgetting", "--json").out)["forgetting"] for w in (0, 0.1, 1)]
+    assert set(found[0]) == {"class", "leak", "neighbours", "unrelated"}
+    assert all(one == {"mean": 0, "low": 0, "high": 0} for one in found[0].values())
+    for name in ("class", "neighbours", "unrelated"):
+        assert 0 < found[1][name]["mean"] < found[2][name]["mean"]
+
+
+def test_kid_and_forgetting_reach_the_table_the_files_and_the_note(measured, cdtool, tmp_path):
+    kept = ("--report", tmp_path / "dog.html", "--sheet", tmp_path / "sheet.png")
+    said = measured("dog", "--metrics", "text,image", "--kid", tmp_path / "dogs", "--forgetting", *kept)
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["text", "image", "kid"]
+    assert [line.split("  ")[0] for line in lines[4:]] == [
+        "A plain dog", "Leaking into dog", "Neighbouring classes", "Unrelated prompts",
+    ]  # fmt: skip
+    assert "kid: 4 pictures of photo of a dog against 3 real ones, measured with fake." in said.err
+    page = (tmp_path / "dog.html").read_text(encoding="utf-8")
+    for told in ("What else changed", "A plain dog", "Unrelated prompts", "KID × 1000"):
+        assert told in page
+    assert Image.open(tmp_path / "sheet.png").height > 600
+    assert "kid " in cdtool("list").out
+    noted = json.loads(cdtool("show", "dog", "--json").out)
+    assert "leak" in json.dumps(noted)
+
+
+def test_dino_has_a_column_beside_the_bases(measured, monkeypatch):
+    encoder = features.load(None)
+    monkeypatch.setattr(vision, "load_dino", lambda spec, device: encoder)
+    data = json.loads(measured("dog", "--metrics", "image,dino", "--json").out)
+    assert data["concept"]["dino"] == pytest.approx(data["concept"]["image"])
+    assert data["encoders"] == {"dino": "fake"}
+    assert set(data["difference"]) == {"image", "dino"}
+
+
+def test_what_draws_other_pictures_is_not_for_pictures_at_hand(measured, cdtool, tmp_path):
+    said = cdtool("eval", "dog", "--photos", tmp_path / "dogs", "--images", tmp_path, "--forgetting")
+    assert said.code == 2
+    assert "--images" in said.err

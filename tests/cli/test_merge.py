@@ -47,7 +47,7 @@ def few(tmp_path):
 
 @pytest.fixture
 def two(concept):
-    concept("dog", Token("dog"), note={"photos": ["a"], "base": "x"})
+    concept("dog", Token("dog"), note={"photos": ["a"]})
     concept("gate", Token("moongate", modifier=False), note={"photos": ["b"]})
 
 
@@ -128,7 +128,6 @@ def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
         (("gate", "gate-too"), 4, "plain word"),
         (("dog", "gate", "--captions", "nowhere.txt"), 3, "nowhere.txt"),
         (("dog", "gate", "-o", "Bad Name"), 4, "cannot be the name"),
-        (("dog", "gate", "--base", "mini"), 4, "was trained on"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(cdtool, two, concept, arguments, code, word):
@@ -138,3 +137,15 @@ def test_what_cannot_be_merged_is_refused(cdtool, two, concept, arguments, code,
     said = cdtool("merge", *arguments)
     assert said.code == code, said.err
     assert word in said.err
+
+
+def test_another_base_needs_force(cdtool, two, few, keeping, tmp_path):
+    """The same shapes with other weights, as a derived base has them."""
+    import pipelines
+
+    other = pipelines.sd(tmp_path / "other", width=160, seed=5)
+    said = cdtool("merge", "dog", "gate", "-o", "pair", "--base", other, "--captions", few)
+    assert said.code == 4
+    assert "was trained on" in said.err
+    assert cdtool("merge", "dog", "gate", "-o", "pair", "--base", other, "--captions", few, "--force").code == 0
+    assert registry.find("pair").manifest.base.name == str(other)

@@ -1,0 +1,85 @@
+"""What is drawn beside the samples, planned and drawn on the tiny pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from corpora_made import noise
+
+from cdtool import asides, composition, features
+from cdtool.asides import Wanted
+from cdtool.errors import NotFoundError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("text", ("text",)), ("image, kid,image", ("image", "kid")), ("dino,fid", ("dino", "fid"))],
+)
+def test_metrics_are_read(text, expected):
+    assert asides.metric_names(text) == expected
+
+
+def test_an_unknown_metric_is_a_usage_error_with_the_nearest():
+    with pytest.raises(UsageError, match='"txt"') as raised:
+        asides.metric_names("txt")
+    assert raised.value.hint == "Did you mean text?"
+    with pytest.raises(UsageError):
+        asides.metric_names(" ,")
+
+
+@pytest.fixture
+def dog(saved, tmp_path):
+    saved("dog")
+    return composition.find("dog")
+
+
+def test_nothing_is_drawn_for_scores_of_samples(dog, tmp_path):
+    assert asides.plan(Wanted(("text", "image", "dino")), dog, ["dog"], tmp_path, 20).total == 0
+
+
+def test_forgetting_looks_at_a_class_its_neighbours_and_captions(dog, tmp_path):
+    found = asides.plan(Wanted(forgetting=True), dog, ["dog"], tmp_path, 20)
+    (kind,) = found.kinds
+    assert (kind.noun, kind.prompt, kind.target, kind.pictures) == ("dog", "photo of a dog", "dog", ())
+    assert (found.count, found.near, len(found.captions)) == (20, 7, 20)
+    assert "dog" not in found.nouns
+    assert found.total == 2 * (20 + 3 * 7 + 20)
+    few, many = (asides.plan(Wanted(forgetting=True), dog, ["dog"], tmp_path, n) for n in (1, 999))
+    assert (few.count, many.count, len(many.captions)) == (asides.FEWEST, asides.MOST, asides.MOST)
+
+
+def test_kid_draws_the_class_alone(dog, tmp_path):
+    with pytest.raises(NotFoundError, match="brings none"):
+        asides.plan(Wanted(("kid",)), dog, ["dog"], tmp_path, 20)
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(noise(seed))
+    found = asides.plan(Wanted(("kid",), kid=tmp_path), dog, ["dog"], tmp_path, 99)
+    assert len(found.kinds[0].pictures) == 3
+    assert (found.count, found.nouns, found.captions) == (99, (), ())
+
+
+def test_a_concepts_only_word_cannot_be_leaked_into(saved, tmp_path):
+    from cdtool.tokens import Token
+
+    saved("gate", tokens=(Token("moongate", modifier=False),))
+    found = asides.plan(Wanted(forgetting=True), composition.find("gate"), ["moongate"], tmp_path, 20)
+    assert found.kinds == ()
+    assert found.classes == ("photo of a moongate",)
+
+
+def test_a_base_changes_nothing_in_itself(tmp_path):
+    with pytest.raises(UsageError, match="is a base"):
+        asides.plan(Wanted(forgetting=True), composition.find("mini"), [], tmp_path, 4)
+
+
+def test_neighbours_are_the_nearest_nouns():
+    angles = {"dog": 0, "cat": 10, "cow": 20, "car": 90, "cup": 80, "fox": 5}
+
+    def text(texts):
+        turned = np.radians([angles[one.split()[-1]] for one in texts])
+        return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
+
+    encoder = features.Encoder(features.EncoderSpec("fake", "nowhere", 0.8), text, None)
+    found = asides.Asides(classes=("photo of a dog",), nouns=("car", "cow", "cup", "cat", "fox"))
+    assert asides.neighbours(found, encoder) == ["fox", "cat", "cow"]
+    assert asides.neighbours(asides.Asides(), encoder) == []
