@@ -25,11 +25,15 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder: its name, its folder or hub id, and the least text similarity of a prior caption in its space."""
+    """An encoder: its name, its folder or hub id, and the least text similarity of a prior caption in its space.
+
+    `asked` are the ways a class is asked for when captions are searched, as one text whose features are their mean.
+    """
 
     name: str
     where: str
     floor: float
+    asked: tuple[str, ...] = ("{}",)
 
 
 ENCODERS = {"clip-vit-b32": EncoderSpec("clip-vit-b32", "openai/clip-vit-base-patch32", floor=0.85)}
@@ -72,8 +76,10 @@ def encoder_for(base_folder: Path | None) -> EncoderSpec:
     folder = base_folder / str(own)
     if not (folder / "config.json").is_file():
         raise BaseError(f"The base {base_folder} has no encoder {own}, which it names.", "Get the base again.")
-    floor = float(table.get("prior", {}).get("floor", ENCODERS["clip-vit-b32"].floor))
-    return EncoderSpec(str(given.get("name", own)), str(folder), floor)
+    prior = table.get("prior", {})
+    floor = float(prior.get("floor", ENCODERS["clip-vit-b32"].floor))
+    asked = tuple(str(way) for way in prior.get("asked", EncoderSpec.asked))
+    return EncoderSpec(str(given.get("name", own)), str(folder), floor, asked)
 
 
 def find(spec: EncoderSpec) -> Path:

@@ -104,10 +104,11 @@ def test_unit_leaves_zero_rows_alone():
 
 def test_a_base_with_an_encoder_of_its_own_gets_it(folder):
     base = folder.parent
-    (base / "cdtool.toml").write_text('[eval]\nencoder = "eval"\n[prior]\ncorpus = "corpus.tar"\nfloor = 0.7\n')
+    prior = '[prior]\ncorpus = "corpus.tar"\nfloor = 0.7\nasked = ["{} here"]\n'
+    (base / "cdtool.toml").write_text(f'[eval]\nencoder = "eval"\n{prior}')
     spec = features.encoder_for(base)
     assert spec.where == str(folder)
-    assert spec.floor == 0.7
+    assert (spec.floor, spec.asked) == (0.7, ("{} here",))
     (base / "cdtool.toml").write_text('[eval]\nencoder = "lost"\n')
     with pytest.raises(BaseError, match="lost"):
         features.encoder_for(base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from corpora_made import SPEC, angle, encoder, noise, picture, tar
@@ -32,6 +34,13 @@ def test_cosines_equal_a_plain_loop():
     for caption, cosine in zip(captions, retrieval.cosines(captions, "p", fake), strict=True):
         one, other = table[caption], table["p"]
         assert cosine == pytest.approx(one @ other / (one @ one) ** 0.5 / (other @ other) ** 0.5, abs=1e-6)
+
+
+def test_a_class_is_asked_for_in_all_of_the_encoders_ways():
+    table = {"a dog": [1.0, 0, 0], "a dog on grass": [0, 1.0, 0], "c": [0.6, 0.8, 0], "d": [0, 0, 1.0]}
+    spec = dataclasses.replace(SPEC, asked=("{}", "{} on grass"))
+    fake = features.Encoder(spec, lambda texts: np.array([table[text] for text in texts], np.float32), None)
+    np.testing.assert_allclose(retrieval.cosines(["c", "d"], "a dog", fake), [1.4 * 0.5**0.5, 0], atol=1e-6)
 
 
 def test_equal_captions_are_encoded_once_and_progress_counts_the_different_ones(monkeypatch):

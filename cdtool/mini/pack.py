@@ -27,7 +27,11 @@ guidance = 5.0
 
 [prior]
 corpus = "corpus.tar"
-floor = 0.6 # least text similarity of a prior caption, by the pair in eval/
+floor = 0.45 # least text similarity of a prior caption, by the pair in eval/ and to the mean of:
+asked = [
+  "{}", "{} on the beach", "{} in the snow", "{} in the forest", "{} at night", "{} in the city", "{} on the moon",
+  "{} on the grass", "{} in a room", "{} on a white background", "{} on a red background", "{} in the desert",
+]
 
 [merge]
 captions = "corpus.tar" # in the words the tokenizer knows

@@ -154,7 +154,7 @@ def test_a_failed_gate_ends_with_6_after_everything_was_told(cdtool, photos):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--metrics", "text,kdi"], "Did you mean kid?"),
+        (["--metrics", "text,kdi"], "Did you mean kid"),
         (["--min", "dino=1"], "no score"),
         (["--max", "leak=1"], "no score"),
         (["--sheet", "a.png"], "--forgetting"),
@@ -217,7 +217,8 @@ def test_kid_and_forgetting_reach_the_table_the_files_and_the_note(measured, cdt
     page = (tmp_path / "dog.html").read_text(encoding="utf-8")
     for told in ("What else changed", "A plain dog", "Unrelated prompts", "KID × 1000"):
         assert told in page
-    assert Image.open(tmp_path / "sheet.png").height > 600
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 600
     assert "kid " in cdtool("list").out
     noted = json.loads(cdtool("show", "dog", "--json").out)
     assert "leak" in json.dumps(noted)
