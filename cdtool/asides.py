@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SETS = ("kid", "fid")  # metrics of whole sets of pictures; the lower, the better
 NEIGHBOURS = 3  # classes
 FEWEST, MOST = 8, 50  # pictures of each kind that forgetting looks at
+ENOUGH = 50  # pictures KID is measured on at least: the interval of ten is wider than what it would tell
 
 
 @dataclass(frozen=True)
@@ -116,16 +117,16 @@ def plan(wanted: Wanted, subject: Composition, targets: Sequence[str], base_fold
             f"{subject.text} is a base; KID, FID and forgetting are about what a concept changes in it.",
             "Leave them out, or name a concept.",
         )
-    count = max(samples if kid else min(samples, MOST), FEWEST)
+    looked = max(min(samples, MOST), FEWEST)
     kinds = _kinds(wanted, subject, targets, base_folder)
     nouns = [kind.noun for kind in kinds]
-    captions = max(wanted.fid_count * fid, min(count, MOST) * wanted.forgetting)
+    captions = max(wanted.fid_count * fid, looked * wanted.forgetting)
     return Asides(
         kinds=tuple(kind for kind in kinds if kid or not kind.is_own_word) if kid or wanted.forgetting else (),
-        count=count,
+        count=max(samples, ENOUGH) if kid else looked,
         classes=tuple(kind.prompt for kind in kinds),
         nouns=tuple(noun for noun in references.class_nouns(base_folder) if noun not in nouns) * wanted.forgetting,
-        near=-(-min(count, MOST) // NEIGHBOURS),
+        near=-(-looked // NEIGHBOURS),
         captions=tuple(references.unrelated_captions(base_folder, nouns, captions, wanted.fid)) if captions else (),
         pictures=references.unrelated(wanted.fid, base_folder, nouns) if fid else (),
     )

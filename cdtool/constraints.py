@@ -84,7 +84,8 @@ def rows(
     Each token's own words, its modifier and noun. If `whole`, a prompt that names one token is its own to the end:
     from its own first word to the first end-of-text, and the mean of the padding behind it.
     """
-    features, places = [], []
+    features: list[Tensor] = []
+    places: list[tuple[int, ...]] = []
     bound = [bind(prompt, tokens) for prompt in texts]
     for start in range(0, len(bound), BATCH):
         part = bound[start : start + BATCH]

@@ -87,7 +87,7 @@ def measure(
         for at, (concept, part) in enumerate(zip(concepts, sums, strict=True)):
             mine, trials = _rows_of(bound, at), _rows_of(tried, at)
             every = torch.cat([bound.features[mine], tried.features[trials], words])
-            own, attempt, everyday = concept(module, every).split([len(mine), len(trials), len(words)])
+            own, attempt, everyday = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
             part.asked += _squared(own)
             part.missed += _squared(merged[mine] - own)
             part.missed_saved += _squared(stored[mine] - own)

@@ -124,10 +124,11 @@ def _moved(own: Features, base: Features, drawn: Sequence[Aside], group: str) ->
 
 
 def _sheet(drawn: Sequence[Aside], group: str, names: tuple[str, str]) -> Image.Image:
-    """The base's pictures above the concept's."""
-    every = max(len(_images(drawn, group, True)) // SHOWN, 1)
+    """The base's pictures above the concept's, some of all prompts."""
     rows = []
     for is_concept, name in ((False, names[1]), (True, names[0])):
-        label = f"{name}: {group}"
-        rows.append(sheets.Row(label, _images(drawn, group, is_concept)[::every][:SHOWN]))
+        every = [one for one in drawn if one.group == group and one.is_concept == is_concept]
+        shown = [every[place * len(every) // min(SHOWN, len(every))] for place in range(min(SHOWN, len(every)))]
+        asked = ", ".join(dict.fromkeys(one.prompt for one in shown))
+        rows.append(sheets.Row(f"{name}: {asked}", [one.image for one in shown]))
     return sheets.contact_sheet(rows)

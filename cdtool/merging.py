@@ -69,7 +69,8 @@ def dual_basis(rows: Tensor, factor: Tensor) -> tuple[Tensor, float]:
 def cholesky(moment: Tensor) -> Tensor:
     """The lower factor of R [d, d] with its ridge."""
     ridge = RIDGE * moment.trace() / len(moment)
-    return torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=moment.dtype))
+    factor: Tensor = torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=moment.dtype))
+    return factor
 
 
 def regularise(base: Base, captions: Sequence[str]) -> Iterator[int]:
@@ -114,11 +115,16 @@ def merge(base: Base, chosen: Composition, name: str, captions: Sequence[str], *
         lambda module, rows: _augmented(rows, width) @ down.T @ ups[module].T,
         lambda module, rows: _change(tensors, module, rows), bound, tried, known.words,
     )  # fmt: skip
-    report = fidelity.report(figures, [parent.entry.name for parent in parents], len(down), condition,
-                             fidelity.clashes(tokens, learned))  # fmt: skip
+    report = fidelity.report(figures, _labels(chosen), len(down), condition, fidelity.clashes(tokens, learned))
     tensors |= {row_name(place, encoder): row for encoder, rows in zip(base.family.encoders, learned, strict=True)
                 for place, row in enumerate(rows) if row.numel()}  # fmt: skip
     return Merged(_manifest(base, name, parents, tokens, captions, report), tensors, report)
+
+
+def _labels(chosen: Composition) -> list[str]:
+    """The concepts' names; files of one name as they were given."""
+    names = [entry.name for entry in chosen.concepts]
+    return [part.name if names.count(name) > 1 else name for part, name in zip(chosen.parts, names, strict=True)]
 
 
 def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Sequence[Sequence[Tensor]]) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +212,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
     force: bool = False,
+    snapshots: Collection[int] = (),
 ) -> Iterator[Step]:
     """Train a job and save it as a concept after the last step; yields the steps of `training.fit`.
 
@@ -225,21 +226,28 @@ def train(
     tokens = text.initialised(base.tokenizers, work.tokens)
     checkpoint = checkpoint_path(work.name)
     for step in training.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
-                             previews=previews, stop=stop, ranks=ranks, start=start):  # fmt: skip
+                             previews=previews, stop=stop, ranks=ranks, start=start,
+                             snapshots=snapshots):  # fmt: skip
         yield step
         if step.kind == "done" and ranks.rank == 0:
-            manifest = Manifest(
-                name=work.name,
-                base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-                tokens=tokens,
-                method=_method(work),
-                settings=asdict(work.settings),
-                photos=tuple(photo.sha256 for group in work.groups for photo in group),
-                parents=(_parent(work.start, start.sha256),) if work.start and start else (),
-            )
-            registry.save(manifest, step.tensors, force=force)
+            registry.save(manifest_of(work, base, start), step.tensors, force=force)
             registry.add_note(work.name, photos=_folders(work), base=own_base(work.base))
             checkpoint.unlink(missing_ok=True)
+
+
+def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
+    """What is recorded of a concept that a job trains on a base, from `start` where it goes on from another."""
+    from cdtool import text
+
+    return Manifest(
+        name=work.name,
+        base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
+        tokens=text.initialised(base.tokenizers, work.tokens),
+        method=_method(work),
+        settings=asdict(work.settings),
+        photos=tuple(photo.sha256 for group in work.groups for photo in group),
+        parents=(_parent(work.start, start.sha256),) if work.start and start else (),
+    )
 
 
 def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:

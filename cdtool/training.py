@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 class Step:
     """What the loop tells its caller."""
 
-    kind: Literal["bank", "step", "saved", "preview", "done"]
+    kind: Literal["bank", "step", "snapshot", "saved", "preview", "done"]
     step: int = 0  # how many are done; of "bank", crops
     of: int = 0  # how many there are
     loss: float = math.nan
     prior_loss: float = math.nan
     seconds: float = 0.0  # since the loop began
     pictures: tuple[NDArray[np.uint8], ...] = ()  # of a preview
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # of "done": the concept
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # of "snapshot" and "done": the concept
 
 
 # ---------------------------------------------------------------- the loop
@@ -81,10 +81,12 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
     start: Start | None = None,
+    snapshots: Collection[int] = (),
 ) -> Iterator[Step]:
     """Train a concept by the settings' method, yielding every step; the last one, "done", carries its tensors.
 
     Latents are banked first. With `start` it goes on from another concept, whose tokens are the first of `tokens`.
+    After the steps in `snapshots` the concept as it is then comes along, before a checkpoint of the same step.
     `stop` is asked after each step: the loop then saves a checkpoint and raises InterruptedRun. Every process of a
     group runs the same loop on its share and sees the same parameters.
 
@@ -114,6 +116,8 @@ def fit(
             target, prior, stopped = _step(run, share(draws(settings, subjects, step), ranks), step, parameters, stop())
             yield Step("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
             last = step + 1 == settings.steps
+            if step + 1 in snapshots and ranks.rank == 0 and not last:
+                yield Step("snapshot", step + 1, tensors=trainable.changes(trained))
             if stopped or ((step + 1) % settings.save_every == 0 and not last):
                 if ranks.rank == 0:
                     _save(run, checkpoint, identity, step + 1)

@@ -56,6 +56,7 @@ def test_kid_draws_the_class_alone(dog, tmp_path):
     found = asides.plan(Wanted(("kid",), kid=tmp_path), dog, ["dog"], tmp_path, 99)
     assert len(found.kinds[0].pictures) == 3
     assert (found.count, found.nouns, found.captions) == (99, (), ())
+    assert asides.plan(Wanted(("kid",), kid=tmp_path), dog, ["dog"], tmp_path, 4).count == asides.ENOUGH
 
 
 def test_a_concepts_only_word_cannot_be_leaked_into(saved, tmp_path):

@@ -66,6 +66,8 @@ LAYERS = [
         "loss",
         "jobs",
         "checkpoint",
+        "suitefile",
+        "customconcept101",
         "lowrank",
         "spellings",
         "parcel",
@@ -76,7 +78,20 @@ LAYERS = [
         "exchange",
     },
     {"training", "prior", "collecting", "sampling", "evaluation", "merging", "compressing", "exporting", "importing"},
-    {"studies", "asides", "forgetting", "measuring", "reporting", "comparing", "analysis", "demo"},
+    {
+        "studies",
+        "asides",
+        "forgetting",
+        "measuring",
+        "reporting",
+        "comparing",
+        "analysis",
+        "demo",
+        "suiteconcepts",
+        "suites",
+        "suitetables",
+        "picking",
+    },
 ]
 VERBS, LAYER = 3, {module: number for number, layer in enumerate(LAYERS) for module in layer}
 LIGHT = 1  # layers up to this one import no torch and no pictures

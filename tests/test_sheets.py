@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cdtool.sheets import GAP, Row, contact_sheet, labelled
+from cdtool.sheets import GAP, Row, contact_sheet, labelled, stacked
 
 
 def colour(name, size=(8, 8)):
@@ -49,3 +49,9 @@ def test_labelled_pictures_stand_in_rows_of_columns():
     assert (pixels[GAP + 32 :, 2 * GAP + 64 :] == 255).all()  # no label leaves its column, no third picture
     first = np.flatnonzero((pixels == (0, 0, 255)).all(axis=2).any(axis=1))[0]
     assert first > GAP + 32
+
+
+def test_sheets_are_stacked_on_white():
+    whole = stacked([Image.new("RGB", (4, 2), "red"), Image.new("RGB", (6, 3), "blue")])
+    assert whole.size == (6, 5)
+    assert [whole.getpixel(place) for place in ((0, 1), (5, 0), (5, 4))] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]

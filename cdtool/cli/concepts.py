@@ -79,6 +79,7 @@ def show(
         "photos": str(len(manifest.photos)) if manifest.photos else "",
         "made from": ", ".join(_parent(parent) for parent in manifest.parents),
         "merge": _merge(manifest.report),
+        "picked": _picked(manifest.report.get("pick", {})),
         "score": _score(registry.note(entry.name)),
         "created": f"{_when(manifest.created)} by cdtool {manifest.version}",
         "file": f"{entry.path} ({output.size(entry.bytes)})",
@@ -89,10 +90,17 @@ def show(
 
 def _merge(report: Mapping[str, Any]) -> str:
     """What a merge kept, in a line."""
-    if not report:
+    if "fidelity" not in report:
         return ""
     kept = ", ".join(f"{name} {value:.3f}" for name, value in report["fidelity"].items())
     return f"fidelity {kept}; constraint error {report['saved_error']:.1e}; drift {report['drift']:.2f}"
+
+
+def _picked(pick: Mapping[str, Any]) -> str:
+    """Which checkpoint it is, in a line."""
+    if not pick:
+        return ""
+    return f"step {pick['step']} of {pick['of']}, from {len(pick['stages']) - 1} checkpoints"
 
 
 def _show_spectrum(out: output.Output, entry: Entry, picture: Path | None) -> None:

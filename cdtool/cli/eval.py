@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cdtool.cli import evalflags, options, output, study
+from cdtool.cli import suite as suite_module
 from cdtool.errors import GateError, NotFoundError, UsageError
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
     from cdtool.evaluation import Interval, Scores
     from cdtool.measuring import Evaluation
-    from cdtool.report import Forgotten
+    from cdtool.report import Forgotten, Stage
     from cdtool.reporting import Picture
 
 Photos = Annotated[
@@ -89,6 +91,12 @@ def eval_(
     study_page: StudyPage = None,
     answers: AnswerFiles = None,
     key: KeyFile = None,
+    suite: suite_module.Name = None,
+    out_dir: suite_module.Out = None,
+    data: suite_module.Data = None,
+    only: suite_module.Only = None,
+    base: suite_module.Base = None,
+    dry_run: suite_module.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -112,6 +120,8 @@ def eval_(
       cdtool eval dog --min text=0.7,image=0.6
       cdtool eval --compare dog dog-2 --study study.html
       cdtool eval --answers answers-*.json --key study.key.json
+      cdtool eval --suite mini-small --out bench
+      cdtool eval --suite customconcept101 --data ./customconcept101 --only 'ours.*' --dry-run
     """
     from cdtool import gates, measuring, reporting, webpage
 
@@ -121,6 +131,13 @@ def eval_(
         study.score(out, [*answers, *map(Path, concept or ())], key)
         return
     asked = measuring.read_prompts(_read(prompts)) if prompts else []
+    if suite is not None:
+        asked_for = partial(
+            evalflags.wanted, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder
+        )
+        where = suite_module.Where(suite, data, out_dir, base, tuple(only or ()), device)
+        suite_module.run(out, where, flags=flags, metrics=metrics, wanted=asked_for, dry_run=dry_run)
+        return
     if compare is not None:
         study.make(
             out, compare, study_page, folders=photos or (), prompts=asked, flags=flags, device=device, force=force
@@ -138,7 +155,7 @@ def eval_(
     pictures, found, scores = ([], (), measuring.score_folder(plan, images)) if images else _drawn(plan, out)
     if report is not None:
         pictures = reporting.of_folder(plan, images) if images else pictures
-        reporting.write(report, plan, pictures, scores, forgetting=found)
+        reporting.write(report, plan, pictures, scores, stages=_stages(plan), forgetting=found)
     if sheet is not None:
         _save_sheet(found, sheet)
     _report(plan, scores, found, out, {"report": report, "sheet": sheet})
@@ -182,6 +199,13 @@ def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[F
         elif not isinstance(event, Aside):
             pictures.append(event)
     raise AssertionError("an evaluation ends with its scores")
+
+
+def _stages(plan: Evaluation) -> tuple[Stage, ...]:
+    """The checkpoints the concept was picked from."""
+    from cdtool import picking
+
+    return picking.stages_of(plan.asked.concepts[0]) if plan.asked.is_stored else ()
 
 
 def _save_sheet(found: Sequence[Forgotten], path: Path) -> None:

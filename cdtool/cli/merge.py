@@ -76,12 +76,13 @@ def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
     """The concepts, checked as far as that needs no numbers."""
     if len(names) < 2:
         raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
-    twice = next((one for one in names if names.count(one) > 1), None)
-    if twice:
-        raise UsageError(f'"{twice}" is named twice.', "Name each concept once.")
-    found = [composition.find(one, base, force=True) for one in names]
-    if any(not part.concepts for part in found):
+    found = [composition.find(one, base, force=True).concepts for one in names]
+    if not all(found):
         raise UsageError("A base has no learned word to merge.", "Name concepts; see: cdtool list")
+    paths = [part.path.resolve() for parts in found for part in parts]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise UsageError(f'"{twice.stem}" is named twice.', "Name each concept once.")
     return composition.find("+".join(names), base, force=bool(base) and force)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def train(
     preview: flag.Previews = None,
     preview_dir: flag.PreviewDir = None,
     resume: flag.Resume = False,
+    pick: flag.Pick = None,
     dry_run: flag.DryRun = False,
     force: options.Force = False,
     if_missing: options.IfMissing = False,
@@ -68,6 +70,7 @@ def train(
     cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat"
     cdtool train ./cat --token "V2 cat" --from dog
     cdtool train ./cat --token "V* cat" --like dog --method full
+    cdtool train ./photos --token "V* dog" --pick 5
     """
     given = dict(locals())
     flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
@@ -93,7 +96,8 @@ def train(
             if group.rank == 0:
                 _show_plan(voice, work, device, max(gpus, group.world), force=force)
             return
-        _train(voice, work, device, group, resume=resume, force=force, previews=preview or [], folder=preview_dir)
+        _train(voice, work, device, group, resume=resume, force=force, pick=pick, previews=preview or [],
+               folder=preview_dir)  # fmt: skip
         if group.rank == 0:
             out.talk(f'Saved. Try: cdtool sample {work.name} "{_example(work)}"')
             out.result(work.name, _data(work.name))
@@ -125,10 +129,12 @@ def _train(
     *,
     resume: bool,
     force: bool,
+    pick: int | None,
     previews: list[str],
     folder: Path | None,
 ) -> None:
     from cdtool import base as bases
+    from cdtool import picking
 
     if group.world > work.settings.batch:
         raise UsageError(f"A batch of {work.settings.batch} cannot be shared by {group.world} processes.")
@@ -143,15 +149,31 @@ def _train(
             out.warn(warning)
     target = folder or Path("samples") / f"{work.name}-preview"
     with asked_to_stop() as stop:
-        events = studies.train(
-            work, loaded, learned, resume=resume, previews=previews, stop=stop, ranks=group, force=force
-        )
+        how = {"resume": resume, "previews": previews, "stop": stop, "ranks": group, "force": force}
+        train_it = partial(picking.train, count=pick) if pick else studies.train
+        events = train_it(work, loaded, learned, **how)
         steps = _steps(events, out, target)
         first = next(steps, None)  # the bank is filled before the bar begins
         if first is not None:
             every = itertools.chain([first], steps)
             for _ in out.progress(every, work.settings.steps, start=first.step - 1, describe=_loss):
                 pass
+        if pick and group.rank == 0:
+            _pick(out, work, loaded, pick, stop)
+
+
+def _pick(out: Output, work: jobs.Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
+    """Score the checkpoints, and tell on stderr which one is kept and why."""
+    from cdtool import picking
+
+    total = len(picking.marks(work.settings.steps, count)) + 2  # the base, and the choice
+    events = list(out.progress(picking.choose(work, loaded, stop=stop), total, label="checkpoint"))
+    picked = next(event for event in events if isinstance(event, picking.Picked))
+    out.talk("step   text  image")
+    for stage in picked.stages:
+        remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
+        out.talk(f"{stage.step:>4}  {stage.text:.3f}  {stage.image:.3f}  {remark}".rstrip())
+    out.talk(f"Kept is {picking.RULE}.")
 
 
 def _steps(events: Iterator[Step], out: Output, folder: Path) -> Iterator[Step]:
@@ -202,7 +224,8 @@ def _launch(gpus: int) -> None:
 
 def _data(name: str) -> dict[str, Any]:
     entry = registry.find(name)
-    return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}
+    pick = entry.manifest.report.get("pick") if entry.manifest else None
+    return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes} | ({"pick": pick} if pick else {})
 
 
 def _example(work: jobs.Job) -> str:

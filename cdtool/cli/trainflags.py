@@ -87,4 +87,8 @@ PreviewDir = Annotated[
     Path | None, typer.Option("--preview-dir", metavar="DIR", help="Where previews go; samples/NAME-preview.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+Pick = Annotated[
+    int | None,
+    typer.Option("--pick", metavar="N", min=2, help="Score N checkpoints and keep the knee of text and image."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]

@@ -6,7 +6,9 @@ Fluent 3D (MIT, npm `@lobehub/fluent-emoji-3d`). Only `cdtool.mini.build` needs 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,22 +103,28 @@ def held_out(noun: str) -> str:
     return NOUNS[noun][1]
 
 
+def twins(noun: str) -> list[str]:
+    """What the other sets may have in place of the held-out drawing of `noun`: for the judge of pictures alone."""
+    held = held_out(noun)
+    return [kind + held[1:] for kind in "ntf" if held and kind != held[0]]
+
+
 def collect(twemoji: Path, fluent: Path, font: Path = NOTO_FONT) -> dict[str, NDArray[np.uint8]]:
-    """Every drawing of `NOUNS`, cropped to its alpha box: id -> RGBA [height, width, 4] of longest side 112."""
+    """Every drawing of `NOUNS` and the twins there are, cropped to the alpha box: id -> RGBA [h, w, 4], longest side 112."""
     strike = ImageFont.truetype(str(font), NOTO_STRIKE)
-    cutouts = {}
-    for known, held in NOUNS.values():
-        for drawing in (*known.split(), *held.split()):
-            kind, code = drawing[0], drawing[1:]
-            if kind == "n":
-                image = _glyph(strike, code)
-            elif kind == "t":
-                image = _svg(_by_code(twemoji, code, "svg"))
-            elif kind == "f":
-                image = Image.open(_by_code(fluent, code, "webp"))
-            else:
-                image = OWN[code]()
-            cutouts[drawing] = _cropped(image)
+
+    def drawn(drawing: str) -> NDArray[np.uint8]:
+        kind, code = drawing[0], drawing[1:]
+        if kind == "n":
+            return _cropped(_glyph(strike, code))
+        if kind == "t":
+            return _cropped(_svg(_by_code(twemoji, code, "svg")))
+        return _cropped(Image.open(_by_code(fluent, code, "webp")) if kind == "f" else OWN[code]())
+
+    cutouts = {name: drawn(name) for known, held in NOUNS.values() for name in (*known.split(), *held.split())}
+    for name in itertools.chain.from_iterable(map(twins, NOUNS)):
+        with contextlib.suppress(FileNotFoundError):  # not every set draws everything
+            cutouts[name] = drawn(name)
     return cutouts
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from cdtool.mini.recipe import Progress, Recipe, device, fit
 from cdtool.mini.vae import pixels
-from cdtool.mini.world import Picture, article, draw
+from cdtool.mini.world import JUDGED, WIDE, Picture, World, article, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,17 +23,18 @@ NAMING = ("{}", "photo of {}", "a photo of {}")
 
 
 class Pair(NamedTuple):
-    """What sets a pair apart: seed, first picture, pictures, and the weight of naming nouns in its loss."""
+    """What sets a pair apart: seed, its world, first picture, pictures, and the weight of naming nouns in its loss."""
 
     seed: int
+    world: World
     first: int
     pictures: int
     naming: float
 
 
 PAIRS = {
-    "clip-text": Pair(1, 40_000_000, 124_000, naming=0.0),
-    "clip-eval": Pair(2, 80_000_000, 320_000, naming=1.0),
+    "clip-text": Pair(1, WIDE, 40_000_000, 124_000, naming=0.0),
+    "clip-eval": Pair(2, JUDGED, 80_000_000, 400_000, naming=1.0),
 }
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
@@ -74,11 +75,11 @@ def train(
     pair = PAIRS[name]
     torch.manual_seed(pair.seed)
     model = new(recipe, tokenizer).to(device()).train()
-    nouns = recipe.seen.names()
+    nouns = pair.world.names()
 
     def loss(update: int) -> Tensor:
         start = pair.first + update * BATCH
-        drawn = [draw(recipe.seen, cutouts, at) for at in range(start, start + BATCH)]
+        drawn = [draw(pair.world, cutouts, at) for at in range(start, start + BATCH)]
         captions = [picture.caption for picture in drawn]
         if pair.naming:
             captions += [NAMING[update % len(NAMING)].format(article(noun)) for noun in nouns]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ class World:
     rotation: float = 0.0  # largest tilt, degrees
     scale: tuple[float, float] = (0.62, 0.78)  # longest side of a single thing, share of the picture
     rare: float = 0.0005  # share of things with a rare word before them
+    twins: float = 0.0  # share of things drawn as a near twin of their held-out drawing; not for what draws
     open: float = 0.3  # share of captions that leave the place open
 
     def names(self) -> list[str]:
@@ -48,6 +49,9 @@ WIDE = World(
     nouns=len(art.NOUNS), drawings=3, pairs=0.3, sized=0.2, tints=0.1, styles=0.08, plain=0.3, spread=0.7,
     rotation=8.0, scale=(0.5, 0.8),
 )  # fmt: skip
+
+
+JUDGED = replace(WIDE, drawings=5, twins=0.3)  # what the judge sees: it must know a castle of a kind it has not met
 
 
 class Thing(NamedTuple):
@@ -77,6 +81,8 @@ RELATIONS = ("in front of", "next to", "on the left of", "on top of", "and")
 
 def _thing(world: World, cutouts: dict[str, NDArray[np.uint8]], noun: str, rng: Generator) -> Thing:
     drawings = art.drawings(noun)[: world.drawings]
+    if world.twins and rng.random() < world.twins:
+        drawings = [drawing for drawing in art.twins(noun) if drawing in cutouts] or drawings
     pixels, words = cutouts[drawings[rng.integers(len(drawings))]], noun
     if rng.random() < world.tints:
         tint = str(rng.choice(list(TINTS)))

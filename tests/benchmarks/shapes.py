@@ -20,12 +20,12 @@ FOLDER = Path("build/bench")
 
 def base(name: str) -> str:
     """What `--base` takes: the random folder "tiny" or "sd15-random", made if need be, or the name as it stands."""
-    if name not in _MAKERS:
+    if name not in MAKERS:
         return name
     folder = FOLDER / name
     if not (folder / "model_index.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        _MAKERS[name](folder)
+        MAKERS[name](folder)
     return str(folder)
 
 
@@ -69,7 +69,7 @@ def _sd15(folder: Path) -> None:
     _save(folder, vae, text, tokens, unet, schedule)
 
 
-_MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15}
+MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15}
 
 
 def photos(count: int, side: int) -> Path:

@@ -182,6 +182,7 @@ def measured(cdtool, concept, tmp_path, monkeypatch):
     monkeypatch.setattr(vision, "find_inception", lambda: None)
     monkeypatch.setattr(vision, "load_inception", lambda device: encoder)
     monkeypatch.setattr(asides, "FEWEST", 4)
+    monkeypatch.setattr(asides, "ENOUGH", 4)
     concept("dog", "dog")
     (tmp_path / "dogs").mkdir()
     for level in (10, 100, 200):

@@ -76,7 +76,7 @@ def test_json_has_the_whole_report_and_the_manifest_too(cdtool, two, few, keepin
     assert report["error"] < 1e-8
     assert report["saved_error"] < 1e-3
     assert set(report["fidelity"]) == {"dog", "gate"}
-    assert json.loads(cdtool("show", "pair", "--json").out)["manifest"]["report"] == report
+    assert json.loads(cdtool("show", "pair", "--json").out)["report"] == report
 
 
 def test_the_pair_can_be_drawn(cdtool, two, few, keeping, tmp_path):
@@ -121,6 +121,7 @@ def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
     [
         (("dog",), 2, "two concepts"),
         (("dog", "dog"), 2, "named twice"),
+        (("dog", "dog:0.5"), 2, "named twice"),
         (("dog", "gaet"), 3, "gate"),
         (("dog", "mini"), 2, "no learned word"),
         (("dog", "more"), 4, "joined word by word"),

@@ -1,0 +1,148 @@
+"""cdtool eval --suite: a whole benchmark, as tables beside the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdtool.cli import options, output
+from cdtool.cli.stopping import asked_to_stop
+from cdtool.errors import NameTakenError
+
+if TYPE_CHECKING:
+    from cdtool.asides import Wanted
+    from cdtool.suiteconcepts import Event
+    from cdtool.suites import Plan
+
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", metavar="SUITE", help="Run a benchmark: paper, customconcept101, mini, mini-small, or a file."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where --suite keeps cells and tables; suites/SUITE.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Where the photos and prompts of --suite lie.")
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="BASE", help="Of --suite: another base.", autocompletion=options.complete_bases),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="CELLS", help="Of --suite only these cells: ours.dog, '*.dog', 'joint.*'."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Of --suite: print what there is to do and do nothing.")]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which suite, where what it needs and makes lies, and which of its cells."""
+
+    suite: str
+    data: Path | None
+    out: Path | None
+    base: str | None
+    only: tuple[str, ...]
+    device: str
+
+
+def run(
+    out: output.Output,
+    where: Where,
+    *,
+    flags: Mapping[str, Any],
+    metrics: str | None,
+    wanted: Callable[[str], Wanted],
+    dry_run: bool,
+) -> None:
+    """Run what is missing of a suite, and write and print its tables."""
+    from cdtool import suites
+
+    suite = suites.find(where.suite, where.data)
+    scores = wanted(metrics or ",".join(suite.metrics))
+    asked = suites.plan(
+        suite, base=where.base, out=where.out, only=where.only, flags=flags, wanted=scores, device=where.device
+    )
+    if dry_run:
+        _show(out, asked)
+        return
+    if asked.out.exists() and not asked.out.is_dir():
+        raise NameTakenError(f"{asked.out} is a file.", "Give another --out.")
+    output.quiet_libraries()
+    with asked_to_stop() as stop:
+        events = suites.run(asked, stop=stop)
+        first = next(events)
+        for _ in out.progress(_counted(events, out), first.total, describe=lambda event: f"{event.cell}  {event.told}"):
+            pass
+    _tables(out, asked)
+
+
+def _counted(events: Iterator[Event], out: output.Output) -> Iterator[Event]:
+    """What counts as progress; kept cells are told together."""
+    kept = 0
+    for event in events:
+        if event.kind == "kept":
+            kept += 1
+            continue
+        if kept:
+            out.talk(f"{kept} cells are finished already.")
+            kept = 0
+        if event.kind == "cell":
+            out.talk(f"{event.cell}: {event.told}")
+        yield event
+
+
+def _show(out: output.Output, asked: Plan) -> None:
+    suite = asked.suite
+    data: dict[str, Any] = {
+        "suite": suite.name,
+        "base": asked.base,
+        "cells": [cell.id for cell in asked.cells],
+        "pictures": asked.pictures,
+        "out": str(asked.out),
+        "settings": asdict(asked.drawing),
+        "metrics": list(asked.wanted.metrics),
+    }
+    singles = [cell for cell in asked.cells if len(cell.things) == 1]
+    facts = {
+        "suite": f"{suite.name}: {suite.about}",
+        "base": asked.base,
+        "cells": f"{len(asked.cells)}: {len(singles)} of one concept, {len(asked.cells) - len(singles)} of pairs",
+        "pictures": f"{asked.pictures}, {asked.drawing.count} of each prompt in {asked.drawing.steps} steps",
+        "metrics": ", ".join(asked.wanted.metrics),
+        "results": str(asked.out),
+    }
+    out.facts(facts, data)
+
+
+def _tables(out: output.Output, asked: Plan) -> None:
+    from cdtool import suites, suitetables
+
+    results = suites.results(asked)
+    tables = suitetables.fill(asked.suite, asked.cells, results)
+    encoders = sorted({cell["encoder"] for cell in results.values()})
+    about = (
+        f"On {asked.base}, {asked.drawing.count} pictures of each prompt in {asked.drawing.steps} steps, "
+        f"measured with {' and '.join(encoders)}; {len(results)} of {len(asked.suite.cells)} cells."
+    )
+    data = {
+        "suite": asked.suite.name,
+        "base": asked.base,
+        "settings": asdict(asked.drawing),
+        "tables": [asdict(table) for table in tables],
+        "scores": {name: cell["scores"] for name, cell in results.items()},
+    }
+    page = suitetables.markdown(asked.suite, tables, about)
+    paths = suitetables.write(asked.out, page, tables, data)
+    out.results([str(path) for path in paths] if out.mode == "quiet" else page.splitlines(), data)
+    notes = {f"{name}: {why}" for name, cell in results.items() for why in cell["notes"].values()}
+    for note in sorted(notes):
+        out.talk(f"Not measured: {note}")
+    out.talk(f"Tables: {', '.join(map(str, paths))}")
