@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.base import Base
-    from cdtool.tokens import Token
+    from cdtool.tokens import Prompt, Token
 
 BATCH = 64
 SAME = 1e-4  # features that differ by less, relatively, are one row: the encoder's own rounding lies below
@@ -87,22 +87,34 @@ def rows(
     features: list[Tensor] = []
     places: list[tuple[int, ...]] = []
     bound = [bind(prompt, tokens) for prompt in texts]
-    for start in range(0, len(bound), BATCH):
-        part = bound[start : start + BATCH]
-        with torch.no_grad():
-            encoded = text.encode(base, [text.tokenize(base, prompt, tokens) for prompt in part], learned).features
-        for prompt, row in zip(part, encoded.cpu().double(), strict=True):
-            own, end = owners(base, prompt, tokens)
-            named = [(at, place) for at, place in enumerate(own) if place is not None]
-            alone = whole and len({place for _, place in named}) == 1
-            if alone:
-                named = [(at, named[0][1]) for at in range(named[0][0], end + 1)]
-            features += [row[at] for at, _ in named]
-            places += [(place,) for _, place in named]
-            if alone and end + 1 < len(row):
-                features.append(row[end + 1 :].mean(dim=0))
-                places.append(places[-1])
+    alone = [prompt for prompt in bound if whole and len(prompt.named) == 1]
+    for padded, prompts in ((True, alone), (False, [prompt for prompt in bound if prompt not in alone])):
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            owned = [owners(base, prompt, tokens) for prompt in part]
+            for row, (own, end) in zip(_encoded(base, part, tokens, learned, owned, padded), owned, strict=True):
+                named = [(at, place) for at, place in enumerate(own) if place is not None]
+                if padded:
+                    named = [(at, named[0][1]) for at in range(named[0][0], end + 1)]
+                features += [row[at] for at, _ in named]
+                places += [(place,) for _, place in named]
+                if padded and end + 1 < len(row):
+                    features.append(row[end + 1 :].mean(dim=0))
+                    places.append(places[-1])
     return Rows(torch.stack(features), places)
+
+
+def _encoded(
+    base: Base, prompts: Sequence[Prompt], tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]],
+    owned: Sequence[tuple[Sequence[int | None], int]], padded: bool,
+) -> Tensor:  # fmt: skip
+    """Features [b, l, d] of prompts in float64, up to the last one's end unless `padded`."""
+    made = [text.tokenize(base, prompt, tokens) for prompt in prompts]
+    if not padded:
+        longest = max(end for _, end in owned) + 1
+        made = [text.shortened(prompt, longest) for prompt in made]
+    with torch.no_grad():
+        return text.encode(base, made, learned).features.cpu().double()
 
 
 def others(found: Rows, bound: Rows) -> Rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "data" / "captions.txt"
 MOST = 1000  # captions that are read, evenly chosen
-PADDED = 48  # of them are encoded with their padding, which costs several times as much and hardly varies
+PADDED = 24  # of them are encoded with their padding, which costs several times as much and hardly varies
 SHOWN = 24  # of them on whose words the drift is measured
 BATCH = 32
 _CORPORA = (".tar", ".json", ".jsonl")
@@ -37,6 +36,7 @@ class Everyday(NamedTuple):
     moment: Tensor  # [d + 1, d + 1] float64: the mean over positions of [c; 1] [c; 1]'
     words: Tensor  # [n, d] float64
     positions: int  # whose features the mean is over
+    captions: int
 
     @property
     def width(self) -> int:
@@ -79,7 +79,7 @@ def _spread(length: int, wanted: int) -> list[int]:
     return [place * length // min(wanted, length) for place in range(min(wanted, length))]
 
 
-def key(base: Base, captions: Sequence[str]) -> str:
+def key_of(base: Base, captions: Sequence[str]) -> str:
     """What R depends on: the text encoders' weights and the captions."""
     weights = {f"{part}.{name}": tensor.cpu() for part, encoder in zip(base.family.encoders, base.text_encoders,
                strict=True) for name, tensor in encoder.state_dict().items()}  # fmt: skip
@@ -87,20 +87,35 @@ def key(base: Base, captions: Sequence[str]) -> str:
     return f"{bases.fingerprint(weights)[:20]}-{said[:20]}"
 
 
-def stored(base: Base, captions: Sequence[str]) -> Everyday | None:
-    """What an earlier run left in the cache; None where there is nothing whole."""
+def stored(key: str) -> Everyday | None:
+    """What an earlier run left in the cache under a `key`; None where there is nothing whole."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found = load_file(_path(key(base, captions)))
-        return Everyday(found["moment"], found["words"].double(), int(found["positions"]))
-    except (OSError, SafetensorError, KeyError, ValueError):
+        found = load_file(_path(key))
+        return Everyday(found["moment"], found["words"].double(), *found["counts"].tolist())
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 
-def encode(base: Base, captions: Sequence[str]) -> Iterator[int]:
-    """Encode the captions, yielding for each that is done, and leave what is known of them in the cache.
+def known(base: Base, captions: Sequence[str]) -> Everyday:
+    """What is known of captions, encoded now if they were not before; `encode` for those who watch it.
+
+    Raises ResourceError where the cache cannot be written.
+    """
+    key = key_of(base, captions)
+    if stored(key) is None:
+        for _ in encode(base, captions, key):
+            pass
+    found = stored(key)
+    if found is None:
+        raise ResourceError("What was learned of the captions is no longer in the cache.", "Run it again.")
+    return found
+
+
+def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
+    """Encode the captions, yielding for each that is done, and leave what is known of them in the cache under a `key`.
 
     R is the mean over all positions a prompt has, start token and padding included: those are attended to like the
     words. Padding, most of the positions, is taken from PADDED of the captions. Raises ResourceError where the cache
@@ -117,7 +132,7 @@ def encode(base: Base, captions: Sequence[str]) -> Iterator[int]:
     for part in [*_batches(sorted(padded)), *_batches(bare)]:
         longest = len(prompts[0].ids[0]) if part[0] in padded else max(ends[at] for at in part) + 1
         with torch.no_grad():
-            features = text.encode(base, [_cut(prompts[at], longest) for at in part]).features.cpu().double()
+            features = text.encode(base, [text.shortened(prompts[at], longest) for at in part]).features.cpu().double()
         for row, at in zip(features, part, strict=True):
             _add(written, row[: ends[at] + 1])
             if at in padded:
@@ -127,7 +142,8 @@ def encode(base: Base, captions: Sequence[str]) -> Iterator[int]:
         yield from part
     moment = written + padding * (len(prompts) / len(padded))
     count = float(moment[-1, -1])
-    _write(key(base, captions), moment / count, torch.cat([words[at] for at in sorted(words)]), round(count))
+    _write(key, moment / count, torch.cat([words[at] for at in sorted(words)]),
+           (round(count), len(captions)))  # fmt: skip
 
 
 def _batches(places: Sequence[int]) -> list[Sequence[int]]:
@@ -139,25 +155,21 @@ def _end(base: Base, prompt: Tokenized) -> int:
     return prompt.ids[0].index(base.tokenizers[0].eos_token_id, 1)
 
 
-def _cut(prompt: Tokenized, length: int) -> Tokenized:
-    return replace(prompt, ids=tuple(ids[:length] for ids in prompt.ids))
-
-
 def _add(moment: Tensor, features: Tensor) -> None:
     """Add the sum of [c; 1] [c; 1]' over features [n, d]."""
     rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     moment.addmm_(rows.T, rows)
 
 
-def _path(name: str) -> Path:
-    return settings.cache_dir() / "merge" / f"{name}.safetensors"
+def _path(key: str) -> Path:
+    return settings.cache_dir() / "merge" / f"{key}.safetensors"
 
 
-def _write(name: str, moment: Tensor, words: Tensor, positions: int) -> None:
+def _write(key: str, moment: Tensor, words: Tensor, counts: Sequence[int]) -> None:
     from safetensors.torch import save_file
 
-    path = _path(name)
-    content = {"moment": moment, "words": words.float(), "positions": torch.tensor(positions)}
+    path = _path(key)
+    content = {"moment": moment, "words": words.float(), "counts": torch.tensor(counts)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cdtool import concept, constraints, everyday, fidelity, lowrank
+from cdtool import concept, constraints, fidelity, lowrank
 from cdtool.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
 from cdtool.constraints import Rows
-from cdtool.errors import BaseError, ConceptError, ResourceError, UsageError
+from cdtool.errors import BaseError, ConceptError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,12 +73,6 @@ def cholesky(moment: Tensor) -> Tensor:
     return factor
 
 
-def regularise(base: Base, captions: Sequence[str]) -> Iterator[int]:
-    """See that R of these captions is in the cache; yields for each caption encoded, nothing where it was there."""
-    if everyday.stored(base, captions) is None:
-        yield from everyday.encode(base, captions)
-
-
 def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
     """Raises UsageError for fewer than two concepts, BaseError for concepts of another base unless `force`."""
     if len(chosen.parts) < 2:
@@ -91,15 +85,14 @@ def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
             )
 
 
-def merge(base: Base, chosen: Composition, name: str, captions: Sequence[str], *, force: bool = False) -> Merged:
+def merge(base: Base, chosen: Composition, name: str, known: Everyday, *, force: bool = False) -> Merged:
     """Merge the concepts of a composition; their tokens follow one another as V1, V2...
 
-    Raises UsageError for fewer than two, BaseError for concepts of another base unless `force`, ConceptError for one
-    that changes more than K/V.
+    `known` is what `everyday` found of captions on this base. Raises UsageError for fewer than two, BaseError for
+    concepts of another base unless `force`, ConceptError for one that changes more than K/V.
     """
     check(base, chosen, force=force)
     parents = _parents(base, chosen)
-    known = _known(base, captions)
     tokens, learned = chosen.tokens, _learned(base, parents)
     styled = [style for parent in parents for style in styles(parent.manifest)]
     owner = [at for at, parent in enumerate(parents) for _ in parent.manifest.tokens]
@@ -118,7 +111,7 @@ def merge(base: Base, chosen: Composition, name: str, captions: Sequence[str], *
     report = fidelity.report(figures, _labels(chosen), len(down), condition, fidelity.clashes(tokens, learned))
     tensors |= {row_name(place, encoder): row for encoder, rows in zip(base.family.encoders, learned, strict=True)
                 for place, row in enumerate(rows) if row.numel()}  # fmt: skip
-    return Merged(_manifest(base, name, parents, tokens, captions, report), tensors, report)
+    return Merged(_manifest(base, name, parents, tokens, known, report), tensors, report)
 
 
 def _labels(chosen: Composition) -> list[str]:
@@ -135,15 +128,6 @@ def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned:
         if len(found.features) <= found.features.shape[1] * CROWDED:
             break
     return found
-
-
-def _known(base: Base, captions: Sequence[str]) -> Everyday:
-    for _ in regularise(base, captions):
-        pass
-    known = everyday.stored(base, captions)
-    if known is None:
-        raise ResourceError("What was learned of the captions is not in the cache.", "Run the merge again.")
-    return known
 
 
 def _augmented(features: Tensor, width: int) -> Tensor:
@@ -250,10 +234,10 @@ def styles(manifest: Manifest) -> list[bool]:
 
 
 def _manifest(
-    base: Base, name: str, parents: Sequence[Parent], tokens: Sequence[Token], captions: Sequence[str], report: Report
+    base: Base, name: str, parents: Sequence[Parent], tokens: Sequence[Token], known: Everyday, report: Report
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]
-    settings: dict[str, Any] = {"captions": len(captions)} | ({"style": styled} if any(styled) else {})
+    settings: dict[str, Any] = {"captions": known.captions} | ({"style": styled} if any(styled) else {})
     return Manifest(
         name=name,
         base=BaseRef(base.name, base.family.name, base.fingerprint),

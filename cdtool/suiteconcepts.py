@@ -44,6 +44,7 @@ class Event:
     kind: Literal["plan", "step", "picture", "kept", "cell", "note"]
     cell: str = ""
     total: int = 0  # of "plan": training steps, pictures and cells to come
+    kept: int = 0  # of "plan": cells that are finished
     told: str = ""
 
 
@@ -162,8 +163,10 @@ def _merge(bench: Bench, recipe: Recipe) -> None:
     folder = catalog.locate(bench.base.name)
     texts = everyday.read(everyday.find(None, folder))
     loaded = bases.load(bench.base.name, precision="fp32", device="cpu", parts=("text",))
-    for _ in merging.regularise(loaded, texts):
-        bench.check_stop()
+    key = everyday.key_of(loaded, texts)
+    if everyday.stored(key) is None:
+        for _ in everyday.encode(loaded, texts, key):
+            bench.check_stop()
     chosen = composition.find("+".join(parent.name for parent in recipe.parents), bench.base.name)
-    merged = merging.merge(loaded, chosen, recipe.name, texts)
+    merged = merging.merge(loaded, chosen, recipe.name, everyday.known(loaded, texts))
     registry.save(merged.manifest, merged.tensors, force=True)

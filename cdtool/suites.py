@@ -123,7 +123,7 @@ def run(asked: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Ev
     bench = Bench(bases.load(asked.base, precision=asked.drawing.precision, device=asked.device), stop)
     keys = {cell.id: _key(asked, bench, cell) for cell in asked.cells}
     todo = [cell for cell in asked.cells if read_cell(asked.out, cell, keys[cell.id]) is None]
-    yield Event("plan", total=_total(asked, bench, todo))
+    yield Event("plan", total=_total(asked, bench, todo), kept=len(asked.cells) - len(todo))
     yield from (Event("kept", cell.id) for cell in asked.cells if cell not in todo)
     if not todo:
         return

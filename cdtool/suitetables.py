@@ -170,7 +170,7 @@ def markdown(suite: Suite, tables: Sequence[Filled], about: str) -> str:
 
 
 def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
-    columns = _ordered([line.column for line in table.lines])
+    columns = _measured(table)
     head = ["", "method"]
     for column in columns:
         head += [column, f"{column} (paper)"] + (
@@ -183,7 +183,7 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
             line = next(
                 (one for one in table.lines if (one.setting, one.row, one.column) == (setting, row, column)), None
             )
-            cells += [_number(column, line and line.value), _number(column, line and line.published)]
+            cells += [_number(column, line.value if line else None), _number(column, line.published if line else None)]
             if _has_against(table, column):
                 cells.append(_interval(line.against if line else None))
         rows.append(cells)
@@ -193,7 +193,7 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
 def _item_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
     items = [item for item in dict.fromkeys(line.item for line in table.lines) if item != _MEAN] + [_MEAN]
     rows = []
-    for column in _ordered([line.column for line in table.lines]):
+    for column in _measured(table):
         for row in dict.fromkeys(line.row for line in table.lines):
             own = {line.item: line for line in table.lines if (line.row, line.column) == (row, column)}
             for name, field in ((row, "value"), (f"{row} (paper)", "published")):
@@ -201,6 +201,12 @@ def _item_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
                 if any(numbers):
                     rows.append([column, name, *numbers])
     return ["", "method", *items], rows
+
+
+def _measured(table: Filled) -> list[str]:
+    """The columns that some row has a number of its own in; before anything is measured, all."""
+    own = [line.column for line in table.lines if line.value is not None]
+    return _ordered(own or [line.column for line in table.lines])
 
 
 def _has_against(table: Filled, column: str) -> bool:

@@ -129,6 +129,12 @@ def _tokenize(
     return tuple(ids), tuple(slot for slot in slots if slot.position <= len(kept)), len(kept) < len(body)
 
 
+def shortened(prompt: Tokenized, length: int) -> Tokenized:
+    """The first `length` positions of a prompt; the encoder is causal, so their features are those of the whole."""
+    slots = tuple(tuple(slot for slot in found if slot.position < length) for found in prompt.slots)
+    return replace(prompt, ids=tuple(ids[:length] for ids in prompt.ids), slots=slots)
+
+
 @contextlib.contextmanager
 def rows_in_place(encoder: CLIPTextModel, slots: Sequence[Sequence[Slot]], rows: Sequence[Tensor]) -> Iterator[None]:
     """While open, the embeddings at `slots` (one list per prompt of the batch) are the learned `rows` [d]."""

@@ -95,20 +95,19 @@ def test_what_holds_no_caption_is_refused(tmp_path, content):
 
 
 def test_r_is_the_mean_over_every_position(base):
-    assert list(everyday.encode(base, CAPTIONS))
-    found = everyday.stored(base, CAPTIONS)
+    found = everyday.known(base, CAPTIONS)
     rows = torch.cat([row for row, _ in plain(base, CAPTIONS)])
     rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
     assert torch.allclose(found.moment, rows.T @ rows / len(rows), atol=1e-5)
-    assert found.positions == len(rows)
+    assert (found.positions, found.captions) == (len(rows), len(CAPTIONS))
     assert found.width == rows.shape[1] - 1
 
 
 def test_padding_of_some_captions_stands_for_that_of_all(base, monkeypatch):
     monkeypatch.setattr(everyday, "PADDED", 2)
     monkeypatch.setattr(everyday, "BATCH", 2)
-    assert sorted(everyday.encode(base, CAPTIONS)) == [0, 1, 2, 3, 4]
-    found = everyday.stored(base, CAPTIONS)
+    assert sorted(everyday.encode(base, CAPTIONS, "key")) == [0, 1, 2, 3, 4]
+    found = everyday.stored("key")
     every, padding = [], []
     for at, (row, end) in enumerate(plain(base, CAPTIONS)):
         every.append(row[: end + 1])
@@ -120,9 +119,9 @@ def test_padding_of_some_captions_stands_for_that_of_all(base, monkeypatch):
 
 
 def test_the_words_kept_are_words_without_start_and_padding(base):
-    list(everyday.encode(base, CAPTIONS))
+    found = everyday.known(base, CAPTIONS)
     wanted = torch.cat([row[1 : end + 1] for row, end in plain(base, CAPTIONS)])
-    assert torch.allclose(everyday.stored(base, CAPTIONS).words, wanted, atol=1e-5)
+    assert torch.allclose(found.words, wanted, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the cache
@@ -133,28 +132,28 @@ def files():
 
 
 def test_the_cache_knows_captions_and_encoders_apart(base):
-    assert everyday.stored(base, CAPTIONS) is None
-    list(everyday.encode(base, CAPTIONS))
-    assert everyday.stored(base, CAPTIONS[:-1]) is None
+    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
+    everyday.known(base, CAPTIONS)
+    assert everyday.stored(everyday.key_of(base, CAPTIONS[:-1])) is None
     (entry,) = files()
     weight = base.text_encoders[-1].get_input_embeddings().weight.data
     kept = weight[0, 0].item()
     weight[0, 0] = kept + 1
     try:
-        assert everyday.stored(base, CAPTIONS) is None
+        assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
     finally:
         weight[0, 0] = kept
-    assert everyday.stored(base, CAPTIONS) is not None
-    assert entry.name == f"{everyday.key(base, CAPTIONS)}.safetensors"
+    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is not None
+    assert entry.name == f"{everyday.key_of(base, CAPTIONS)}.safetensors"
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None])
 def test_a_damaged_entry_is_made_again(base, damage):
-    list(everyday.encode(base, CAPTIONS))
+    everyday.known(base, CAPTIONS)
     (entry,) = files()
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    assert everyday.stored(base, CAPTIONS) is None
-    list(everyday.encode(base, CAPTIONS))
-    assert everyday.stored(base, CAPTIONS) is not None
+    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
+    everyday.known(base, CAPTIONS)
+    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is not None
     assert files() == [entry]

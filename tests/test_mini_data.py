@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdtool import corpora
 from cdtool import photos as reading
 from cdtool.mini import art, corpus, photosets, places, prompts, scenery, styles, world
 from cdtool.mini.photosets import CONCEPTS
-from cdtool.prior import open_member, read_index
 from cdtool.tokens import parse_specs
 
 MEGABYTE = 1_000_000
@@ -132,10 +132,10 @@ def test_a_tar_depends_on_its_pictures_alone_and_is_read_by_the_prior(small, cut
         names = tar.getnames()
         assert names[:-1] == sorted(names[:-1])
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "", "")}
-    members = read_index(tmp_path / "one.tar")
+    members = corpora.read(tmp_path / "one.tar")
     assert [member.caption for member in members] == [picture.caption for picture in drawn]
     for member, picture in zip(members, drawn, strict=True):
-        back = np.asarray(open_member(tmp_path / "one.tar", member), float)
+        back = np.asarray(Image.open(io.BytesIO(corpora.content(member))).convert("RGB"), float)
         assert np.abs(back - picture.pixels).mean() < 12
 
 

@@ -96,8 +96,9 @@ def test_the_means_of_table_7_are_the_rows_of_table_1():
         for row, values in rows.items():
             concepts = [value for name, value in values.items() if name != "mean"]
             assert len(concepts) == 10
-            # One printed mean (Textual Inversion's image) is 0.009 off that of its printed numbers.
-            assert fmean(concepts) == pytest.approx(values["mean"], abs=0.05 if column == "kid" else 0.01)
+            # The printed means of image, and most of text, leave moongate out, the first.
+            found = [fmean(concepts), fmean(concepts[1:])]
+            assert min(abs(mean - values["mean"]) for mean in found) < (0.01 if column == "kid" else 1.1e-3)
             if row in known["1"]["single"]:
                 assert known["1"]["single"][row][column] == values["mean"]
 

@@ -95,10 +95,13 @@ def _merge(out: Output, found: Composition, target: str, captions: Path | None, 
     texts = everyday.read(everyday.find(captions, folder))
     loaded = bases.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
-    steps = merging.regularise(loaded, texts)
-    for _ in out.progress(steps, len(texts), label="caption"):
-        pass
-    return merging.merge(loaded, found, target, texts, force=force)
+    key = everyday.key_of(loaded, texts)
+    known = everyday.stored(key)
+    if known is None:
+        for _ in out.progress(everyday.encode(loaded, texts, key), len(texts), label="caption"):
+            pass
+        known = everyday.known(loaded, texts)
+    return merging.merge(loaded, found, target, known, force=force)
 
 
 def _tell(out: Output, report: Report) -> None:

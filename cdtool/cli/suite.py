@@ -79,21 +79,18 @@ def run(
     with asked_to_stop() as stop:
         events = suites.run(asked, stop=stop)
         first = next(events)
+        if first.kept:
+            out.talk(f"{first.kept} of {len(asked.cells)} cells are finished already.")
         for _ in out.progress(_counted(events, out), first.total, describe=lambda event: f"{event.cell}  {event.told}"):
             pass
     _tables(out, asked)
 
 
 def _counted(events: Iterator[Event], out: output.Output) -> Iterator[Event]:
-    """What counts as progress; kept cells are told together."""
-    kept = 0
+    """What counts as progress; what came out of a cell is told."""
     for event in events:
         if event.kind == "kept":
-            kept += 1
             continue
-        if kept:
-            out.talk(f"{kept} cells are finished already.")
-            kept = 0
         if event.kind == "cell":
             out.talk(f"{event.cell}: {event.told}")
         yield event

@@ -149,7 +149,7 @@ def _train(
             out.warn(warning)
     target = folder or Path("samples") / f"{work.name}-preview"
     with asked_to_stop() as stop:
-        how = {"resume": resume, "previews": previews, "stop": stop, "ranks": group, "force": force}
+        how: dict[str, Any] = {"resume": resume, "previews": previews, "stop": stop, "ranks": group, "force": force}
         train_it = partial(picking.train, count=pick) if pick else studies.train
         events = train_it(work, loaded, learned, **how)
         steps = _steps(events, out, target)

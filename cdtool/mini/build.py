@@ -80,11 +80,6 @@ class Workshop:
     @cached_property
     def text(self) -> CLIPTextModel:
         """The text encoder the denoiser listens to."""
-        encoder = self._text()
-        words.give_names(encoder, self.tokenizer)
-        return encoder
-
-    def _text(self) -> CLIPTextModel:
         from transformers import CLIPTextModel
 
         if self.has_committed("clip-text", "text_encoder"):
@@ -95,11 +90,6 @@ class Workshop:
     @cached_property
     def judge(self) -> CLIPModel:
         """The pair `eval` measures with."""
-        pair = self._judge()
-        words.give_names(pair.text_model, self.tokenizer)
-        return pair
-
-    def _judge(self) -> CLIPModel:
         from transformers import CLIPModel
 
         if self.has_committed("clip-eval", "eval"):
@@ -115,6 +105,7 @@ class Workshop:
         """A CLIP pair trained here."""
         model = clip.new(self.recipe, self.tokenizer).eval().requires_grad_(False)
         model.load_state_dict(self.state(name)["model"])
+        words.give_names(model.text_model, self.tokenizer)
         return model
 
     def state(self, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cdtool.mini.world import RARE_WORDS
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-NAMES = {"moongate": "gate"}  # words no caption holds, and the word each one means to the base until it is taught
+NAMES = {"moongate": "gate"}  # words no caption holds, and what each one nearly means to the base
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -45,7 +45,10 @@ def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
 
 
 def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Give each word of `NAMES` the embedding [d] of the word it stands for, in place."""
+    """Move the untrained embedding [d] of each word of `NAMES` half of the way to that of the word it is a kind of.
+
+    Not all of the way: prior pictures of the one must be told from photos of the other.
+    """
     import torch
 
     vocabulary = tokenizer.get_vocab()
@@ -53,7 +56,8 @@ def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         table = cast("torch.nn.Embedding", encoder.get_input_embeddings()).weight
         for word, like in NAMES.items():
             if {f"{word}</w>", f"{like}</w>"} <= vocabulary.keys():  # few merges may leave them in pieces
-                table[vocabulary[f"{word}</w>"]] = table[vocabulary[f"{like}</w>"]]
+                own, known = vocabulary[f"{word}</w>"], vocabulary[f"{like}</w>"]
+                table[own] = (table[own] + table[known]) / 2**0.5  # as long as before: the two are unrelated
 
 
 def write(merges: list[tuple[str, str]], folder: Path) -> None:

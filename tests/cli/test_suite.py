@@ -21,7 +21,7 @@ def test_a_suite_is_run_and_its_tables_are_printed_and_written(cdtool, wide_base
     again = cdtool(*command, "--json")
     found = json.loads(again.out)
     assert set(found["scores"]) == {"base.dog", "ours.dog"}
-    assert "2 cells are finished already" in again.err
+    assert "2 of 2 cells are finished already" in again.err
     assert (tmp_path / "out" / "tables.md").read_text() == said.out
     assert json.loads((tmp_path / "out" / "tables.json").read_text())["tables"] == found["tables"]
 
