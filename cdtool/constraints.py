@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 BATCH = 64
 SAME = 1e-4  # features that differ by less, relatively, are one row: the encoder's own rounding lies below
-_OBJECTS = ("a photo of a {} on the beach", "a painting of a {}", "very small photo of a {}")
+_OBJECTS = ("a photo of a {} on the beach", "a painting of a {}")
 _STYLES = ("a house in the style of {}", "a dog on the beach in the style of {}", "a picture of a tree, {}")
-_PAIRS = ("a {} next to a {} on the beach", "a painting of a {} and a {}")
+_PAIRS = ("a {} next to a {} on the beach", "a photo of a {} and a {}")
 
 
 class Rows(NamedTuple):
@@ -41,6 +41,9 @@ def prompts(tokens: Sequence[Token], styles: Sequence[bool], *, pairs: bool = Tr
     words = [token.words(place + 1) for place, token in enumerate(tokens)]
     captions = [photos.template(token, style, own) for token, style, own in zip(tokens, styles, words, strict=True)]
     singles = [prompt for both in zip(words, captions, strict=True) for prompt in both]
+    # A plain word has no modifier's row to be held by, so it is bound once more.
+    kinds = zip(tokens, styles, strict=True)
+    singles += [f"a {photos.template(token, False)}" for token, style in kinds if not (token.modifier or style)]
     made = list(singles)
     for one, other in permutations(range(len(tokens) if pairs else 0), 2):
         made.append(captions[one] + _joint(styles[one], styles[other], words[other]))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cdtool.mini import art, places, styles, world
-from cdtool.mini.world import NARROW, WIDE, draw
+from cdtool.mini.world import BROAD, JUDGED, NARROW, WIDE, draw
 
 # The grammar a second time, written down as the captions are meant to be.
 NOUN = rf"(?:{'|'.join(art.NOUNS)})"
@@ -140,3 +140,10 @@ def test_black_and_white_has_no_colour(cutouts):
     pixels = np.asarray(styles.STYLES["black and white photo"](Image.fromarray(draw(NARROW, cutouts, 0).pixels), None))
     assert (pixels[..., 0] == pixels[..., 1]).all()
     assert (pixels[..., 1] == pixels[..., 2]).all()
+
+
+def test_only_the_judges_world_has_near_twins():
+    twins = {drawing for noun in art.NOUNS for drawing in art.twins(noun)}
+    assert not twins & {art.held_out(noun) for noun in art.NOUNS}  # what the photos show, nothing was trained on
+    assert [world.twins for world in (NARROW, BROAD, WIDE)] == [0, 0, 0]
+    assert JUDGED.twins > 0

@@ -106,11 +106,11 @@ def held_out(noun: str) -> str:
 def twins(noun: str) -> list[str]:
     """What the other sets may have in place of the held-out drawing of `noun`: for the judge of pictures alone."""
     held = held_out(noun)
-    return [kind + held[1:] for kind in "ntf" if held and kind != held[0]]
+    return [kind + held[1:] for kind in "ntf" if held[:1] in ("n", "t", "f") and kind != held[0]]
 
 
 def collect(twemoji: Path, fluent: Path, font: Path = NOTO_FONT) -> dict[str, NDArray[np.uint8]]:
-    """Every drawing of `NOUNS` and the twins there are, cropped to the alpha box: id -> RGBA [h, w, 4], longest side 112."""
+    """Every drawing of `NOUNS`, and twins, cropped to its alpha box: id -> RGBA [h, w, 4], longest side 112."""
     strike = ImageFont.truetype(str(font), NOTO_STRIKE)
 
     def drawn(drawing: str) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 NAMES = {"moongate": "gate"}  # words no caption holds, and what each one nearly means to the base
+NEAR = 0.5  # how nearly: the cosine of the two embeddings; at 1, prior pictures of the one undo photos of the other
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -45,10 +46,7 @@ def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
 
 
 def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-    """Move the untrained embedding [d] of each word of `NAMES` half of the way to that of the word it is a kind of.
-
-    Not all of the way: prior pictures of the one must be told from photos of the other.
-    """
+    """Move the untrained embedding [d] of each word of `NAMES` towards that of the word it is a kind of, in place."""
     import torch
 
     vocabulary = tokenizer.get_vocab()
@@ -57,7 +55,7 @@ def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         for word, like in NAMES.items():
             if {f"{word}</w>", f"{like}</w>"} <= vocabulary.keys():  # few merges may leave them in pieces
                 own, known = vocabulary[f"{word}</w>"], vocabulary[f"{like}</w>"]
-                table[own] = (table[own] + table[known]) / 2**0.5  # as long as before: the two are unrelated
+                table[own] = NEAR * table[known] + (1 - NEAR**2) ** 0.5 * table[own]  # the two were unrelated
 
 
 def write(merges: list[tuple[str, str]], folder: Path) -> None:

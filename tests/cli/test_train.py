@@ -374,11 +374,12 @@ def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, mon
             os.kill(os.getpid(), signal.SIGINT)
         return step(run, mine, number, *rest)
 
+    before = signal.getsignal(signal.SIGINT)
     assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
     monkeypatch.setattr(training, "_step", interrupted)
     said = cdtool(*arguments("--steps", 6))
     assert said.code == 130
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
     os.environ["CDTOOL_HOME"] = str(home)
     said = cdtool(*arguments("--steps", 6, "--resume"))
