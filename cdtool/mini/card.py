@@ -69,9 +69,12 @@ def make(
     ways = _ways(pair, recipe, cutouts)
     one = yield from _trial(pipe, pair, recipe, cutouts, next(iter(ways)), SINGLES, singles, two=False)
     two = yield from _trial(pipe, pair, recipe, cutouts, next(iter(ways)), PAIRS, pairs, two=True)
+    first = replace(recipe, course=recipe.course[:1])
+    plain = yield from _trial(pipe, pair, first, cutouts, next(iter(ways)), SINGLES, singles // 2, two=False)
     by_noun, taken_for = naming.confusions(one.drawn.first, [nouns[0] for nouns in one.nouns])
     scores = Scores(
-        psnr=vae.psnr(pipe.vae, unseen), singles=singles, named=one.drawn.among(1), named_ceiling=one.real.among(1),
+        psnr=vae.psnr(pipe.vae, unseen), plain=singles // 2, plain_named=plain.drawn.among(1),
+        plain_ceiling=plain.real.among(1), singles=singles, named=one.drawn.among(1), named_ceiling=one.real.among(1),
         pairs=pairs, both=two.drawn.among(5), both_ceiling=two.real.among(5), nouns=len(recipe.world.names()),
         forms=next(iter(ways)), ways=ways, by_noun=by_noun, taken_for=taken_for, numbers=numbers(pipe), seen=seen or {},
         steps=STEPS, guidance=GUIDANCE, eta=ETA, size=recipe.size,

@@ -20,7 +20,7 @@ SETTINGS = """\
 # Defaults of the embedded base; a flag, a variable or your own cdtool.toml is stronger.
 [train]
 steps = 250
-lr = 5e-5 # twice as much teaches more of the thing and costs more than a tenth of text alignment
+lr = 1e-4 # more, or more steps, teaches more of the thing and costs more than a tenth of text alignment
 
 [sample]
 guidance = 5.0
