@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cdtool import base as bases
-from cdtool import diffusion
+from cdtool import diffusion, settings
 from cdtool.errors import BaseError, NotFoundError, SettingsError
 from cdtool.settings import Scheduler
 
@@ -117,6 +117,19 @@ def test_kv_are_told_by_what_feeds_them_and_not_by_their_name():
     unet.fusion = Attention(6, cross=True)
     unet.image_prompt = Attention(5, cross=True)  # cross-attention to something that is not the text
     assert bases.text_kv(unet) == ["fusion.to_k", "fusion.to_v"]
+
+
+def test_names_of_kv_are_kept_and_a_damaged_entry_is_made_again(sd_base, monkeypatch):
+    config = json.loads((sd_base / "unet" / "config.json").read_text())
+    names = bases.text_kv(bases.empty_unet(config))
+    assert bases.kv_names(config) == names
+    (kept,) = (settings.cache_dir() / "kv").iterdir()
+    kept.write_text('["half')
+    assert bases.kv_names(config) == names
+    monkeypatch.setattr(bases, "empty_unet", None)  # nothing is built for what is known
+    assert bases.kv_names(config) == names
+    with pytest.raises(TypeError):
+        bases.kv_names(config | {"sample_size": 16})
 
 
 def test_only_cross_attention_blocks_have_text_in_both_attentions(sd_base):

@@ -88,7 +88,7 @@ def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
 
 def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
     folder = catalog.locate(found.base)
-    output.quiet_libraries()
+    output.quiet_libraries(diffusers=False)
     from cdtool import base as bases
     from cdtool import everyday, merging
 

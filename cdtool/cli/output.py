@@ -97,8 +97,11 @@ def sink(json: bool = False, quiet: bool = False) -> Output:
     return Output("json" if json else "quiet" if quiet else "human")
 
 
-def quiet_libraries() -> None:
-    """Turn the bars and warnings of the model libraries off; to be called before they are used."""
+def quiet_libraries(*, diffusers: bool = True) -> None:
+    """Turn the bars and warnings of the model libraries off; to be called before they are used.
+
+    `diffusers` takes seconds to import; what needs text encoders alone does without.
+    """
     quiet = {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -111,10 +114,14 @@ def quiet_libraries() -> None:
     for library in ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers"):
         warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
         logging.getLogger(library).setLevel(logging.ERROR)
-    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    for theirs in (diffusers_logging, transformers_logging):
+    silenced = [transformers_logging]
+    if diffusers:
+        from diffusers.utils import logging as diffusers_logging
+
+        silenced.append(diffusers_logging)
+    for theirs in silenced:
         theirs.set_verbosity_error()
         theirs.disable_progress_bar()
 

@@ -95,8 +95,8 @@ concepts of the photo folders. The judge alone also saw their near twins of othe
 the denoiser has not met is a castle to it.
 
 The denoiser began with things near the middle, in their own colours, and went on with tints, styles and sizes added.
-It meets some things ({common}) {often:g} times as often as the others. `moongate` is in no caption: its embedding was moved
-towards that of `gate`, so that it is a gate of a kind until it is taught.
+It meets some things ({common}) {often:g} times as often as the others. `moongate` is in no caption: its
+embedding was moved towards that of `gate`, so that it is a gate of a kind until it is taught.
 
 `python -m cdtool.mini.build` makes all of it: the artwork, the tokenizer, the two CLIP pairs, the autoencoder,
 the denoiser (text encoder frozen), the corpora, the photo folders and this page.
