@@ -37,7 +37,9 @@ def arguments(sd_base, photos):
 
 
 def files(home):
-    return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+    """What lies under a home, but for the cache."""
+    names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+    return [name for name in names if not name.startswith("cache/")]
 
 
 # ---------------------------------------------------------------- what it says and saves
