@@ -98,7 +98,7 @@ class Work:
             before, self.folder = self.folder, self.folder.replace(final)
             try:
                 name = _publish_manifest(whole, force)
-            except BaseException:
+            except BaseException:  # whatever stopped it, the pictures go back to where the same command goes on
                 self.folder = final.replace(before)
                 _write_journal(before, manifest.pictures)
                 raise
