@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import asides, catalog, composition, photos, registry
+from cdtool import asides, catalog, composition, photos, promptfiles, registry
 from cdtool.asides import Asides, Wanted
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
 from cdtool.pictures import decode
@@ -125,19 +125,7 @@ def photo_folders(entry: Entry, below: frozenset[str] = frozenset()) -> list[str
 def default_prompts(base_folder: Path) -> list[str]:
     """The prompts a base is measured with: the file its [eval] names, or the general ones."""
     named = read_toml(base_folder / "cdtool.toml").get("eval", {}).get("prompts")
-    return read_prompts((base_folder / str(named)).read_text(encoding="utf-8")) if named else list(PROMPTS)
-
-
-def read_prompts(text: str) -> list[str]:
-    """Prompts of a file, one a line; empty lines and those that begin with # are left out.
-
-    Raises InputError where none is left.
-    """
-    lines = [line.strip() for line in text.splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise InputError("The file of prompts holds none.", "Write one prompt a line.")
-    return found
+    return promptfiles.read(base_folder / str(named)) if named else list(PROMPTS)
 
 
 def fill(prompt: str, tokens: Sequence[Token]) -> str:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from cdtool.errors import UsageError
+
+# What torchrun sets, and accelerate launch with GPUs; then what MPI does, through which it starts processes on CPUs.
+_WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,24 @@ ALONE = Ranks()
 
 def launched() -> bool:
     """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _number(_WORLD, 1) > 1
 
 
 def leads() -> bool:
     """Whether this process speaks for its group, told before it joins."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _number(_RANK, 0) == 0
+
+
+def _number(names: Iterable[str], otherwise: int) -> int:
+    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[Ranks]:
-    """While open, this process belongs to its group: nccl on GPUs, gloo on CPUs; alone, nothing happens."""
+    """While open, this process belongs to its group: nccl on GPUs, gloo on CPUs; alone, nothing happens.
+
+    Raises UsageError where the launcher is one that only joins processes on CPUs, and they are to use GPUs.
+    """
     if not launched():
         yield ALONE
         return
@@ -39,6 +52,8 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    if state.num_processes == 1:
+        raise UsageError("Processes that MPI started train together on CPUs only.", "Start them with --gpus N.")
     try:
         yield Ranks(state.process_index, state.num_processes)
     finally:

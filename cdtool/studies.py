@@ -231,7 +231,8 @@ def train(
         yield step
         if step.kind == "done" and ranks.rank == 0:
             registry.save(manifest_of(work, base, start), step.tensors, force=force)
-            registry.add_note(work.name, photos=_folders(work), base=own_base(work.base))
+            took = {} if resume else {"seconds": round(step.seconds, 1)}
+            registry.add_note(work.name, photos=_folders(work), base=own_base(work.base), **took)
             checkpoint.unlink(missing_ok=True)
 
 

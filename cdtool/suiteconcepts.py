@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdtool import catalog, composition, jobs, photos, registry, studies
+from cdtool.concept import parameter_name, read_header
 from cdtool.errors import InputError, InterruptedRun
 from cdtool.suitefile import Cell, Row, Suite, Thing, spec
 
@@ -154,6 +156,17 @@ def ensure(bench: Bench, recipe: Recipe, cell: Cell) -> Iterator[Event]:
             raise
         studies.checkpoint_path(work.name).unlink(missing_ok=True)  # of other weights, photos or settings
         yield from ensure(bench, recipe, cell)
+
+
+def cost(concepts: Sequence[Entry]) -> dict[str, float]:
+    """What concepts took and take: seconds of training, as far as they are known, changed numbers, and megabytes."""
+    if not concepts:
+        return {}
+    seconds = [float(registry.note(entry.name).get("seconds", 0)) for entry in concepts]
+    shapes = [found for entry in concepts for found in read_header(entry.path)[1].items()]
+    numbers = sum(math.prod(about.shape) for name, about in shapes if name.startswith(parameter_name("")))
+    sizes = {"numbers": float(numbers), "megabytes": sum(entry.bytes for entry in concepts) / 1e6}
+    return sizes | ({"seconds": sum(seconds)} if all(seconds) else {})
 
 
 def _merge(bench: Bench, recipe: Recipe) -> None:

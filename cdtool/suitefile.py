@@ -22,10 +22,11 @@ SHIPPED = {
     "paper": DATA / "suites" / "paper.toml",
     "mini": _MINI / "mini.toml",
     "mini-small": _MINI / "mini-small.toml",
+    "mini-sets": _MINI / "mini-sets.toml",
 }
 SINGLE = ("base", "train")
 TOGETHER = ("base", "merge", "routed", "joint", "sequential")
-FORMS = ("means", "concepts", "pairs")
+FORMS = ("means", "concepts", "pairs", "costs")
 _PLACE = re.compile(r"\{\d*\}")
 
 
@@ -43,10 +44,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two concepts that are asked for in one picture."""
+    """Two concepts, or more, that are asked for in one picture."""
 
     members: tuple[Thing, ...]
     prompts: Path
+    ways: tuple[str, ...] = ()  # names of the rows it is drawn by; all unless named
+    count: int = 0  # pictures of each prompt; 0 is as many as elsewhere
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Cell:
     row: Row
     things: tuple[Thing, ...]
     prompts: Path
+    count: int = 0  # pictures of each prompt; 0 is as many as elsewhere
 
     @property
     def id(self) -> str:
@@ -107,7 +111,8 @@ class Suite:
     def cells(self) -> tuple[Cell, ...]:
         """All cells in the order of a run, those of one concept beside each other."""
         single = [Cell(row, (thing,), thing.prompts) for thing in self.things for row in self.methods]
-        joined = [Cell(row, pair.members, pair.prompts) for pair in self.pairs for row in self.ways]
+        joined = [Cell(row, pair.members, pair.prompts, pair.count)
+                  for pair in self.pairs for row in self.ways if not pair.ways or row.name in pair.ways]  # fmt: skip
         return tuple(cell for cell in single + joined if applies(cell))
 
 
@@ -158,16 +163,15 @@ def _suite(path: Path, table: dict[str, Any], data: Path) -> Suite:
     _check(path, table.get("sample", {}), {entry.name for entry in fields(SampleSettings)})
     common = table.get("train", {})
     things = {entry["name"]: _thing(path, entry, data) for entry in table["concept"]}
-    pairs = [Pair(tuple(things[name] for name in entry["members"]), data / entry["prompts"])
-             for entry in table.get("pair", [])]  # fmt: skip
+    ways = tuple(_row(path, entry, common, TOGETHER) for entry in table.get("way", []))
     return Suite(
         name=registry.slug(str(table.get("name", path.stem))),
         about=str(table.get("about", "")),
         base=str(table.get("base", "mini")),
         things=tuple(things.values()),
-        pairs=tuple(pairs),
+        pairs=tuple(_pair(path, entry, data, things, ways) for entry in table.get("pair", [])),
         methods=tuple(_row(path, entry, common, SINGLE) for entry in table.get("method", [])),
-        ways=tuple(_row(path, entry, common, TOGETHER) for entry in table.get("way", [])),
+        ways=ways,
         tables=tuple(_table(path, entry) for entry in table.get("table", [])),
         drawing=table.get("sample", {}),
         metrics=tuple(table.get("metrics", Suite.metrics)),
@@ -197,6 +201,15 @@ def _row(path: Path, entry: Mapping[str, Any], common: Mapping[str, Any], ways: 
     if method not in METHODS:
         raise InputError(f'{path}: "{entry["name"]}" has the method "{method}".', nearest(method, METHODS))
     return Row(str(entry["name"]), way, {} if way == "base" else settings)
+
+
+def _pair(path: Path, entry: Mapping[str, Any], data: Path, things: Mapping[str, Thing], ways: Sequence[Row]) -> Pair:
+    _check(path, entry, {"members", "prompts", "ways", "count"})
+    members, wanted = tuple(things[name] for name in entry["members"]), tuple(entry.get("ways", ()))
+    if gone := [name for name in wanted if name not in {row.name for row in ways}]:
+        named = " and ".join(thing.name for thing in members)
+        raise InputError(f'{path}: {named} name the way "{gone[0]}", which there is not.', "Give it a [[way]].")
+    return Pair(members, data / entry["prompts"], wanted, int(entry.get("count", 0)))
 
 
 def _table(path: Path, entry: Mapping[str, Any]) -> Table:

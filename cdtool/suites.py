@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import asides, catalog, composition, customconcept101, measuring, photos, suiteconcepts
+from cdtool import asides, catalog, composition, customconcept101, measuring, photos, promptfiles, suiteconcepts
 from cdtool import suitefile as files
 from cdtool.asides import Wanted
 from cdtool.errors import InputError, NotFoundError, UsageError
@@ -21,6 +21,8 @@ from cdtool.suitefile import Cell, Suite
 from cdtool.tokens import bind, parse_specs
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cdtool.composition import Composition
     from cdtool.evaluation import Sample, Scores
     from cdtool.features import Encoder
@@ -41,7 +43,11 @@ class Plan:
     @property
     def pictures(self) -> int:
         """How many pictures all cells need, without those beside them (KID, FID)."""
-        return sum(len(prompts_of(self.suite, cell)) * self.drawing.count for cell in self.cells)
+        return sum(len(prompts_of(self.suite, cell)) * self.drawn(cell).count for cell in self.cells)
+
+    def drawn(self, cell: Cell) -> SampleSettings:
+        """How a cell is drawn."""
+        return replace(self.drawing, count=cell.count or self.drawing.count)
 
 
 def find(name: str, data: Path | None = None) -> Suite:
@@ -84,6 +90,8 @@ def plan(
     given = {**suite.drawing, **{key: value for key, value in (flags or {}).items() if value is not None}}
     drawing, _ = resolve(SampleSettings, given, catalog.locate(name))
     chosen = wanted or Wanted(suite.metrics)
+    if flags and flags.get("count"):
+        found = tuple(replace(cell, count=0) for cell in found)
     for cell in found:
         prompts_of(suite, cell)
     return Plan(suite, found, name, drawing, chosen, out or Path("suites") / suite.name, device)
@@ -92,7 +100,7 @@ def plan(
 def prompts_of(suite: Suite, cell: Cell) -> list[str]:
     """A cell's prompts, with {0}, {1} for its concepts. Raises InputError where the file holds none."""
     tokens = parse_specs([thing.token for thing in cell.things])
-    lines = measuring.read_prompts(cell.prompts.read_text(encoding="utf-8"))
+    lines = promptfiles.read(cell.prompts)
     return [files.template(line, tokens) for line in lines[: suite.most or None]]
 
 
@@ -142,6 +150,24 @@ def results(asked: Plan) -> dict[str, dict[str, Any]]:
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
+def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
+    """The first picture of each prompt by every finished row, below the photos: a name and a sheet per concept or pair.
+
+    Raises nothing for what is not there yet.
+    """
+    from PIL import Image
+
+    from cdtool.sheets import Row, contact_sheet, stacked
+
+    for things in dict.fromkeys(cell.things for cell in asked.cells):
+        rows = [_path(asked.out, cell).with_suffix(".png") for cell in asked.cells if cell.things == things]
+        shown = [photos.read(photo) for thing in things for photo in photos.find([thing.photos])[0][: 8 // len(things)]]
+        names = "+".join(thing.name for thing in things)
+        drawn = [Image.open(path) for path in rows if path.is_file()]
+        if drawn:
+            yield names, stacked([contact_sheet([Row(f"{names}: photos", shown)], side=96), *drawn])
+
+
 def read_cell(out: Path, cell: Cell, key: str = "") -> dict[str, Any] | None:
     """A finished cell, or None where there is none, or (with `key`) where it was made of something else."""
     try:
@@ -159,8 +185,8 @@ def _key(asked: Plan, bench: Bench, cell: Cell) -> str:
     """What a cell's result depends on."""
     made = [suiteconcepts.described(bench, recipe) for recipe in suiteconcepts.recipes(asked.suite, cell)]
     targets = [[thing.token, *(photo.sha256 for photo in bench.photos(thing))] for thing in cell.things]
-    about = [cell.row.way, made, targets, prompts_of(asked.suite, cell), asdict(asked.drawing), asdict(asked.wanted),
-             bench.base.fingerprint]  # fmt: skip
+    drawing = [prompts_of(asked.suite, cell), asdict(asked.drawn(cell))]
+    about = [cell.row.way, made, targets, *drawing, asdict(asked.wanted), bench.base.fingerprint]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -195,7 +221,7 @@ def _measure(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, key: str) -> It
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.draw(bench.base, subject.concepts, given, asked.drawing, weights=subject.weights):
+    for drawn in sampling.draw(bench.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
         bench.check_stop()
@@ -207,7 +233,8 @@ def _measure(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, key: str) -> It
                 scores = _with_set(asked, bench, eyes, name, subject, scores)
             except (NotFoundError, InputError) as error:  # such as a class of which there are no real pictures
                 notes[name] = str(error)
-    _publish(asked, cell, samples, _result(cell, key, scores, samples, notes))
+    result = _result(cell, key, scores, samples, notes) | {"cost": suiteconcepts.cost(subject.concepts)}
+    _publish(asked, cell, samples, result)
     yield Event("cell", cell.id, told=", ".join(f"{name} {value:.3f}" for name, value in scores.concept.items()))
 
 
@@ -259,7 +286,7 @@ def _publish(asked: Plan, cell: Cell, samples: Sequence[Sample], result: Mapping
     from cdtool.sheets import Row, contact_sheet
 
     path = _path(asked.out, cell)
-    shown = [sample.image for sample in samples[:: asked.drawing.count]]
+    shown = [sample.image for sample in samples[:: asked.drawn(cell).count]]
     with workplace(path.parent) as work:
         contact_sheet([Row(cell.id, shown)], side=96).save(work / "cell.png")
         (work / "cell.json").write_text(json.dumps(result), encoding="utf-8")

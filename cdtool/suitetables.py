@@ -18,8 +18,8 @@ from cdtool.suitefile import DATA, Cell, Suite, Table
 
 Result = Mapping[str, Any]
 _MEAN = "mean"
-_ORDER = ("text", "image", "dino", "kid", "fid")
-_DIGITS = {"kid": 2, "fid": 2}  # behind the point; 3 elsewhere
+_ORDER = ("text", "image", "dino", "kid", "fid", "seconds", "numbers", "megabytes")
+_DIGITS = {"kid": 2, "fid": 2, "seconds": 0, "numbers": 0, "megabytes": 2}  # behind the point; 3 elsewhere
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,16 @@ def fill(suite: Suite, cells: Sequence[Cell], results: Mapping[str, Result]) -> 
 def _fill(table: Table, cells: Sequence[Cell], every: Sequence[Cell], results: Mapping[str, Result]) -> Filled:
     known = published().get(table.published, {})
     lines: list[Line] = []
-    settings = {"means": ("single", "pairs"), "concepts": ("single",), "pairs": ("pairs",)}[table.form]
+    settings = {"concepts": ("single",), "pairs": ("pairs",)}.get(table.form, ("single", "pairs"))
     for setting in settings:
         own = [cell for cell in cells if (len(cell.things) > 1) == (setting == "pairs")]
         rows = dict.fromkeys(cell.row.name for cell in own)
         for row in rows:
             mine = [(cell, _scores(cell, every, results)) for cell in own if cell.row.name == row]
-            if table.form == "means":
+            if table.form == "costs":
+                costs = [(cell, dict(results.get(cell.id, {}).get("cost", {}))) for cell, _ in mine]
+                lines += _means(setting, row, costs, {}, every, {})
+            elif table.form == "means":
                 lines += _means(setting, row, mine, known.get(setting, {}).get(row, {}), every, results)
             else:
                 lines += _each(setting, row, mine, known.get("each", {}))
@@ -164,7 +167,7 @@ def markdown(suite: Suite, tables: Sequence[Filled], about: str) -> str:
             + (f" (beside the paper's {table.like[0].lower()}{table.like[1:]})" if table.like else ""),
             "",
         ]
-        head, rows = _mean_rows(table) if table.form == "means" else _item_rows(table)
+        head, rows = _mean_rows(table) if table.form in ("means", "costs") else _item_rows(table)
         text += ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows]]
     return "\n".join(text) + "\n"
 
@@ -173,9 +176,9 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
     columns = _measured(table)
     head = ["", "method"]
     for column in columns:
-        head += [column, f"{column} (paper)"] + (
-            [f"{column}, against base [95%]"] if _has_against(table, column) else []
-        )
+        head.append(column)
+        head += [f"{column} (paper)"] if table.like else []
+        head += [f"{column}, against base [95%]"] if _has_against(table, column) else []
     rows = []
     for setting, row in dict.fromkeys((line.setting, line.row) for line in table.lines):
         cells = [setting, row]
@@ -183,7 +186,8 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
             line = next(
                 (one for one in table.lines if (one.setting, one.row, one.column) == (setting, row, column)), None
             )
-            cells += [_number(column, line.value if line else None), _number(column, line.published if line else None)]
+            cells.append(_number(column, line.value if line else None))
+            cells += [_number(column, line.published if line else None)] if table.like else []
             if _has_against(table, column):
                 cells.append(_interval(line.against if line else None))
         rows.append(cells)
@@ -218,7 +222,7 @@ def _cells(table: Filled, setting: str, row: str) -> str:
 
 
 def _number(column: str, value: float | None) -> str:
-    return "" if value is None else f"{value:.{_DIGITS.get(column.split()[0], 3)}f}"
+    return "" if value is None else f"{value:,.{_DIGITS.get(column.split()[0], 3)}f}"
 
 
 def _interval(found: evaluation.Interval | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 RARE = range(5, 11)  # occurrences in captions of a word that means next to nothing
 _SHORTEST_PART = 4  # letters of a word that may stand for a longer one
-# Rare in captions, alphabetic, no part of another: the paper's three first, the rest for bases that hold them.
+# Rare in captions, alphabetic, no part of another: those of the paper's code, and more for bases that hold them.
 INITIALIZERS = ("ktn", "pll", "ucd", "sks", "zqv", "wjx", "bfk", "gdh", "yrp")
 
 
@@ -82,22 +83,31 @@ def initializer_ids(tokenizers: Sequence[CLIPTokenizer], word: str) -> tuple[int
 
 
 def initialised(tokenizers: Sequence[CLIPTokenizer], tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """The tokens with an initialiser each: their own where they name one, else the next rare word the base holds.
+    """The tokens with an initialiser each: their own where they name one, else a rare word the base holds.
 
-    Raises TokenError when the base holds too few.
+    Which one is settled by the noun, so that concepts trained apart seldom begin alike: rows hardly move, and a merge
+    cannot tell two V-words apart that share theirs. Raises TokenError when the base holds too few.
     """
-    free = [word for word in INITIALIZERS if all(_holds(tokenizer, word) for tokenizer in tokenizers)]
-    free = [word for word in free if word not in {token.initializer for token in tokens}]
+    held = [word for word in INITIALIZERS if all(_holds(tokenizer, word) for tokenizer in tokenizers)]
+    taken = {token.initializer for token in tokens}
     made = []
     for token in tokens:
         if not token.modifier:
             made.append(token)
             continue
+        free = [word for word in _dealt(token.noun, held) if word not in taken]
         if not token.initializer and not free:
             raise TokenError(f'The base holds too few rare words to start "{token.words()}" from.')
-        word = token.initializer or free.pop(0)
+        word = token.initializer or free[0]
+        taken.add(word)
         made.append(replace(token, initializer=word, ids=initializer_ids(tokenizers, word)))
     return tuple(made)
+
+
+def _dealt(noun: str, words: list[str]) -> list[str]:
+    """The words in the order in which a noun takes them."""
+    first = int(hashlib.sha256(noun.encode()).hexdigest(), 16) % max(1, len(words))
+    return words[first:] + words[:first]
 
 
 def _holds(tokenizer: CLIPTokenizer, word: str) -> bool:

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: the processes share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from huggingface_hub import constants
 

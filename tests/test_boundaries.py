@@ -25,6 +25,7 @@ LAYERS = [
         "publish",
         "registry",
         "composition",
+        "promptfiles",
         "priorsets",
         "priorwork",
     },

@@ -151,8 +151,9 @@ def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
     (base / "cdtool.toml").write_text('[eval]\nprompts = "ask.txt"\n')
     (base / "ask.txt").write_text("# what it draws\na {} at sea\n\n")
     assert measuring.plan("dog", folders=[pictures]).prompts == ("a V* dog at sea",)
-    with pytest.raises(InputError, match="holds none"):
-        measuring.read_prompts("# nothing\n")
+    (base / "ask.txt").unlink()
+    with pytest.raises(NotFoundError, match=r"ask\.txt"):
+        measuring.plan("dog", folders=[pictures])
 
 
 @pytest.mark.parametrize(

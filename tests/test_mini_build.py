@@ -144,16 +144,17 @@ def test_an_autoencoder_learns(shop, tmp_path):
     assert vae.psnr(longer.vae, pictures) > untrained + 1
 
 
-def test_the_second_world_joins_the_first_when_its_time_comes(shop):
+def test_the_second_world_follows_the_first_when_its_time_comes(shop):
     recipe = dataclasses.replace(shop.recipe, course=((world.NARROW, 100), (world.BROAD, 300)))
-    assert [unet.known(recipe, seen) for seen in (0, 99, 100, 299)] == [40, 40, 80, 80]
+    lessons = [unet.lesson(recipe, seen) for seen in (0, 99, 100, 299)]
+    assert lessons == [range(40), range(40), range(40, 80), range(40, 80)]
     _run(shop, "tokenizer", "clip-text", "vae")
     stored = unet.banks(shop.recipe, shop.vae, shop.tokenizer, shop.cutouts, shop.folder)
     first = world.draw(world.NARROW, shop.cutouts, 0)
-    joined = world.draw(world.BROAD, shop.cutouts, 40)
+    second = world.draw(world.BROAD, shop.cutouts, 40)
     told = [shop.tokenizer.decode(row.long(), skip_special_tokens=True) for row in stored["ids"][[0, 40]]]
     assert len(stored["latents"]) == 80
-    assert told == [first.caption, joined.caption]
+    assert told == [first.caption, second.caption]
 
 
 def test_a_moongate_is_nearly_a_gate_until_it_is_taught(shop):

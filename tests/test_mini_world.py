@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool.mini import art, places, styles, world
+from cdtool.mini import art, gateways, places, styles, world
 from cdtool.mini.world import BROAD, JUDGED, NARROW, WIDE, draw
 
 # The grammar a second time, written down as the captions are meant to be.
@@ -147,3 +147,33 @@ def test_only_the_judges_world_has_near_twins():
     assert not twins & {art.held_out(noun) for noun in art.NOUNS}  # what the photos show, nothing was trained on
     assert [world.twins for world in (NARROW, BROAD, WIDE)] == [0, 0, 0]
     assert JUDGED.twins > 0
+
+
+def test_a_coat_keeps_the_outline_and_says_nothing(cutouts):
+    dog = fakes.shape((200, 140, 90), 100, 80)
+    ours = [world.coated(dog, np.random.default_rng(seed)) for seed in range(40)]
+    colours = np.stack([coat[coat[..., 3] > 250][:, :3].mean(0) for coat in ours])
+    assert (colours.std(0) > 10).all()  # all kinds of dogs
+    for coat in ours:
+        assert (coat[..., 3] > 128).mean() == pytest.approx((dog[..., 3] > 128).mean(), abs=0.02)
+        assert 0.8 < (coat.shape[0] / coat.shape[1]) / (100 / 80) < 1.25
+    coated, bare = replace(NARROW, coats=1.0), replace(NARROW, coats=0.0)
+    assert {draw(coated, cutouts, seed, ("dog",)).caption.count("dog") for seed in range(20)} == {1}
+    for seed in range(20):  # nothing a drawing is held out of: as it always is
+        first, second = draw(coated, cutouts, seed, ("panda",)), draw(bare, cutouts, seed, ("panda",))
+        assert np.array_equal(first.pixels, second.pixels)
+    changed = [draw(coated, cutouts, seed, ("dog",)).pixels.mean() != draw(bare, cutouts, seed, ("dog",)).pixels.mean()
+               for seed in range(20)]  # fmt: skip
+    assert sum(changed) > 15
+
+
+def test_no_gate_of_ours_is_like_the_one_that_is_held_out():
+    """Red posts under a dark top are the shrine gate's alone."""
+    names = [name for name in art.drawings("gate") if name.startswith("o")]
+    assert len(names) == len(set(names)) == 2 + len(gateways.POSTS)
+    for name in names:
+        pixels = np.asarray(gateways.drawing(name[1:]))
+        assert pixels.shape == (gateways.SIZE, gateways.SIZE, 4)
+        solid = pixels[pixels[..., 3] > 128][:, :3].astype(int)
+        assert 0.1 < len(solid) / gateways.SIZE**2 < 0.95
+        assert not ((solid[:, 0] > 200) & (solid[:, 1:].max(1) < 90)).any()

@@ -11,8 +11,9 @@ import pipelines
 import pytest
 import torch
 
-from cdtool import ranks, registry, studies
+from cdtool import priorsets, ranks, registry, studies
 from cdtool.concept import read_tensors
+from cdtool.errors import UsageError
 
 STEPS = 20
 
@@ -86,6 +87,113 @@ def test_torchrun_is_honoured(cdtool, command):
     assert difference("two", "one") < 1e-4
     again = process(*command("two", "--if-missing"), before=TORCHRUN)
     assert (again.returncode, again.stdout.split()) == (0, ["two"])
+
+
+def accelerate(*flags):
+    """The start of a command line of `accelerate launch` with two processes."""
+    settled = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    return ("-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2", *settled, *flags, "-m",
+            "cdtool")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_accelerate_launch_is_honoured(cdtool, command):
+    """By its way through torchrun, which it takes for --multi_gpu; that there are no GPUs is no matter to it."""
+    assert cdtool(*command("one")).code == 0
+    done = process(*command("two"), before=accelerate("--multi_gpu", "--main_process_port", "0"))
+    assert (done.returncode, done.stdout.split()) == (0, ["two"]), done.stderr
+    assert 0 < difference("two", "one") < 1e-4
+
+
+@pytest.mark.slow
+def test_accelerate_launch_through_mpi_is_honoured(cdtool, command):
+    """On CPUs accelerate leaves the starting to mpirun, which is played here: it starts each process with its rank."""
+    import socket
+
+    assert cdtool(*command("one")).code == 0
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, *accelerate("--cpu", "--main_process_port", port), *map(str, command("two"))],
+            env=os.environ | mpi(rank), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    told = [one.communicate(timeout=600) for one in started]
+    assert [one.returncode for one in started] == [0, 0], told
+    assert [out.split() for out, _ in told] == [["two"], []]
+    assert 0 < difference("two", "one") < 1e-4
+
+
+def mpi(rank):
+    """What Open MPI tells a process of two."""
+    told = {"WORLD_RANK": rank, "WORLD_SIZE": 2, "WORLD_LOCAL_RANK": rank, "WORLD_LOCAL_SIZE": 2}
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return quiet | {f"OMPI_COMM_{name}": str(value) for name, value in told.items()}
+
+
+def test_what_mpi_sets_is_read_after_what_torchrun_sets(monkeypatch):
+    for name, value in mpi(1).items():
+        monkeypatch.setenv(name, value)
+    assert ranks.launched()
+    assert not ranks.leads()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not ranks.launched()
+    assert ranks.leads()
+
+
+def test_processes_that_cannot_be_joined_do_not_train_apart(monkeypatch):
+    """As on GPUs under MPI, where accelerate takes each process for the only one."""
+    import types
+
+    import accelerate as hf_accelerate
+
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    alone = types.SimpleNamespace(num_processes=1, process_index=0)
+    monkeypatch.setattr(hf_accelerate, "PartialState", lambda **_: alone)
+    with pytest.raises(UsageError, match="CPUs only"), ranks.joined():
+        pytest.fail("it went on alone")
+
+
+DRAWN_BY = """
+import os
+from cdtool import collecting
+
+drawn = collecting.draw
+
+def noted(*arguments, **settings):
+    with open(os.environ["NOTES"], "a") as file:
+        file.write(os.environ.get("RANK", "alone") + "\\n")
+    yield from drawn(*arguments, **settings)
+
+collecting.draw = noted
+"""
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_draws_the_prior_pictures(command, tmp_path):
+    notes = tmp_path / "notes"
+    (tmp_path / "sitecustomize.py").write_text(DRAWN_BY)  # Python runs it at the start of every process
+    drawing = ("--prior", "generated", "--prior-count", 6)
+
+    def run(name, *more):
+        """The pictures that were drawn for a training, after which none are left."""
+        done = process(*command(name, *drawing, *more), PYTHONPATH=str(tmp_path), NOTES=str(notes))
+        assert (done.returncode, done.stdout.split()) == (0, [name]), done.stderr
+        assert done.stderr.count("Drawing 6 prior pictures") == 1
+        (made,) = priorsets.entries()
+        assert priorsets.unfinished() == []
+        priorsets.remove(made.name)
+        return [picture.sha256 for picture in made.manifest.pictures]
+
+    alone, together = run("one"), run("two", "--gpus", 2)
+    assert notes.read_text().split() == ["alone", "0"]
+    assert together == alone
+    assert len(set(together)) == 6
+    assert 0 < difference("two", "one") < 1e-4
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import suite_made
 
 from cdtool import registry, studies, suites
+from cdtool.concept import read_tensors
 from cdtool.errors import InterruptedRun, NotFoundError, UsageError
 
 
@@ -62,6 +63,16 @@ def test_a_killed_run_goes_on_at_the_last_finished_cell(path, wide_base, trained
     assert set(results["joint.dog+cat"]["scores"]) == {"text", "image 1", "image 2"}
     assert results["ours.dog"]["prompts"] == ["a dog on the beach", "photo of a dog"]
     assert results["ours.dog"]["scores"] != results["base.dog"]["scores"]
+    learned = registry.find("tiny.ours.dog")
+    changed = [tensor.numel() for name, tensor in read_tensors(learned.path).items() if name.startswith("unet.")]
+    assert results["ours.dog"]["cost"] == {
+        "numbers": sum(changed), "megabytes": learned.bytes / 1e6, "seconds": registry.note("tiny.ours.dog")["seconds"],
+    }  # fmt: skip
+    assert results["base.dog"]["cost"] == {}
+    assert "seconds" not in results["merge.dog+cat"]["cost"]
+    shown = dict(suites.sheets(asked))
+    assert set(shown) == {"dog", "cat", "dog+cat"}
+    assert shown["dog+cat"].height > shown["dog"].height
     assert sorted(file.name for file in (asked.out / "cells").iterdir()) == sorted(
         f"{name}.{ending}" for name in suite_made.CELLS for ending in ("json", "png")
     )
@@ -76,6 +87,17 @@ def test_only_what_changed_is_made_again(path, wide_base, trained):
     path.write_text(suite_made.TEXT.replace("steps = 2", "steps = 3"))
     assert done(suites.run(planned(path, wide_base, only=only))) == [("kept", "base.dog"), ("cell", "ours.dog")]
     assert trained == ["tiny.ours.dog"] * 2
+
+
+def test_a_pair_is_drawn_as_often_as_it_says_unless_told_otherwise(path, wide_base):
+    path.write_text(suite_made.TEXT.replace('prompts = "two.txt"', 'prompts = "two.txt"\ncount = 3'))
+    only = ("bases.dog+cat", "base.dog")
+    asked = planned(path, wide_base, only=only)
+    assert asked.pictures == 2 * 1 + 1 * 3
+    events = list(suites.run(asked))
+    assert [event.kind for event in events].count("picture") == 5
+    assert len(suites.results(asked)["bases.dog+cat"]["each"]["text"]) == 3
+    assert planned(path, wide_base, only=only, flags={"count": 2}).pictures == 2 * 2 + 1 * 2
 
 
 def test_stopping_says_how_to_go_on(path, wide_base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -51,6 +52,19 @@ def test_means_are_over_the_cells_that_are_there(tables):
     assert line(tables[0], "Joint", "image").value == pytest.approx(0.7), "the mean of both targets"
     assert line(tables[0], "Joint", "image").published == 0.706
     assert not [one for one in tables[0].lines if one.row == "Bases"], "which nobody has made, and nobody published"
+
+
+def test_what_a_method_takes_has_no_published_numbers_beside_it():
+    suite = replace(SUITE, tables=(Table("Costs", "costs"),))
+    costs = {
+        "ours.dog": {"seconds": 20.0, "numbers": 1e6, "megabytes": 2.0},
+        "ours.cat": {"numbers": 3e6, "megabytes": 4.0},
+    }
+    found = {name: {**RESULTS[name], "cost": cost} for name, cost in costs.items()}
+    table = suitetables.fill(suite, suite.cells, found)
+    ours = [line(table[0], "Ours", column) for column in ("seconds", "numbers", "megabytes")]
+    assert [(one.value, one.cells) for one in ours] == [(20.0, 1), (2e6, 2), (3.0, 2)]
+    assert "| single | Ours | 20 | 2,000,000 | 3.00 | 2 |" in suitetables.markdown(suite, table, "")
 
 
 def test_the_bases_row_takes_what_the_others_measured_of_it(tables):

@@ -41,14 +41,19 @@ def encoded(base, prompt, tokens, rows):
 # ---------------------------------------------------------------- initialisers and ids
 
 
-def test_initialisers_are_dealt_in_order_and_a_named_one_is_kept(sd):
+def test_initialisers_are_dealt_by_noun_and_a_named_one_is_kept(sd):
     found = text.initialised(sd.tokenizers, [Token("dog"), Token("cat", modifier=False), Token("bird")])
-    assert [token.initializer for token in found] == ["ktn", "", "pll"]
+    assert [token.initializer for token in found] == ["ucd", "", "ktn"]  # both begin at the third, and take turns
     assert found[1].ids == ()
     vocabulary = sd.tokenizers[0].get_vocab()
-    assert found[0].ids == (vocabulary["ktn"] if "ktn" in vocabulary else vocabulary["ktn</w>"],)
-    named = text.initialised(sd.tokenizers, [Token("dog"), Token("bird", initializer="ktn")])
-    assert [token.initializer for token in named] == ["pll", "ktn"]
+    assert found[0].ids == (vocabulary["ucd"] if "ucd" in vocabulary else vocabulary["ucd</w>"],)
+    named = text.initialised(sd.tokenizers, [Token("dog"), Token("bird", initializer="ucd")])
+    assert [token.initializer for token in named] == ["ktn", "ucd"]
+
+
+def test_concepts_trained_apart_begin_at_words_of_their_own(sd):
+    alone = [text.initialised(sd.tokenizers, [Token(noun)])[0].initializer for noun in ("dog", "cat", "gate")]
+    assert sorted(alone) == ["ktn", "pll", "ucd"]
 
 
 def test_a_word_that_is_no_single_entry_is_refused_with_the_nearest(sd):

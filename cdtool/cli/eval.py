@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cdtool import promptfiles
 from cdtool.cli import evalflags, options, output, study
 from cdtool.cli import suite as suite_module
-from cdtool.errors import GateError, NotFoundError, UsageError
+from cdtool.errors import GateError, UsageError
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -123,44 +122,50 @@ def eval_(
       cdtool eval --suite mini-small --out bench
       cdtool eval --suite customconcept101 --data ./customconcept101 --only 'ours.*' --dry-run
     """
-    from cdtool import gates, measuring, reporting, webpage
-
     out = output.sink(json, quiet)
-    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
     if answers is not None:
         study.score(out, [*answers, *map(Path, concept or ())], key)
         return
-    asked = measuring.read_prompts(_read(prompts)) if prompts else []
+    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
+    lines = promptfiles.read(prompts) if prompts else []
+    how: dict[str, Any] = {"folders": photos or (), "prompts": lines, "flags": flags, "device": device}
+    scores = evalflags.Asked(
+        metrics=metrics, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
+        least=least, most=most,
+    )  # fmt: skip
     if suite is not None:
-        asked_for = partial(
-            evalflags.wanted, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder
-        )
         where = suite_module.Where(suite, data, out_dir, base, tuple(only or ()), device)
-        suite_module.run(out, where, flags=flags, metrics=metrics, wanted=asked_for, dry_run=dry_run)
-        return
-    if compare is not None:
-        study.make(
-            out, compare, study_page, folders=photos or (), prompts=asked, flags=flags, device=device, force=force
-        )
-        return
+        suite_module.run(out, where, flags=flags, metrics=metrics, wanted=scores.wanted, dry_run=dry_run)
+    elif compare is not None:
+        study.make(out, compare, study_page, force=force, **how)
+    else:
+        _measure(out, _one(concept), scores, images, report, **how)
+
+
+def _measure(
+    out: output.Output, subject: str, scores: evalflags.Asked, images: Path | None, report: Path | None, **how: Any
+) -> None:
+    """Score a subject's pictures, those in `images` or drawn now; write and tell what came out, then hold the gates.
+
+    `how` are the other arguments of `measuring.plan`.
+    """
+    from cdtool import gates, measuring, reporting, webpage
+
     if report is not None:
         webpage.check(report, "--report")
-    options.check_picture(sheet, "--sheet")
-    wanted = evalflags.wanted(
-        metrics, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder
-    )
-    bounds = gates.parse(least, most, wanted.scores)
-    plan = measuring.plan(_one(concept), folders=photos or (), prompts=asked, flags=flags, device=device, wanted=wanted)
+    options.check_picture(scores.sheet, "--sheet")
+    wanted = scores.wanted()
+    bounds = gates.parse(scores.least, scores.most, wanted.scores)
+    plan = measuring.plan(subject, wanted=wanted, **how)
     output.quiet_libraries()
-    pictures, found, scores = ([], (), measuring.score_folder(plan, images)) if images else _drawn(plan, out)
+    pictures, found, result = ([], (), measuring.score_folder(plan, images)) if images else _drawn(plan, out)
     if report is not None:
         pictures = reporting.of_folder(plan, images) if images else pictures
-        reporting.write(report, plan, pictures, scores, stages=_stages(plan), forgetting=found)
-    if sheet is not None:
-        _save_sheet(found, sheet)
-    _report(plan, scores, found, out, {"report": report, "sheet": sheet})
-    reached = scores.concept | {name: one.mean for name, one in scores.forgetting.items()}
-    if fell := gates.failed(bounds, reached):
+        reporting.write(report, plan, pictures, result, stages=_stages(plan), forgetting=found)
+    if scores.sheet is not None:
+        _save_sheet(found, scores.sheet)
+    _report(plan, result, found, out, {"report": report, "sheet": scores.sheet})
+    if fell := gates.failed(bounds, _reached(result)):
         raise GateError(f"{plan.subject} did not pass: {'; '.join(fell)}.")
 
 
@@ -172,15 +177,6 @@ def _one(concepts: list[str] | None) -> str:
     raise UsageError(
         f"eval measures one at a time, not {len(concepts)}.", f"Together: cdtool eval {'+'.join(concepts)}"
     )
-
-
-def _read(path: Path) -> str:
-    if str(path) == "-":
-        return sys.stdin.read()
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"There is no file {path}.", "Check the path of --prompts.") from None
 
 
 def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[Forgotten, ...], Scores]:
@@ -221,8 +217,7 @@ def _report(
     data: dict[str, Any] = {"name": plan.subject, "base_name": plan.base, **scores.as_dict()}
     data |= {name: str(path) for name, path in files.items() if path is not None}
     if out.mode == "quiet":
-        values = scores.concept | {name: one.mean for name, one in scores.forgetting.items()}
-        out.results([f"{name} {value:.4f}" for name, value in values.items()], data)
+        out.results([f"{name} {value:.4f}" for name, value in _reached(scores).items()], data)
         return
     rows = [[plan.subject, *(f"{scores.concept[name]:.3f}" for name in names)]]
     if scores.base:
@@ -239,6 +234,11 @@ def _report(
     for name, path in files.items():
         if path is not None:
             out.talk(f"{name.capitalize()}: {path}")
+
+
+def _reached(scores: Scores) -> dict[str, float]:
+    """Every score of the concept by name, those of forgetting by their means."""
+    return scores.concept | {name: one.mean for name, one in scores.forgetting.items()}
 
 
 def _difference(scores: Scores, name: str) -> str:

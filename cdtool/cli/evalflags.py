@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,26 +48,35 @@ Most = Annotated[
 ]
 
 
-def wanted(
-    metrics: str | None,
-    *,
-    forgetting: bool,
-    sheet: Path | None,
-    kid: Path | None,
-    fid: Path | None,
-    fid_count: int | None,
-    encoder: str | None,
-) -> Wanted:
-    """The scores these flags ask for; --kid and --fid ask for their metric too.
+@dataclass(frozen=True)
+class Asked:
+    """The values of these flags."""
 
-    Raises UsageError for an unknown metric and for flags that belong to nothing.
-    """
-    from cdtool.asides import Wanted, metric_names
+    metrics: str | None = None
+    forgetting: bool = False
+    sheet: Path | None = None
+    kid: Path | None = None
+    fid: Path | None = None
+    fid_count: int | None = None
+    encoder: str | None = None
+    least: str = ""
+    most: str = ""
 
-    if sheet is not None and not forgetting:
-        raise UsageError("--sheet shows what --forgetting looked at.", "Add --forgetting.")
-    names = metric_names(metrics) if metrics is not None else Wanted.metrics
-    names += tuple(name for name, path in (("kid", kid), ("fid", fid)) if path is not None and name not in names)
-    if fid_count is not None and "fid" not in names:
-        raise UsageError("--fid-count is about FID, which is not measured.", "Add fid to --metrics.")
-    return Wanted(names, forgetting, kid, fid, fid_count or Wanted.fid_count, encoder or "")
+    def wanted(self, metrics: str | None = None) -> Wanted:
+        """The scores asked for; `metrics` take the place of --metrics, and --kid and --fid ask for their metric too.
+
+        Raises UsageError for an unknown metric and for flags that belong to nothing.
+        """
+        from cdtool.asides import Wanted, metric_names
+
+        if self.sheet is not None and not self.forgetting:
+            raise UsageError("--sheet shows what --forgetting looked at.", "Add --forgetting.")
+        listed = metrics or self.metrics
+        names = metric_names(listed) if listed is not None else Wanted.metrics
+        sets = {"kid": self.kid, "fid": self.fid}
+        names += tuple(name for name, path in sets.items() if path is not None and name not in names)
+        if self.fid_count is not None and "fid" not in names:
+            raise UsageError("--fid-count is about FID, which is not measured.", "Add fid to --metrics.")
+        return Wanted(
+            names, self.forgetting, self.kid, self.fid, self.fid_count or Wanted.fid_count, self.encoder or ""
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, composition, settings
+from cdtool import catalog, composition, promptfiles, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import InputError, NotFoundError, UsageError
@@ -90,7 +89,7 @@ def sample(
         return
     if concept is None:
         raise UsageError("Whose pictures?", 'Like: cdtool sample dog "V* dog on the beach".')
-    texts = [*(prompt or []), *_read(prompts)]
+    texts = [*(prompt or []), *(promptfiles.read(prompts) if prompts else [])]
     subject = composition.find(concept, base, force=force)
     chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(subject.base))
     _check(texts, subject)
@@ -98,19 +97,6 @@ def sample(
     loaded = _load(subject.base, chosen, device)
     paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
     voice.talk(f"{len(paths)} pictures.")
-
-
-def _read(path: Path | None) -> list[str]:
-    """Prompts of a file, one a line, without empty lines and # comments. Raises NotFoundError or InputError."""
-    if path is None:
-        return []
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise NotFoundError(f"There is no prompt file {path}.", "Check the path.") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"The prompt file {path} cannot be read ({error}).", "Save it as UTF-8 text.") from None
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _check(texts: Sequence[str], subject: Composition) -> None:

@@ -112,11 +112,15 @@ def _show(out: output.Output, asked: Plan) -> None:
         "suite": f"{suite.name}: {suite.about}",
         "base": asked.base,
         "cells": f"{len(asked.cells)}: {len(singles)} of one concept, {len(asked.cells) - len(singles)} of pairs",
-        "pictures": f"{asked.pictures}, {asked.drawing.count} of each prompt in {asked.drawing.steps} steps",
+        "pictures": f"{asked.pictures}, {_counts(asked)} of each prompt in {asked.drawing.steps} steps",
         "metrics": ", ".join(asked.wanted.metrics),
         "results": str(asked.out),
     }
     out.facts(facts, data)
+
+
+def _counts(asked: Plan) -> str:
+    return " or ".join(map(str, sorted({asked.drawn(cell).count for cell in asked.cells})))
 
 
 def _tables(out: output.Output, asked: Plan) -> None:
@@ -126,7 +130,7 @@ def _tables(out: output.Output, asked: Plan) -> None:
     tables = suitetables.fill(asked.suite, asked.cells, results)
     encoders = sorted({cell["encoder"] for cell in results.values()})
     about = (
-        f"On {asked.base}, {asked.drawing.count} pictures of each prompt in {asked.drawing.steps} steps, "
+        f"On {asked.base}, {_counts(asked)} pictures of each prompt in {asked.drawing.steps} steps, "
         f"measured with {' and '.join(encoders)}; {len(results)} of {len(asked.suite.cells)} cells."
     )
     data = {
@@ -138,8 +142,11 @@ def _tables(out: output.Output, asked: Plan) -> None:
     }
     page = suitetables.markdown(asked.suite, tables, about)
     paths = suitetables.write(asked.out, page, tables, data)
+    (asked.out / "sheets").mkdir(exist_ok=True)
+    for name, sheet in suites.sheets(asked):
+        sheet.save(asked.out / "sheets" / f"{name}.png")
     out.results([str(path) for path in paths] if out.mode == "quiet" else page.splitlines(), data)
     notes = {f"{name}: {why}" for name, cell in results.items() for why in cell["notes"].values()}
     for note in sorted(notes):
         out.talk(f"Not measured: {note}")
-    out.talk(f"Tables: {', '.join(map(str, paths))}")
+    out.talk(f"Tables: {', '.join(map(str, paths))}; pictures: {asked.out / 'sheets'}")

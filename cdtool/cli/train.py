@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -19,6 +20,7 @@ from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from cdtool.bank import Subject
     from cdtool.base import Base
     from cdtool.cli.output import Output
     from cdtool.training import Step
@@ -80,37 +82,66 @@ def train(
         photos, token, name=name, base=jobs.base_name(base, start, model), flags=flags, start=start, like=model
     )
     if if_missing and work.name in registry.names():
-        if ranks.leads():
-            out.talk(f'There is a concept "{work.name}" already; nothing to do.')
-            out.result(work.name, _data(work.name))
+        _skip(out, work.name)
         return
-    _check(work, preview or [], resume=resume, replaces=force or dry_run)
+    folder = preview_dir or Path("samples") / f"{work.name}-preview"
+    how = _How(device, gpus, resume=resume, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
+    _check(work, how, replaces=force or dry_run)
     if gpus > 1 and not ranks.launched() and not dry_run:
         _launch(gpus)
-        return
-    output.quiet_libraries()
-    with ranks.joined(device) as group:
-        voice = out if group.rank == 0 else output.Output("quiet")
-        _introduce(voice, work)
-        if dry_run:
-            if group.rank == 0:
-                _show_plan(voice, work, device, max(gpus, group.world), force=force)
-            return
-        _train(voice, work, device, group, resume=resume, force=force, pick=pick, previews=preview or [],
-               folder=preview_dir)  # fmt: skip
-        if group.rank == 0:
-            out.talk(f'Saved. Try: cdtool sample {work.name} "{_example(work)}"')
-            out.result(work.name, _data(work.name))
+    _join(out, work, how, dry_run=dry_run)
 
 
-def _check(work: jobs.Job, previews: list[str], *, resume: bool, replaces: bool) -> None:
+@dataclass(frozen=True)
+class _How:
+    """How a job is trained: where, over what is there already or from its checkpoint, and what is looked at of it."""
+
+    device: str
+    gpus: int
+    resume: bool
+    force: bool
+    pick: int | None
+    previews: tuple[str, ...]
+    folder: Path  # of the previews
+
+
+def _skip(out: Output, name: str) -> None:
+    if ranks.leads():
+        out.talk(f'There is a concept "{name}" already; nothing to do.')
+        out.result(name, _data(name))
+
+
+def _check(work: jobs.Job, how: _How, *, replaces: bool) -> None:
     """What would fail only after the loading or at the end, told before."""
     if not replaces:
         registry.check_free(work.name)
-    for text in previews:
+    for text in how.previews:
         tokens.bind(text, work.tokens)
-    if resume and not studies.checkpoint_path(work.name).is_file():
+    if how.resume and not studies.checkpoint_path(work.name).is_file():
         raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
+
+
+def _launch(gpus: int) -> NoReturn:
+    from cdtool.cli.launch import launch
+
+    raise typer.Exit(launch(gpus, sys.argv[1:]))
+
+
+def _join(out: Output, work: jobs.Job, how: _How, *, dry_run: bool) -> None:
+    """Train, or show the plan, with the processes that were started together with this one; the first one speaks."""
+    output.quiet_libraries()
+    with ranks.joined(how.device) as group:
+        leads = group.rank == 0
+        voice = out if leads else output.Output("quiet")
+        _introduce(voice, work)
+        if dry_run:
+            if leads:
+                _show_plan(out, work, how, group)
+            return
+        _train(voice, work, how, group)
+        if leads:
+            out.talk(f'Saved. Try: cdtool sample {work.name} "{_example(work)}"')
+            out.result(work.name, _data(work.name))
 
 
 def _introduce(out: Output, work: jobs.Job) -> None:
@@ -121,45 +152,40 @@ def _introduce(out: Output, work: jobs.Job) -> None:
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
 
 
-def _train(
-    out: Output,
-    work: jobs.Job,
-    device: str,
-    group: ranks.Ranks,
-    *,
-    resume: bool,
-    force: bool,
-    pick: int | None,
-    previews: list[str],
-    folder: Path | None,
-) -> None:
+def _train(out: Output, work: jobs.Job, how: _How, group: ranks.Ranks) -> None:
     from cdtool import base as bases
-    from cdtool import picking
 
     if group.world > work.settings.batch:
         raise UsageError(f"A batch of {work.settings.batch} cannot be shared by {group.world} processes.")
     for item in work.skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
-    loaded = bases.load(work.base, precision=work.settings.precision, device=device)
+    loaded = bases.load(work.base, precision=work.settings.precision, device=how.device)
     _draw_priors(out, work, loaded, group)
     learned, told = studies.subjects(work, loaded)
     for summary, warning in told:
         out.talk(f"Prior: {summary}.")
         if warning and group.rank == 0:
             out.warn(warning)
-    target = folder or Path("samples") / f"{work.name}-preview"
+    _fit(out, work, loaded, learned, how, group)
+
+
+def _fit(
+    out: Output, work: jobs.Job, loaded: Base, learned: tuple[Subject, ...], how: _How, group: ranks.Ranks
+) -> None:
+    from cdtool import picking
+
+    train_it = partial(picking.train, count=how.pick) if how.pick else studies.train
     with asked_to_stop() as stop:
-        how: dict[str, Any] = {"resume": resume, "previews": previews, "stop": stop, "ranks": group, "force": force}
-        train_it = partial(picking.train, count=pick) if pick else studies.train
-        events = train_it(work, loaded, learned, **how)
-        steps = _steps(events, out, target)
+        events = train_it(work, loaded, learned, resume=how.resume, previews=how.previews, stop=stop, ranks=group,
+                          force=how.force)  # fmt: skip
+        steps = _steps(events, out, how.folder)
         first = next(steps, None)  # the bank is filled before the bar begins
         if first is not None:
             every = itertools.chain([first], steps)
             for _ in out.progress(every, work.settings.steps, start=first.step - 1, describe=_loss):
                 pass
-        if pick and group.rank == 0:
-            _pick(out, work, loaded, pick, stop)
+        if how.pick and group.rank == 0:
+            _pick(out, work, loaded, how.pick, stop)
 
 
 def _pick(out: Output, work: jobs.Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
@@ -216,12 +242,6 @@ def _draw_priors(out: Output, work: jobs.Job, loaded: Base, group: ranks.Ranks) 
                 pass
 
 
-def _launch(gpus: int) -> None:
-    from cdtool.cli.launch import launch
-
-    raise typer.Exit(launch(gpus, sys.argv[1:]))
-
-
 def _data(name: str) -> dict[str, Any]:
     entry = registry.find(name)
     pick = entry.manifest.report.get("pick") if entry.manifest else None
@@ -234,6 +254,6 @@ def _example(work: jobs.Job) -> str:
     return f"painting in the style of {words[0]}" if work.settings.style else f"photo of a {' and a '.join(words)}"
 
 
-def _show_plan(out: Output, work: jobs.Job, device: str, gpus: int, *, force: bool) -> None:
-    plan = studies.plan(work, device, gpus, force=force)
+def _show_plan(out: Output, work: jobs.Job, how: _How, group: ranks.Ranks) -> None:
+    plan = studies.plan(work, how.device, max(how.gpus, group.world), force=how.force)
     out.facts(plan.facts(), plan.data())

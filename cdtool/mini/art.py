@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cdtool.mini import gateways
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,12 +25,12 @@ NOTO_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NOTO_STRIKE = 109  # the only size the bitmap font holds
 
 # noun: (drawings the base learns, the most typical first; the drawing held out of it or "").
-# A drawing is a set's letter (n Noto, t Twemoji, f Fluent, o our own) and a code point.
+# A drawing is a set's letter and a code point (n Noto, t Twemoji, f Fluent), or o and the name of one of our own.
 # Near twins of a held-out drawing are held out by not being listed.
 NOUNS: dict[str, tuple[str, str]] = {
-    "dog": ("f1f415 n1f415 t1f415 n1f436 f1f436", "n1f415-200d-1f9ba"),
+    "dog": ("f1f415 n1f415 t1f415 n1f436 f1f436 t1f9ae n1f9ae f1f9ae n1f429 f1f429", "n1f415-200d-1f9ba"),
     "cat": ("f1f408 n1f408 t1f408 n1f431 f1f431", "f1f408-200d-2b1b"),
-    "gate": ("o-arch o-fence", "n26e9"),
+    "gate": ("o-arch o-fence o-ranch o-brick o-pergola o-iron o-timber o-garden", "n26e9"),
     "chair": ("n1fa91 f1fa91", "t1fa91"),
     "house": ("n1f3e0 f1f3e0 t1f3e0 n1f3e1", "f1f6d6"),
     "castle": ("n1f3f0 t1f3f0 f1f3f0", "f1f3ef"),
@@ -119,7 +121,7 @@ def collect(twemoji: Path, fluent: Path, font: Path = NOTO_FONT) -> dict[str, ND
             return _cropped(_glyph(strike, code))
         if kind == "t":
             return _cropped(_svg(_by_code(twemoji, code, "svg")))
-        return _cropped(Image.open(_by_code(fluent, code, "webp")) if kind == "f" else OWN[code]())
+        return _cropped(Image.open(_by_code(fluent, code, "webp")) if kind == "f" else gateways.drawing(code))
 
     cutouts = {name: drawn(name) for known, held in NOUNS.values() for name in (*known.split(), *held.split())}
     for name in itertools.chain.from_iterable(map(twins, NOUNS)):
@@ -168,37 +170,3 @@ def _cropped(image: Image.Image) -> NDArray[np.uint8]:
     scale = SIZE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-
-
-def _arch() -> Image.Image:
-    """A stone arch, drawn at twice the size for smooth edges."""
-    image = Image.new("RGBA", (240, 240))
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((20, 20, 220, 236), fill=(150, 148, 156, 255))
-    draw.rectangle((8, 8, 232, 40), fill=(112, 110, 122, 255))
-    for row in range(5):
-        for column in range(6):
-            left = 20 + column * 40 - (row % 2) * 20
-            draw.rectangle((left, 40 + row * 40, left + 40, 80 + row * 40), outline=(112, 110, 122, 255), width=4)
-    hole = Image.new("L", image.size, 0)
-    cut = ImageDraw.Draw(hole)
-    cut.ellipse((62, 66, 178, 182), fill=255)
-    cut.rectangle((62, 124, 178, 240), fill=255)
-    cut.rectangle((0, 0, 19, 240), fill=0)
-    image.paste((0, 0, 0, 0), mask=hole)
-    return image
-
-
-def _fence() -> Image.Image:
-    """A wooden field gate."""
-    image = Image.new("RGBA", (240, 240))
-    draw = ImageDraw.Draw(image)
-    draw.line((30, 200, 210, 80), fill=(122, 74, 36, 255), width=18)
-    for height in (70, 125, 180):
-        draw.rectangle((14, height, 226, height + 24), fill=(176, 112, 58, 255), outline=(122, 74, 36, 255), width=4)
-    for left in (10, 104, 198):
-        draw.rectangle((left, 40, left + 32, 226), fill=(150, 92, 46, 255), outline=(108, 64, 30, 255), width=4)
-    return image
-
-
-OWN = {"-arch": _arch, "-fence": _fence}

@@ -33,7 +33,8 @@ BATCH = 25
 SHOWN = (40, 24)  # samples on the sheet: of one thing, of two
 REBUILT = 200  # unseen pictures whose reconstruction is measured
 CHOSEN_ON = 500  # world pictures that choose the row of FORMS
-BATCHES = {"clip-text": clip.BATCH, "clip-eval": clip.BATCH, "vae": vae.BATCH, "unet": unet.BATCH}
+BATCHES = {"clip-text": clip.BATCH, "clip-eval": clip.BATCH, "vae": vae.BATCH, "decoder": vae.BATCH,
+           "unet": unet.BATCH}  # fmt: skip
 
 
 class Trial(NamedTuple):

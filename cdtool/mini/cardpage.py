@@ -77,6 +77,8 @@ Nouns recognised least in samples of one thing:
 |---|---|---|
 {worst}
 
+The paper's tables, figures and ablations, made on this base: [benchmark.md](benchmark.md).
+
 ## Made of
 
 | network | numbers |
@@ -94,7 +96,8 @@ drawing is held out and was never seen by any network: those drawings, three sce
 concepts of the photo folders. The judge alone also saw their near twins of other sets, so that a castle of a kind
 the denoiser has not met is a castle to it.
 
-The denoiser began with things near the middle, in their own colours, and went on with tints, styles and sizes added.
+The denoiser began with two drawings of each thing near the middle, in their own colours, and went on with all
+drawings, tints, styles and sizes, and with things in a coat no word tells of, so that it has seen many kinds of dogs.
 It meets some things ({common}) {often:g} times as often as the others. `moongate` is in no caption: its
 embedding was moved towards that of `gate`, so that it is a gate of a kind until it is taught.
 
@@ -110,7 +113,7 @@ licensed drawings:
 * Twemoji 15, copyright Twitter, Inc. (now X Corp.) and other contributors, graphics licensed under
   [CC-BY 4.0](https://creativecommons.org/licenses/by/4.0/); resized, recoloured and composited here.
 * Fluent Emoji (3D), copyright Microsoft Corporation, under the MIT licence.
-* A stone arch, a field gate, backgrounds and scenes are drawn by this package's own code, Apache-2.0.
+* Gates, backgrounds and scenes are drawn by this package's own code, Apache-2.0.
 """
 
 

@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 PAIRS = {
     "clip-text": Pair(1, WIDE, 40_000_000, 124_000, naming=0.0),
-    "clip-eval": Pair(2, JUDGED, 80_000_000, 400_000, naming=1.0),
+    "clip-eval": Pair(2, JUDGED, 80_000_000, 500_000, naming=1.0),
 }
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)

@@ -17,11 +17,12 @@ from PIL import Image
 
 from cdtool.mini import art
 from cdtool.mini.styles import STYLES
-from cdtool.mini.world import WIDE, Picture, draw
+from cdtool.mini.world import BROAD, WIDE, Picture, draw
 
 # File: the seed of its first picture. Training draws from 0 to 90 million, the photo folders from 500 million.
 PARTS = {"corpus.tar": 300_000_000, "validation.tar": 400_000_000}
-WORLD = replace(WIDE, rare=0.0)  # a rare word in a prior caption would teach the word
+# As varied as what the denoiser draws; a rare word in a prior caption would teach the word.
+WORLD = replace(WIDE, rare=0.0, drawings=BROAD.drawings, coats=BROAD.coats)
 ALONE = 40  # pictures of each class noun by itself
 PAIRED = 20  # pictures of it beside another class noun, each counting for both
 LEAST = 60  # pictures of every class: nouns, SCENES and "painting"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Recipe:
     """Every size and budget of the base; a bigger world or resolution is another instance.
 
-    `course` holds the worlds the denoiser learns, each joined by the next when so many pictures have been seen in all.
+    `course` holds the worlds the denoiser learns, one after the other, each until so many pictures have been seen.
     """
 
     course: tuple[tuple[World, int], ...] = ((NARROW, 400_000), (BROAD, 4_000_000))

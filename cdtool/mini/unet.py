@@ -84,10 +84,10 @@ def _bank(
     return made
 
 
-def known(recipe: Recipe, pictures: int) -> int:
-    """How many rows of the banks the denoiser may learn from after so many pictures."""
-    worlds = 1 + sum(pictures >= until for _, until in recipe.course[:-1])
-    return worlds * recipe.bank
+def lesson(recipe: Recipe, pictures: int) -> range:
+    """The rows of the banks the denoiser learns from after so many pictures: those of one world."""
+    place = sum(pictures >= until for _, until in recipe.course[:-1])
+    return range(place * recipe.bank, (place + 1) * recipe.bank)
 
 
 def frequency(recipe: Recipe, tokenizer: CLIPTokenizer, captions: Tensor) -> Tensor:
@@ -119,7 +119,8 @@ def train(
 
     def loss(update: int) -> Tensor:
         rng = torch.Generator().manual_seed(update)
-        rows = torch.multinomial(chances[: known(recipe, update * BATCH)], BATCH, replacement=True, generator=rng)
+        now = lesson(recipe, update * BATCH)
+        rows = now.start + torch.multinomial(chances[now.start : now.stop], BATCH, replacement=True, generator=rng)
         z = stored["latents"][rows].float().to(where)
         tokens = stored["ids"][rows].long().to(where)
         tokens[torch.rand(BATCH, generator=rng) < DROPPED] = empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ class World:
     pairs: float = 0.25  # share of pictures with two things
     sized: float = 0.15  # share of single things that are far away or close up, and say so
     tints: float = 0.0  # share of things with a colour word
+    coats: float = 0.0  # share of things, of those nouns that a drawing is held out of, in a coat no word tells of
     styles: float = 0.0  # share of pictures in a style
     plain: float = 0.35  # share of backgrounds that are one plain colour
     spread: float = 0.4  # how much of the free room around a thing it may wander in
@@ -43,7 +45,7 @@ class World:
 
 NARROW = World()
 BROAD = World(
-    pairs=0.3, sized=0.2, tints=0.15, styles=0.15, spread=0.55, scale=(0.55, 0.8), rare=0.0,
+    drawings=10, coats=0.4, pairs=0.25, sized=0.15, tints=0.12, styles=0.1, spread=0.55, scale=(0.55, 0.8), rare=0.0,
 )  # fmt: skip
 WIDE = World(
     nouns=len(art.NOUNS), drawings=3, pairs=0.3, sized=0.2, tints=0.1, styles=0.08, plain=0.3, spread=0.7,
@@ -51,7 +53,9 @@ WIDE = World(
 )  # fmt: skip
 
 
-JUDGED = replace(WIDE, drawings=5, twins=0.3)  # what the judge sees: it must know a castle of a kind it has not met
+JUDGED = replace(
+    WIDE, drawings=10, coats=0.3, twins=0.3
+)  # what the judge sees: it must know a castle of a kind it has not met
 
 
 class Thing(NamedTuple):
@@ -89,6 +93,8 @@ def _thing(world: World, cutouts: dict[str, NDArray[np.uint8]], noun: str, rng: 
         pixels, words = tinted(pixels, TINTS[tint]), f"{tint} {noun}"
     elif rng.random() < world.rare:
         words = f"{rng.choice(RARE_WORDS)} {noun}"
+    if world.coats and words == noun and art.held_out(noun) and rng.random() < world.coats:
+        pixels = coated(pixels, rng)
     image = Image.fromarray(pixels)
     return Thing(words, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image)
 
@@ -101,6 +107,22 @@ def tinted(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[n
     shade = np.clip(grey / max(middle, 60.0), 0.25, 1.6)
     coloured = (shade * np.asarray(colour, np.float32)).clip(0, 255).astype(np.uint8)
     return np.concatenate([coloured, pixels[..., 3:]], -1)
+
+
+def coated(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+    """A cut-out as another of its kind might look: partly of another colour, mostly to one side, and stretched."""
+    hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.1, 0.9), rng.uniform(0.2, 0.95)
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    height, width = pixels.shape[:2]
+    angle = rng.uniform(0, 2 * np.pi)
+    across = np.linspace(-1, 1, width)[None, :] * np.cos(angle) + np.linspace(-1, 1, height)[:, None] * np.sin(angle)
+    share = np.clip(rng.uniform(0, 0.9) + rng.uniform(0, 0.8) * across, 0, 1)[..., None]
+    mixed = (1 - share) * pixels + share * tinted(pixels, (red, green, blue))
+    taller = rng.uniform(0.85, 1.2)
+    image = Image.fromarray(mixed.astype(np.uint8))
+    return np.asarray(
+        image.resize((round(width / taller**0.5), round(height * taller**0.5)), Image.Resampling.BILINEAR)
+    )
 
 
 def paste(

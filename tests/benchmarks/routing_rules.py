@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cdtool import base as bases
-from cdtool import catalog, composition, evaluation, features, measuring, photos, routing, sampling
+from cdtool import catalog, composition, evaluation, features, measuring, photos, promptfiles, routing, sampling
 from cdtool.settings import SampleSettings, resolve
 from cdtool.tokens import bind
 from tests.benchmarks import shapes
@@ -79,7 +79,7 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
     base = bases.load("mini", device=chosen.device)
     drawing, _ = resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, catalog.MINI)
     encoder = features.load(features.encoder_for(catalog.MINI), str(base.device))
-    lines = measuring.read_prompts((catalog.MINI.parent / "prompts" / "pair.txt").read_text())
+    lines = promptfiles.read(catalog.MINI.parent / "prompts" / "pair.txt")
     found: dict[str, list[float]] = {}
     for text in joined:
         subject = composition.find(text)
