@@ -44,6 +44,9 @@ class TrainSettings:
     token_init: str = "rare"  # the row begins as rare, normal (drawn like the table), class (the noun's), or word:WORD
     freeze_token: bool = False  # the row stays as it began
     rank: int = 16  # of lora
+    # K/V stay as they are along the directions of the empty prompt's text features that have at least this share of the
+    # largest one, so that what guidance leads away from stays the base's; 0 is the paper's way, and holds none.
+    hold_empty: float = 0.0
     crops: int = 32  # augmented crops per photo in the latent bank
     save_every: int = 50  # steps between checkpoints
 
@@ -275,6 +278,8 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+        if not 0 <= settings.hold_empty <= 1:
+            raise SettingsError(f"hold_empty is a share from 0 to 1, not {settings.hold_empty:g}.")
         if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():
             raise SettingsError("token_init names no word.", "Write it like --token-init word:dog.")
         if settings.token_init not in _INITS and not settings.token_init.startswith("word:"):

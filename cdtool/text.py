@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 
 from cdtool.errors import TokenError, nearest
+from cdtool.tokens import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from cdtool.base import Base
-    from cdtool.tokens import Prompt, Token
+    from cdtool.tokens import Token
 
 RARE = range(5, 11)  # occurrences in captions of a word that means next to nothing
 _SHORTEST_PART = 4  # letters of a word that may stand for a longer one
@@ -178,6 +179,21 @@ def encode(base: Base, prompts: Sequence[Tokenized], rows: Sequence[Sequence[Ten
         features.append(result.hidden_states[-2] if base.family.penultimate else result.last_hidden_state)
         pooled = result.text_embeds if hasattr(result, "text_embeds") else None
     return Conditioning(torch.cat(features, dim=-1), pooled if base.family.conditioned else None)
+
+
+def empty_directions(base: Base, least: float) -> Tensor:
+    """An orthonormal basis [d, r] of the empty prompt's features, r as many as reach a share `least` of the largest.
+
+    None at all where `least` is 0, or where the base's guidance leads away from zeros.
+    """
+    if not least:
+        return torch.zeros(sum(int(encoder.config.hidden_size) for encoder in base.text_encoders), 0)
+    blank: list[list[Tensor]] = [[] for _ in base.text_encoders]
+    with torch.no_grad():
+        found = unprompted(base, encode(base, [tokenize(base, Prompt(("",), frozenset()), ())], blank)).features[0]
+    _, strength, directions = torch.linalg.svd(found.float(), full_matrices=False)
+    kept: Tensor = directions[(strength >= least * strength[0]) & (strength > 0)]
+    return kept.T.contiguous().cpu()
 
 
 def unprompted(base: Base, empty: Conditioning) -> Conditioning:

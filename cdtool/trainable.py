@@ -23,35 +23,53 @@ if TYPE_CHECKING:
 
 
 class Trained(nn.Module):
-    """A K/V projection being trained; the start token's column passes no gradient (reference/algorithm.md 1.5)."""
+    """A K/V projection being trained; the start token's column passes no gradient (reference/algorithm.md 1.5).
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, train_bias: bool = False) -> None:
+    Along the orthonormal directions `held` [d, r] it stays what it began as.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, held: Tensor, *, train_bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.float().clone())  # [o, d]
         self.bias = nn.Parameter(bias.clone()) if bias is not None and train_bias else bias
+        self.held, self.stays = held, weight.float() @ held
+
+    def effective(self) -> Tensor:
+        """The weight [o, d] that acts: W - (W H - W_begun H) H'."""
+        if not self.held.shape[1]:
+            return self.weight
+        return self.weight - (self.weight @ self.held - self.stays) @ self.held.T
 
     def forward(self, features: Tensor) -> Tensor:
         """[b, l, d] -> [b, l, o]."""
         bias = None if self.bias is None else self.bias.to(features.dtype)
-        return _start_detached(F.linear(features, self.weight.to(features.dtype), bias))
+        return _start_detached(F.linear(features, self.effective().to(features.dtype), bias))
 
 
 class LowRank(nn.Module):
-    """A K/V projection W0 + up @ down of which only the factors are trained; it begins as W0."""
+    """A K/V projection W0 + up @ down of which only the factors are trained; along `held` [d, r] it stays W0."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rank: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, held: Tensor, rank: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
         rank = min(rank, *weight.shape)
-        self.frozen, self.bias = weight, bias
+        self.frozen, self.bias, self.held = weight, bias, held
         self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))  # [o, r]
         down = torch.randn((rank, weight.shape[1]), generator=generator) / weight.shape[1] ** 0.5
         self.down = nn.Parameter(down.to(weight.device))  # [r, d]
+
+    def factors(self) -> dict[str, Tensor]:
+        """The factors that act: up, and down - down H H'."""
+        return {"up": self.up, "down": self.down - (self.down @ self.held) @ self.held.T}
 
     def forward(self, features: Tensor) -> Tensor:
         """[b, l, d] -> [b, l, o]."""
         dtype = features.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        low = F.linear(F.linear(features, self.down.to(dtype)), self.up.to(dtype))
+        low = features
+        for factor in reversed(self.factors().values()):
+            low = F.linear(low, factor.to(dtype))
         return _start_detached(F.linear(features, self.frozen.to(dtype), bias) + low)
 
 
@@ -160,10 +178,10 @@ def changes(made: Trainable) -> dict[str, Tensor]:
         tensors[parameter_name(name)] = _change(parameter, stored[name])
     for module, trained in made.modules.items():
         if isinstance(trained, LowRank):
-            for leaf in ("up", "down"):
-                tensors[f"{weight_name(module)}.{leaf}"] = getattr(trained, leaf).detach().half().cpu()
+            for leaf, factor in trained.factors().items():
+                tensors[f"{weight_name(module)}.{leaf}"] = factor.detach().half().cpu()
             continue
-        tensors[weight_name(module)] = _change(trained.weight, made.base.kv[module])
+        tensors[weight_name(module)] = _change(trained.effective(), made.base.kv[module])
         if isinstance(trained.bias, nn.Parameter):
             before = bases.read_parameters(made.base.folder, [f"{module}.bias"])
             tensors[parameter_name(f"{module}.bias")] = _change(trained.bias, before[f"{module}.bias"])
@@ -187,17 +205,18 @@ def _modules(
     if low_rank and begin:
         raise UsageError("Low-rank factors begin at the base, not at a concept.", "Go on with --method kv.")
     generator = torch.Generator().manual_seed(settings.seed)
+    held = text.empty_directions(base, settings.hold_empty).to(base.device)
     made: dict[str, Trained | LowRank] = {}
     for module in names:
         linear = cast("nn.Linear", base.unet.get_submodule(module))
         bias = None if linear.bias is None else linear.bias.detach().float()
         if low_rank:
-            made[module] = LowRank(linear.weight.detach(), bias, settings.rank, generator)
+            made[module] = LowRank(linear.weight.detach(), bias, held, settings.rank, generator)
             continue
         trains_bias = bias is not None and f"{module}.bias" in chosen
         leaves = [f"{module}.weight", *([f"{module}.bias"] if trains_bias else [])]
         begun = _begun(base, leaves, begin)
-        made[module] = Trained(begun[leaves[0]], begun.get(f"{module}.bias", bias), train_bias=trains_bias)
+        made[module] = Trained(begun[leaves[0]], begun.get(f"{module}.bias", bias), held, train_bias=trains_bias)
     return made
 
 

@@ -8,6 +8,7 @@ from predictions import conditioning, forward, same, snapshot
 
 from cdtool import adapter, methods, text, trainable
 from cdtool import base as bases
+from cdtool.concept import weight_name
 from cdtool.errors import ConceptError, TrainingError, UsageError
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token
@@ -25,13 +26,61 @@ def tokens(base):
 
 def test_the_start_tokens_column_moves_no_weight():
     """By hand: with dL/dresult = 1 everywhere, dL/dW is the sum of all features but the first."""
-    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None)
+    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.zeros(2, 0))
     features = torch.tensor([[[10.0, 20.0], [1.0, 0.0], [0.0, 3.0]]], requires_grad=True)
     result = module(features)
     assert result.flatten().tolist() == [50.0, 1.0, 6.0]
     result.sum().backward()
     assert module.weight.grad.tolist() == [[1.0, 3.0]]
     assert features.grad.tolist() == [[[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]]
+
+
+def test_a_held_direction_stays_and_passes_no_gradient():
+    """By hand: the first feature is held, so the first column is what it was and is never pulled at."""
+    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[1.0], [0.0]]))
+    module.weight.data += torch.tensor([[4.0, 5.0]])
+    assert module.effective().tolist() == [[1.0, 7.0]]
+    result = module(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]))
+    assert result.flatten().tolist() == [0.0, 8.0]
+    result.sum().backward()
+    assert module.weight.grad.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("method", ["kv", "lora"])
+def test_what_guidance_leads_away_from_can_be_held(base, tokens, method):
+    """The empty prompt's own directions, found again as eigenvectors; a concept does nothing along them."""
+    chosen = TrainSettings(method=method, hold_empty=0.3)
+    with torch.no_grad():
+        empty = text.unprompted(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
+    value, vectors = torch.linalg.eigh(empty.T @ empty)
+    wanted = vectors[:, value.clamp(min=0).sqrt() >= 0.3 * value[-1].clamp(min=1e-12).sqrt()]
+    held = text.empty_directions(base, 0.3)
+    torch.testing.assert_close(held @ held.T, wanted @ wanted.T, atol=1e-4, rtol=0)
+    assert held.shape[1] < len(held), "something is left to learn"
+    with trainable.attached(base, tokens, chosen) as trained:
+        for parameter in trained.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+        tensors = trainable.changes(trained)
+    changes = adapter.changes_of(base, tensors)
+    assert changes
+    for module, change in changes.items():
+        dense = adapter.dense(change, base.unet.get_parameter(module).shape)
+        assert float(dense.norm()) > 0.1
+        assert float((dense @ held).norm()) < 2e-3 * float(dense.norm()), "fp16 is all that is left"
+
+
+def test_what_is_held_is_what_a_training_goes_on_from(sd_base):
+    base = bases.load(str(sd_base), precision="fp32", device="cpu")
+    held = text.empty_directions(base, 0.3)
+    module, weight = next(iter(base.kv.items()))
+    before = 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    start = trainable.Start({weight_name(module): before.half()})
+    with trainable.attached(base, [Token("moongate", modifier=False)], TrainSettings(hold_empty=0.3), start) as trained:
+        for parameter in trained.parameters():
+            parameter.data += 1.0
+        after = trainable.changes(trained)[weight_name(module)].float()
+    torch.testing.assert_close(after @ held, before @ held, atol=5e-3, rtol=0)
+    assert float((after - before).norm()) > 1
 
 
 def test_training_begins_as_the_base(base, tokens):

@@ -123,6 +123,10 @@ def eval_(
       cdtool eval --suite customconcept101 --data ./customconcept101 --only 'ours.*' --dry-run
     """
     out = output.sink(json, quiet)
+    _check_together(
+        {"--answers": answers, "--suite": suite, "--compare": compare},
+        {"--report": report, "--sheet": sheet, "--images": images, "--min": least, "--max": most},
+    )
     if answers is not None:
         study.score(out, [*answers, *map(Path, concept or ())], key)
         return
@@ -167,6 +171,14 @@ def _measure(
     _report(plan, result, found, out, {"report": report, "sheet": scores.sheet})
     if fell := gates.failed(bounds, _reached(result)):
         raise GateError(f"{plan.subject} did not pass: {'; '.join(fell)}.")
+
+
+def _check_together(others: dict[str, object], own: dict[str, object]) -> None:
+    """Raises UsageError for flags of a single measurement beside one that asks for something else."""
+    for other, asked in others.items():
+        for flag, given in own.items():
+            if asked is not None and given:
+                raise UsageError(f"{flag} is about measuring one concept, not for {other}.", f"Leave {flag} out.")
 
 
 def _one(concepts: list[str] | None) -> str:

@@ -41,6 +41,7 @@ def train(
     augment: flag.Augment = None,
     token_init: flag.TokenInit = None,
     freeze_token: flag.FreezeToken = None,
+    hold_empty: flag.HoldEmpty = None,
     steps: flag.Steps = None,
     lr: flag.Rate = None,
     batch: flag.Batch = None,

@@ -77,6 +77,11 @@ TokenInit = Annotated[
 FreezeToken = Annotated[
     bool | None, typer.Option("--freeze-token/--no-freeze-token", help="Leave the V-word as it begins.")
 ]
+HoldEmpty = Annotated[
+    float | None,
+    setting(_Set, "hold_empty", "--hold-empty", metavar="F",
+            help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
+]  # fmt: skip
 Rank = Annotated[int | None, setting(_Set, "rank", "--rank", help="Rank of --method lora.", metavar="R")]
 Style = Annotated[bool | None, typer.Option("--style", help='The token is a style: "V* art".')]
 Previews = Annotated[

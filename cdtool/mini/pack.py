@@ -20,7 +20,8 @@ SETTINGS = """\
 # Defaults of the embedded base; a flag, a variable or your own cdtool.toml is stronger.
 [train]
 steps = 250
-lr = 1e-4 # more, or more steps, teaches more of the thing and costs more than a tenth of text alignment
+lr = 1.5e-4 # more, or more steps, teaches more of the thing and costs more than a tenth of text alignment
+hold_empty = 0.01 # most of a short prompt is padding here, as all of the empty prompt is
 
 [sample]
 guidance = 5.0

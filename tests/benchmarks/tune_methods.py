@@ -46,7 +46,7 @@ FOLDER = catalog.MINI.parent
 TUNED_ON = ("bird", "cup")
 # Around which rate a method is tried on mini, by a first scan of orders of magnitude (80 steps on one concept): the
 # paper's rates for all weights and for a word alone are ten times too small and ten times too large there.
-CENTRES = {"textual-inversion": 4e-3, "full": 1e-4, "dreambooth": 1e-4, "lora": 1e-3, "crossattn": 5e-5, "kv": 5e-5}
+CENTRES = {"textual-inversion": 4e-3, "full": 1e-4, "dreambooth": 1e-4, "lora": 1e-3, "crossattn": 5e-5, "kv": 1.5e-4}
 ENOUGH = 0.9  # of the base's text alignment, which a tuned try must keep
 
 

@@ -238,3 +238,11 @@ def test_what_draws_other_pictures_is_not_for_pictures_at_hand(measured, cdtool,
     said = cdtool("eval", "dog", "--photos", tmp_path / "dogs", "--images", tmp_path, "--forgetting")
     assert said.code == 2
     assert "--images" in said.err
+
+
+@pytest.mark.parametrize("flag", [("--report", "r.html"), ("--sheet", "s.png"), ("--min", "text=0.7")])
+@pytest.mark.parametrize("other", [("--suite", "mini-small"), ("--compare", "a", "b"), ("--answers", "a.json")])
+def test_flags_of_one_measurement_are_refused_beside_another_question(cdtool, flag, other):
+    said = cdtool("eval", *other, *flag)
+    assert said.code == 2
+    assert f"{flag[0]} is about measuring one concept, not for {other[0]}" in said.err
