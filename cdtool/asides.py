@@ -5,7 +5,7 @@ forgetting.py tells from them how far plain things moved, KID and FID how far th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cdtool.composition import Composition
     from cdtool.corpora import Member
     from cdtool.features import Encoder
+    from cdtool.sampling import Drawn
     from cdtool.settings import SampleSettings
 
 SETS = ("kid", "fid")  # metrics of whole sets of pictures; the lower, the better
@@ -155,19 +156,30 @@ def neighbours(asides: Asides, encoder: Encoder) -> list[str]:
 
 
 def draw(
-    base: Base, subject: Composition, asides: Asides, near: Sequence[str], settings: SampleSettings
-) -> Iterator[Aside]:
-    """Draw everything with the concept and then, with the same seeds, with the bare base."""
+    base: Base, subject: Composition, asides: Asides, near: Sequence[str], settings: SampleSettings,
+    bare: MutableMapping[Hashable, list[Drawn]] | None = None,
+) -> Iterator[Aside]:  # fmt: skip
+    """Draw everything with the concept and then, with the same seeds, with the bare base.
+
+    What the base drew is kept in `bare` and not drawn again where it is there.
+    """
     from cdtool import sampling
 
     asked = [(kind.noun, [kind.prompt], asides.count) for kind in asides.kinds]
     asked += [("neighbours", [f"photo of {article(noun)}" for noun in near], asides.near)]
     asked += [("unrelated", list(asides.captions), 1)]
+    known: MutableMapping[Hashable, list[Drawn]] = {} if bare is None else bare
     for group, prompts, count in asked:
-        for concepts, weights in ((subject.concepts, subject.weights), ((), ())):
-            chosen = replace(settings, count=count)
-            for drawn in sampling.draw(base, concepts, prompts, chosen, weights=weights) if prompts else ():
-                yield Aside(group, bool(concepts), *drawn)
+        chosen, key = replace(settings, count=count), (*prompts, count, settings)
+        if not prompts:
+            continue
+        for drawn in sampling.draw(base, subject.concepts, prompts, chosen, weights=subject.weights):
+            yield Aside(group, True, *drawn)
+        made = []
+        for drawn in known[key] if key in known else sampling.draw(base, (), prompts, chosen):
+            made.append(drawn)
+            yield Aside(group, False, *drawn)
+        known[key] = made
 
 
 # ---------------------------------------------------------------- what measures it

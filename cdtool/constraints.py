@@ -48,7 +48,7 @@ def prompts(tokens: Sequence[Token], styles: Sequence[bool], *, pairs: bool = Tr
     for one, other in permutations(range(len(tokens) if pairs else 0), 2):
         made.append(captions[one] + _joint(styles[one], styles[other], words[other]))
         if not (styles[one] or styles[other]):
-            made.append(_fill("a {} in front of a {}", words[one], words[other]))
+            made.append(f"{captions[one]} in front of {article(words[other])}")
     return made
 
 

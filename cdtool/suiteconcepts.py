@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdtool.base import Base
     from cdtool.photos import Photo
     from cdtool.registry import Entry
+    from cdtool.sampling import Drawn
 
 
 GO_ON = "Go on with the same command; finished cells and concepts are kept."
@@ -58,6 +59,7 @@ class Bench:
     stop: Callable[[], bool] = lambda: False
     works: dict[str, jobs.Job] = field(default_factory=dict)
     found: dict[Path, list[Photo]] = field(default_factory=dict)
+    bare: dict[Hashable, list[Drawn]] = field(default_factory=dict)  # what the base drew beside cells
 
     def photos(self, thing: Thing) -> list[Photo]:
         """A concept's usable photos."""

@@ -259,7 +259,7 @@ def _with_set(asked: Plan, bench: Bench, eyes: _Eyes, name: str, subject: Compos
     only = replace(asked.wanted, metrics=(name,), forgetting=False)
     beside = asides.plan(only, subject, ["photos"], folder, scores.samples)
     drawn = []
-    for aside in asides.draw(bench.base, subject, beside, (), asked.drawing):
+    for aside in asides.draw(bench.base, subject, beside, (), asked.drawing, bench.bare):
         drawn.append(aside)
         bench.check_stop()
     encoder = asides.set_encoder(folder, eyes.pair, str(bench.base.device))

@@ -35,8 +35,8 @@ def test_two_things_are_asked_for_alone_and_in_both_orders():
     tokens = (Token("dog"), Token("apple", modifier=False))
     assert constraints.prompts(tokens, [False, False]) == [
         "V1 dog", "photo of a V1 dog", "apple", "photo of an apple", "a photo of an apple",
-        "photo of a V1 dog and an apple", "a V1 dog in front of an apple",
-        "photo of an apple and a V1 dog", "an apple in front of a V1 dog",
+        "photo of a V1 dog and an apple", "photo of a V1 dog in front of an apple",
+        "photo of an apple and a V1 dog", "photo of an apple in front of a V1 dog",
     ]  # fmt: skip
     assert len(constraints.prompts(tokens, [False, False], pairs=False)) == 5
 

@@ -444,7 +444,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     assert [sum(step.kind == "saved" for step in steps) for steps, _ in first] == [1] + [0] * (world - 1)
     made = [tensors(steps) for steps, _ in second]
     assert all(torch.equal(made[0][name], other[name]) for other in made for name in other)
-    assert distance(made[0], whole) < 1e-4
+    assert distance(made[0], whole) < 2e-4  # 1e-4 of training, and as much again of what fp16 rounds to either side
     losses = [[step.loss for step in steps if step.kind == "step"] for steps, _ in second]
     assert all(other == losses[0] for other in losses)
 

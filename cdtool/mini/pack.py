@@ -23,6 +23,25 @@ steps = 250
 lr = 1.5e-4 # more, or more steps, teaches more of the thing and costs more than a tenth of text alignment
 hold_empty = 0.01 # most of a short prompt is padding here, as all of the empty prompt is
 
+# The best image alignment that kept nine tenths of the text alignment (tests/benchmarks/tune_methods.py).
+[train.full]
+steps = 250
+lr = 3e-5
+
+[train.dreambooth]
+steps = 250
+lr = 3e-5 # as full: drawing its prior pictures for every try would have cost more than all the others
+
+[train.crossattn]
+lr = 1.5e-5
+
+[train.lora]
+lr = 1e-4
+
+[train.textual-inversion]
+steps = 250
+lr = 1.2e-3
+
 [sample]
 guidance = 5.0
 
