@@ -85,37 +85,30 @@ def rows(
     """The text features of `texts` that belong to a token; `learned[e][k]` is the row of token k in encoder e.
 
     Each token's own words, its modifier and noun. If `whole`, a prompt that names one token is its own to the end:
-    from its own first word to the first end-of-text, and the mean of the padding behind it.
+    from its own first word to the first end-of-text. Padding binds nothing (tests/benchmarks/padding_rules.py).
     """
     features: list[Tensor] = []
     places: list[tuple[int, ...]] = []
     bound = [bind(prompt, tokens) for prompt in texts]
-    alone = [prompt for prompt in bound if whole and len(prompt.named) == 1]
-    for padded, prompts in ((True, alone), (False, [prompt for prompt in bound if prompt not in alone])):
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            owned = [owners(base, prompt, tokens) for prompt in part]
-            for row, (own, end) in zip(_encoded(base, part, tokens, learned, owned, padded), owned, strict=True):
-                named = [(at, place) for at, place in enumerate(own) if place is not None]
-                if padded:
-                    named = [(at, named[0][1]) for at in range(named[0][0], end + 1)]
-                features += [row[at] for at, _ in named]
-                places += [(place,) for _, place in named]
-                if padded and end + 1 < len(row):
-                    features.append(row[end + 1 :].mean(dim=0))
-                    places.append(places[-1])
+    for start in range(0, len(bound), BATCH):
+        part = bound[start : start + BATCH]
+        owned = [owners(base, prompt, tokens) for prompt in part]
+        for prompt, row, (own, end) in zip(part, _encoded(base, part, tokens, learned, owned), owned, strict=True):
+            named = [(at, place) for at, place in enumerate(own) if place is not None]
+            if whole and len(prompt.named) == 1:
+                named = [(at, named[0][1]) for at in range(named[0][0], end + 1)]
+            features += [row[at] for at, _ in named]
+            places += [(place,) for _, place in named]
     return Rows(torch.stack(features), places)
 
 
 def _encoded(
     base: Base, prompts: Sequence[Prompt], tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]],
-    owned: Sequence[tuple[Sequence[int | None], int]], padded: bool,
+    owned: Sequence[tuple[Sequence[int | None], int]],
 ) -> Tensor:  # fmt: skip
-    """Features [b, l, d] of prompts in float64, up to the last one's end unless `padded`."""
-    made = [text.tokenize(base, prompt, tokens) for prompt in prompts]
-    if not padded:
-        longest = max(end for _, end in owned) + 1
-        made = [text.shortened(prompt, longest) for prompt in made]
+    """Features [b, l, d] of prompts in float64, up to the last one's end."""
+    longest = max(end for _, end in owned) + 1
+    made = [text.shortened(text.tokenize(base, prompt, tokens), longest) for prompt in prompts]
     with torch.no_grad():
         return text.encode(base, made, learned).features.cpu().double()
 
