@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from corpora_made import noise
 
-from cdtool import asides, composition, features
+from cdtool import asides, composition, features, sampling
 from cdtool.asides import Wanted
 from cdtool.errors import NotFoundError, UsageError
+from cdtool.sampling import Drawn
+from cdtool.settings import SampleSettings
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,29 @@ def test_neighbours_are_the_nearest_nouns():
     found = asides.Asides(classes=("photo of a dog",), nouns=("car", "cow", "cup", "cat", "fox"))
     assert asides.neighbours(found, encoder) == ["fox", "cat", "cow"]
     assert asides.neighbours(asides.Asides(), encoder) == []
+
+
+def test_what_the_base_drew_is_kept_by_prompt_number_and_settings(dog, monkeypatch):
+    asked = []
+
+    def draw(base, concepts, prompts, chosen, weights=()):
+        asked.append((bool(concepts), tuple(prompts), chosen.count))
+        return (Drawn(f"{bool(concepts)} {place}", prompts[0], place) for place in range(chosen.count))
+
+    monkeypatch.setattr(sampling, "draw", draw)
+    kind = asides.Kind("dog", "photo of a dog", "dog", False)
+    kept = {}
+
+    def run(count, **changed):
+        beside = asides.Asides(kinds=(kind,), count=count)
+        return list(asides.draw(None, dog, beside, (), SampleSettings(**changed), kept))
+
+    first = run(2)
+    assert [(one.is_concept, one.image) for one in first] == [
+        (True, "True 0"), (True, "True 1"), (False, "False 0"), (False, "False 1"),
+    ]  # fmt: skip
+    assert run(2) == first
+    assert [concept for concept, *_ in asked] == [True, False, True]
+    run(3)
+    run(2, steps=7)
+    assert [concept for concept, *_ in asked[3:]] == [True, False, True, False]
