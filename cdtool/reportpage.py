@@ -75,9 +75,9 @@ def _scores(report: Report) -> Markup:
     heads = ["", report.name, *([report.base, "difference, 95% interval"] if found else [])]
     rows = []
     for score in report.scores:
-        cells = [tag("th", score.name, scope="row"), tag("td", f"{score.concept:.3f}", class_="first number")]
+        cells = [tag("th", score.name, scope="row"), tag("td", webpage.figure(score.concept), class_="first number")]
         if found:
-            cells.append(tag("td", "" if score.base is None else f"{score.base:.3f}", class_="second number"))
+            cells.append(tag("td", "" if score.base is None else webpage.figure(score.base), class_="second number"))
         if one := score.difference:
             low_high = tag("span", f"[{signed(one.low)}, {signed(one.high)}]", class_="bounds")
             bar = charts.interval(one.mean, one.low, one.high, _reach(report, score))
@@ -134,10 +134,8 @@ def _caption(shot: Shot) -> str | None:
 def _image(image: Image.Image, alt: str, side: int, title: str | None = None) -> Markup:
     tiny = "tiny" if webpage.is_tiny(image) else None
     width, height = image.size
-    return tag(
-        "img", src=webpage.data_uri(image, side), alt=alt, title=title, class_=tiny, width=width, height=height,
-        decoding="async",
-    )  # fmt: skip
+    source = webpage.data_uri(image, side)
+    return tag("img", src=source, alt=alt, title=title, class_=tiny, width=width, height=height)
 
 
 def _means(shots: Sequence[Shot]) -> dict[str, float]:

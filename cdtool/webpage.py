@@ -44,9 +44,18 @@ def joined(*children: str) -> Markup:
     return Markup("".join(child if isinstance(child, Markup) else escape(child, quote=False) for child in children))
 
 
+def figure(value: float) -> str:
+    """A score for people: "0.120", "27.42", "1,299": as many places as tell something."""
+    return f"{value:,.{_places(value)}f}".replace("-", "\u2212")
+
+
 def signed(value: float) -> str:
     """A difference for people: "+0.120", "−0.120" with a true minus."""
-    return f"{value:+.3f}".replace("-", "\u2212")
+    return f"{value:+,.{_places(value)}f}".replace("-", "\u2212")
+
+
+def _places(value: float) -> int:
+    return 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
 
 
 def fill(template: str, **parts: str) -> str:

@@ -82,4 +82,8 @@ def test_a_page_is_written_over_an_older_one_and_leaves_nothing_beside(tmp_path)
 
 
 def test_differences_have_a_true_minus():
-    assert [webpage.signed(value) for value in (0.12, -0.5)] == ["+0.120", "−0.500"]
+    assert [webpage.signed(value) for value in (0.12, -0.5, 408.118)] == ["+0.120", "−0.500", "+408"]
+
+
+def test_a_figure_has_as_many_places_as_tell_something():
+    assert [webpage.figure(value) for value in (0.12, -9.5, 27.4211, 1299.143)] == ["0.120", "−9.500", "27.42", "1,299"]
