@@ -45,6 +45,34 @@ def read(path: Path, pictures: Path | None = None) -> list[Member]:
     return found
 
 
+def captions(path: Path) -> list[str]:
+    """The captions of a file in its order: of a corpus, whether its pictures are there or not, or of lines of text.
+
+    Raises NotFoundError where there is no such file, InputError for one that cannot be read or holds none.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"There is no file of captions {path}.", "Give a text file with one a line, or a corpus.")
+    try:
+        found = list(filter(None, map(_clean, _captions(path))))
+    except (OSError, tarfile.TarError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"The captions {path} cannot be read ({_said(error)}).", "Save them as UTF-8 text.") from None
+    if not found:
+        raise InputError(f"{path} holds no caption.", "Write one a line, about a thousand of all kinds of things.")
+    return found
+
+
+def _captions(path: Path) -> list[str]:
+    kind = path.suffix.lower()
+    if kind == ".tar":
+        return [member.caption for member in read_tar(path)]
+    text = path.read_text(encoding="utf-8-sig")
+    if kind == ".json":
+        return [line["caption"] for line in json.loads(text)["annotations"]]
+    if kind == ".jsonl":
+        return [json.loads(line)["text"] for line in filter(str.strip, text.split("\n"))]
+    return text.splitlines()
+
+
 def content(member: Member) -> bytes:
     """The encoded picture of a member. Raises OSError."""
     with member.path.open("rb") as file:

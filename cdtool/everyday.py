@@ -11,7 +11,7 @@ import torch
 
 from cdtool import base as bases
 from cdtool import corpora, settings, text
-from cdtool.errors import InputError, NotFoundError, ResourceError
+from cdtool.errors import NotFoundError, ResourceError
 from cdtool.publish import sweep, workplace
 from cdtool.tokens import Prompt
 
@@ -26,7 +26,6 @@ MOST = 1000  # captions that are read, evenly chosen
 PADDED = 24  # of them are encoded with their padding, which costs several times as much and hardly varies
 SHOWN = 24  # of them on whose words the drift is measured
 BATCH = 32
-_CORPORA = (".tar", ".json", ".jsonl")
 _FORMAT = 1  # counts up when what is cached changes its meaning
 
 
@@ -61,16 +60,7 @@ def read(path: Path) -> list[str]:
 
     Raises InputError where it holds none, or cannot be read.
     """
-    if path.suffix not in _CORPORA:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (UnicodeDecodeError, OSError) as error:
-            raise InputError(f"The captions {path} cannot be read ({error}).", "Save them as UTF-8 text.") from None
-    else:
-        lines = [member.caption for member in corpora.read(path)]
-    found = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
-    if not found:
-        raise InputError(f"{path} holds no caption.", "Write one a line, about a thousand of all kinds of things.")
+    found = list(dict.fromkeys(corpora.captions(path)))
     return [found[at] for at in _spread(len(found), MOST)]
 
 

@@ -111,3 +111,21 @@ def test_damaged_corpora_are_told_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no captioned picture"):
         corpora.read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.txt", "a dog\n\n a  cat \n"),
+        ("c.jsonl", '{"file_name": "lost.png", "text": "a dog"}\n\n{"text": "a cat"}\n'),
+        ("c.json", '{"images": [], "annotations": [{"caption": "a dog"}, {"caption": " a cat"}]}'),
+    ],
+)
+def test_captions_need_no_pictures(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert corpora.captions(tmp_path / name) == ["a dog", "a cat"]
+
+
+def test_captions_of_a_tar_are_those_of_its_pictures(tmp_path):
+    path = tar(tmp_path / "c.tar", [("1.png", picture(1)), ("1.txt", b"a dog"), ("2.txt", b"no picture")])
+    assert corpora.captions(path) == ["a dog"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from json import loads
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cdtool import catalog, settings
+from cdtool import catalog, corpora, settings
 from cdtool.cli import options, output
-from cdtool.errors import InputError, NotFoundError
+from cdtool.errors import NotFoundError
 
 BaseName = Annotated[
     str,
@@ -103,7 +102,7 @@ def show(
 
 
 def _show_rare(name: str, path: Path, out: output.Output) -> None:
-    captions = read_captions(path)
+    captions = corpora.captions(path)
     output.quiet_libraries()
     from cdtool import base as bases
     from cdtool import text
@@ -115,17 +114,3 @@ def _show_rare(name: str, path: Path, out: output.Output) -> None:
     )
     rows = [(word, str(text.initializer_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
     out.table(("WORD", "ID", "OCCURRENCES"), rows, {"base": name, "captions": len(captions), "words": found})
-
-
-def read_captions(path: Path) -> list[str]:
-    """Captions of a file, one a line; of .jsonl the "text" of each line. Raises NotFoundError, InputError."""
-    try:
-        lines = list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
-        found = [loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
-    except FileNotFoundError:
-        raise NotFoundError(f"There is no file {path}.", "Give a file with a caption a line.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as captions ({error}).", "Write one caption a line.") from None
-    if not found:
-        raise InputError(f"{path} holds no caption.", "Write one caption a line.")
-    return found

@@ -30,7 +30,7 @@ lr = 3e-5
 
 [train.dreambooth]
 steps = 250
-lr = 3e-5 # as full, and what the card's tables stand with; 3e-4 was tried later and resembles more
+lr = 3e-4
 
 [train.crossattn]
 lr = 1.5e-5
