@@ -55,7 +55,8 @@ def captions(path: Path) -> list[str]:
     try:
         found = list(filter(None, map(_clean, _captions(path))))
     except (OSError, tarfile.TarError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"The captions {path} cannot be read ({_said(error)}).", "Save them as UTF-8 text.") from None
+        told = "Give UTF-8 text with one a line, or a whole corpus."
+        raise InputError(f"The captions {path} cannot be read ({_said(error)}).", told) from None
     if not found:
         raise InputError(f"{path} holds no caption.", "Write one a line, about a thousand of all kinds of things.")
     return found

@@ -415,7 +415,11 @@ class Group:
 def test_the_result_does_not_depend_on_the_number_of_processes(
     loaded, sd_base, fit, monkeypatch, tmp_path, world, method
 ):
-    """Ranks as threads, each with a base of its own; one of them is asked to stop, and all do at the same step."""
+    """Ranks as threads, each with a base of its own; one of them is asked to stop, and all do at the same step.
+
+    Compared as trained, in float32: fp16 rounds what lies on either side of a half to different numbers.
+    """
+    monkeypatch.setattr(trainable, "_change", lambda parameter, before: parameter.detach() - before.float())
     settings = replace(SETTINGS, batch=6, steps=5, method=method)
     whole = tensors(fit(settings))
     group = Group(world)
@@ -444,7 +448,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     assert [sum(step.kind == "saved" for step in steps) for steps, _ in first] == [1] + [0] * (world - 1)
     made = [tensors(steps) for steps, _ in second]
     assert all(torch.equal(made[0][name], other[name]) for other in made for name in other)
-    assert distance(made[0], whole) < 2e-4  # 1e-4 of training, and as much again of what fp16 rounds to either side
+    assert distance(made[0], whole) < 1e-4
     losses = [[step.loss for step in steps if step.kind == "step"] for steps, _ in second]
     assert all(other == losses[0] for other in losses)
 

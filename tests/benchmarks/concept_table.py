@@ -18,17 +18,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdtool import base as bases
 from cdtool import catalog, evaluation, features, jobs, photos, sampling, settings
+from cdtool.base import Base
 from cdtool.cli.output import quiet_libraries
+from cdtool.features import Encoder
 from cdtool.settings import SampleSettings
+from cdtool.tokens import article
 from tests.benchmarks import shapes
 
 NAMES = ("dog", "moongate", "house", "flower", "chair", "dinosaur", "tree", "cat", "castle", "teapot")
 PHOTOS = catalog.MINI.parent / "photos"
 HEAD = ("concept", "text base", "text", "change", "image base", "image", "change [95 %]", "train s", "eval s", "photos")
+
+
+class Judge(NamedTuple):
+    """The base and the encoder that measures with it."""
+
+    base: Base
+    encoder: Encoder
 
 
 def main() -> None:
@@ -41,18 +51,20 @@ def main() -> None:
     options.add_argument("--eval", default="", help="more arguments of cdtool eval, in one string")
     chosen = options.parse_args()
     quiet_libraries()
+    base = bases.load(chosen.base)
+    judge = Judge(base, features.load(features.encoder_for(base.folder)))
     rows, last = [], {}
     with tempfile.TemporaryDirectory() as home:
         os.environ["CDTOOL_HOME"] = home
         for name in chosen.names:
-            row, last = measured(name, chosen)
+            row, last = measured(name, chosen, judge)
             rows.append(row)
             print(f"{name}: {row[1:]}", file=sys.stderr, flush=True)
     about = f"{last['prompts']} prompts x {chosen.count} samples, measured with {last['encoder']}; {shapes.machine()}"
     shapes.report("Held-out concepts", rows, HEAD, about)
 
 
-def measured(name: str, chosen: argparse.Namespace) -> tuple[list[object], dict[str, Any]]:
+def measured(name: str, chosen: argparse.Namespace, judge: Judge) -> tuple[list[object], dict[str, Any]]:
     """A row of the table, and all that `cdtool eval` told."""
     spec = next(entry["token"] for entry in json.loads((PHOTOS / "concepts.json").read_text()) if entry["name"] == name)
     train = ["train", str(PHOTOS / name), "--token", spec, "-o", name, "--base", chosen.base, "-q"]
@@ -64,17 +76,16 @@ def measured(name: str, chosen: argparse.Namespace) -> tuple[list[object], dict[
     row: list[object] = [
         name, base["text"], tuned["text"], change, base["image"], tuned["image"],
         f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", round(trained), round(evaluated),
-        f"{possible(name, spec, chosen):+.1%}",
+        f"{possible(name, spec, chosen.count, judge):+.1%}",
     ]  # fmt: skip
     return row, scores
 
 
-def possible(name: str, spec: str, chosen: argparse.Namespace) -> float:
+def possible(name: str, spec: str, count: int, judge: Judge) -> float:
     """How far the photos' own text alignment lies from that of the base's pictures, relative to the latter."""
-    base = bases.load(chosen.base)
-    encoder = features.load(features.encoder_for(base.folder))
-    prompt = f"photo of a {jobs.parse_specs([spec])[0].noun}"
-    wanted, _ = settings.resolve(SampleSettings, {"count": chosen.count}, base.folder)
+    base, encoder = judge
+    prompt = f"photo of {article(jobs.parse_specs([spec])[0].noun)}"
+    wanted, _ = settings.resolve(SampleSettings, {"count": count}, base.folder)
     drawn = [one.image for one in sampling.draw(base, [], [prompt], wanted)]
     own = [photos.read(photo) for photo in photos.find([PHOTOS / name])[0]]
     mine, its = (
