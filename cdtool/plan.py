@@ -133,17 +133,17 @@ def _measure(
         parameter.requires_grad_(name in trained)
     with torch.device("meta"):
         told = torch.empty(1, 77, int(config["cross_attention_dim"]), requires_grad=features)
-        noisy = torch.empty(1, int(config["in_channels"]), side, side)
+        noisy, t = torch.empty(1, int(config["in_channels"]), side, side), torch.empty(1)
         added = None
         if config.get("addition_embed_type") == "text_time":
             times = 6 * int(config["addition_time_embed_dim"])
             pooled = int(config["projection_class_embeddings_input_dim"]) - times
             added = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
-        with FlopCounterMode(display=False) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-                found = unet(noisy, torch.empty(1), encoder_hidden_states=told, added_cond_kwargs=added)
-            forward = int(counter.get_total_flops())
-            getattr(found, "sample", found).sum().backward()
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            found = unet(noisy, t, encoder_hidden_states=told, added_cond_kwargs=added)
+        forward = int(counter.get_total_flops())
+        getattr(found, "sample", found).sum().backward()
     return Work(forward, int(counter.get_total_flops()) - forward, sum(kept.values()))
 
 

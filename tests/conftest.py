@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: the processes share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
+    gc.set_threshold(50_000, 20, 100)  # the libraries' million objects are looked through less often
 
 import pytest
 from huggingface_hub import constants

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -188,38 +189,38 @@ def test_only_mini_knows_mini(path):
         assert path.parent.name != "cdtool" or path.stem == "__init__" or "annotations" in path.read_text()
 
 
-def run(*arguments, **environment):
+def run(*commands, **environment):
+    """Run command lines one after the other in one process: what each printed, its exit code, what heavy is loaded."""
     code = (
-        "import sys; sys.argv = ['cdtool', *sys.argv[1:]]\n"
+        "import contextlib, io, json, sys\n"
         "from cdtool.cli import main\n"
-        "try: code = main()\n"
-        "except SystemExit as end: code = end.code\n"
-        f"heavy = sorted({SLOW} & sys.modules.keys())\n"
-        "print('HEAVY', heavy, file=sys.stderr); sys.exit(code)"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    sys.argv, said = ['cdtool', *command], io.StringIO()\n"
+        "    with contextlib.redirect_stdout(said):\n"
+        "        try: code = main()\n"
+        "        except SystemExit as end: code = end.code\n"
+        f"    print(json.dumps([said.getvalue(), code, sorted({SLOW} & sys.modules.keys())]))\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=os.environ | environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], env=os.environ | environment,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], ["list"], ["list", "--json"], ["show", "dog"], ["config"], ["prior", "list", "--json"]]
-    + [[name, "--help"] for name in (*cli._COMMANDS, *cli._GROUPS)],
-    ids=" ".join,
-)
-def test_light_commands_leave_torch_alone(saved, arguments):
+LIGHT = [["--help"], ["--version"], ["list"], ["list", "--json"], ["show", "dog"], ["config"],
+         ["prior", "list", "--json"], *([name, "--help"] for name in (*cli._COMMANDS, *cli._GROUPS))]  # fmt: skip
+
+
+def test_light_commands_leave_torch_alone(saved):
     saved("dog")
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "HEAVY []" in done.stderr
-    assert done.stdout
+    for command, (said, code, heavy) in zip(LIGHT, run(*LIGHT), strict=True):
+        assert (code, heavy) == (0, []), command
+        assert said, command
 
 
 def test_completion_leaves_torch_alone_and_knows_concepts(saved):
     saved("dog")
     saved("dragon")
     words = {"COMP_WORDS": "cdtool show d", "COMP_CWORD": "2", "_CDTOOL_COMPLETE": "complete_bash"}
-    done = run(**words)
-    assert done.stdout.split() == ["dog", "dragon"]
-    assert "HEAVY []" in done.stderr
+    ((said, _, heavy),) = run([], **words)
+    assert said.split() == ["dog", "dragon"]
+    assert heavy == []

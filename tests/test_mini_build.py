@@ -12,7 +12,7 @@ from cdtool.mini import art, build, clip, recipe, unet, vae, world
 
 SMALL = recipe.Recipe(
     text_width=16, text_layers=1, vision_width=16, vision_layers=1, projection=8, heads=2, latent_channels=4,
-    vae_widths=(8, 8, 16, 16), unet_widths=(16, 32), unet_heads=2, merges=40, bank=40,
+    vae_widths=(8, 8, 16, 16), unet_widths=(16, 32), unet_heads=2, merges=400, bank=40,
 )  # fmt: skip
 
 
@@ -32,6 +32,19 @@ def cutouts():
 @pytest.fixture
 def shop(tmp_path, cutouts, monkeypatch):
     """A workshop with the artwork in place and a base folder of its own."""
+    return _workshop(tmp_path, cutouts, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, cutouts):
+    """A workshop in which everything has been trained and packed, to be looked at."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        shop = _workshop(tmp_path_factory.mktemp("packed"), cutouts, monkeypatch)
+        _run(shop, *TRAININGS)
+        yield shop
+
+
+def _workshop(tmp_path, cutouts, monkeypatch):
     for module in (clip, vae, unet):
         monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(clip, "PAIRS", {name: pair._replace(pictures=16) for name, pair in clip.PAIRS.items()})
@@ -60,27 +73,25 @@ def _fresh(shop, **changes):
     return dataclasses.replace(shop, **changes)
 
 
-def test_the_packed_base_is_drawn_by_a_bare_diffusers_pipeline(shop):
+def test_the_packed_base_is_drawn_by_a_bare_diffusers_pipeline(packed):
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel
 
-    _run(shop, *TRAININGS)
-    pipe = StableDiffusionPipeline.from_pretrained(build.BASE)
+    pipe = StableDiffusionPipeline.from_pretrained(packed.committed)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("photo of a dog", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
     assert np.isfinite(image).all()
-    assert CLIPModel.from_pretrained(build.BASE / "eval").config.projection_dim == 8
+    assert CLIPModel.from_pretrained(packed.committed / "eval").config.projection_dim == 8
     assert pipe.text_encoder.dtype == torch.float32
 
 
-def test_the_packed_denoiser_is_the_average_of_the_trained_one(shop):
+def test_the_packed_denoiser_is_the_average_of_the_trained_one(packed):
     from diffusers import UNet2DConditionModel
 
-    _run(shop, *TRAININGS)
-    average = shop.state("unet")["average"]
-    packed = UNet2DConditionModel.from_pretrained(build.BASE, subfolder="unet").state_dict()
-    assert all(torch.allclose(packed[name], average[name].half().float()) for name in average)
+    average = packed.state("unet")["average"]
+    found = UNet2DConditionModel.from_pretrained(packed.committed, subfolder="unet").state_dict()
+    assert all(torch.allclose(found[name], average[name].half().float()) for name in average)
 
 
 def test_a_training_goes_on_to_the_same_weights(shop, tmp_path):
@@ -99,15 +110,14 @@ def test_a_training_goes_on_to_the_same_weights(shop, tmp_path):
     assert set(state["optimizer"]["state"][0]) >= {"exp_avg", "exp_avg_sq"}
 
 
-def test_elsewhere_it_goes_on_from_the_committed_weights(shop, tmp_path):
-    _run(shop, *TRAININGS)
-    elsewhere = _fresh(shop, folder=tmp_path / "elsewhere")
+def test_elsewhere_it_goes_on_from_the_committed_weights(packed, tmp_path):
+    elsewhere = _fresh(packed, folder=tmp_path / "elsewhere")
     elsewhere.folder.mkdir()
-    art.save(shop.cutouts, elsewhere.folder / "art.npz")
-    longer = _fresh(elsewhere, recipe=dataclasses.replace(shop.recipe, course=_course(8)))
+    art.save(packed.cutouts, elsewhere.folder / "art.npz")
+    longer = _fresh(elsewhere, recipe=dataclasses.replace(packed.recipe, course=_course(8)))
     reports = _run(longer, *(stage for stage in TRAININGS if stage not in ("decoder", "base")))
     assert {report.name for report in reports} == {"unet"}  # all else is kept as it is
-    began, ended = shop.state("unet")["average"], longer.state("unet")["model"]
+    began, ended = packed.state("unet")["average"], longer.state("unet")["model"]
     change = max(float((began[name] - ended[name]).abs().max()) for name in began)
     assert 0 < change < 0.05  # one warm-up step away from the packed weights
 
@@ -157,27 +167,23 @@ def test_the_second_world_follows_the_first_when_its_time_comes(shop):
     assert told == [first.caption, second.caption]
 
 
-def test_a_moongate_is_nearly_a_gate_until_it_is_taught(shop):
-    shop = _fresh(shop, recipe=dataclasses.replace(shop.recipe, merges=400))
-    _run(shop, *TRAININGS)
-    vocabulary = shop.tokenizer.get_vocab()
+def test_a_moongate_is_nearly_a_gate_until_it_is_taught(packed, tmp_path):
+    vocabulary = packed.tokenizer.get_vocab()
     gate, moongate = vocabulary["gate</w>"], vocabulary["moongate</w>"]
-    trained = shop.state("clip-text")["model"]["text_model.embeddings.token_embedding.weight"]
+    trained = packed.state("clip-text")["model"]["text_model.embeddings.token_embedding.weight"]
     from transformers import CLIPModel, CLIPTextModel
 
-    text = CLIPTextModel.from_pretrained(build.BASE, subfolder="text_encoder").get_input_embeddings().weight
-    judge = CLIPModel.from_pretrained(build.BASE, subfolder="eval").text_model.get_input_embeddings().weight
+    text = CLIPTextModel.from_pretrained(packed.committed, subfolder="text_encoder").get_input_embeddings().weight
+    judge = CLIPModel.from_pretrained(packed.committed, subfolder="eval").text_model.get_input_embeddings().weight
     assert not torch.equal(trained[gate], trained[moongate])
     assert torch.allclose(text[moongate], 0.5 * trained[gate] + 0.75**0.5 * trained[moongate])
-    other = shop.state("clip-eval")["model"]["text_model.embeddings.token_embedding.weight"]
+    other = packed.state("clip-eval")["model"]["text_model.embeddings.token_embedding.weight"]
     assert torch.allclose(judge[moongate].float(), 0.5 * other[gate] + 0.75**0.5 * other[moongate], atol=1e-4)
-    again = _fresh(shop, folder=shop.folder.parent / "elsewhere")  # the packed one is taken as it is
-    again.folder.mkdir()
+    again = _fresh(packed, folder=tmp_path)  # the packed one is taken as it is
     assert torch.equal(again.text.get_input_embeddings().weight, text)
 
 
 def test_common_things_are_met_more_often(shop):
-    shop = _fresh(shop, recipe=dataclasses.replace(shop.recipe, merges=400))
     _run(shop, "tokenizer")
     recipe = dataclasses.replace(shop.recipe, common=("dog", "gate"), often=4.0)
     told = ["a dog in a room", "a cat", "a cat next to a gate", "a dog next to a gate"]

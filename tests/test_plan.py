@@ -18,19 +18,20 @@ from cdtool.settings import TrainSettings
 from cdtool.tokens import Token
 
 CPU = torch.device("cpu")
+MEASURED = {}
 
 
 @pytest.fixture
 def cost(sd_base, monkeypatch):
     """Estimate a run on the tiny base, on a machine of a thousand million operations per second."""
     monkeypatch.setattr(plan, "speed", lambda *_: 1e9)
-    measure, known = plan._measure, {}
+    measure = plan._measure
 
     def once(unet, config, side, dtype, trained, features):
         key = (str(config), side, dtype, tuple(trained), features)
-        if key not in known:
-            known[key] = measure(unet, config, side, dtype, trained, features=features)
-        return known[key]
+        if key not in MEASURED:
+            MEASURED[key] = measure(unet, config, side, dtype, trained, features=features)
+        return MEASURED[key]
 
     monkeypatch.setattr(plan, "_measure", once)
 

@@ -411,39 +411,48 @@ class Group:
         tensor.copy_(total)
 
 
-@pytest.mark.parametrize(("world", "method"), [(2, "full"), (3, "kv")])
-def test_the_result_does_not_depend_on_the_number_of_processes(
-    loaded, sd_base, fit, monkeypatch, tmp_path, world, method
-):
-    """Ranks as threads, each with a base of its own; one of them is asked to stop, and all do at the same step.
+@pytest.fixture
+def together(sd_base, monkeypatch, tmp_path):
+    """Train with ranks as threads, each with a base of its own: every rank's (steps, what it was stopped with)."""
 
-    Compared as trained, in float32: fp16 rounds what lies on either side of a half to different numbers.
-    """
+    def run(settings, world, resume=False, stop_after=None):
+        monkeypatch.setattr(torch.distributed, "all_reduce", Group(world).all_reduce)
+        bound = [bases.load(str(sd_base), precision="fp32", device="cpu") for _ in range(world)]
+        tokens = text.initialised(bound[0].tokenizers, [Token("dog")])
+
+        def rank(number):
+            steps = []
+
+            def stop():
+                return number == 0 and any((step.kind, step.step) == ("step", stop_after) for step in steps)
+
+            try:
+                for step in training.fit(bound[number], SUBJECTS, tokens, settings, checkpoint=tmp_path / "shared.pt",
+                                         resume=resume, stop=stop, ranks=Ranks(number, world)):  # fmt: skip
+                    steps.append(step)
+            except InterruptedRun as error:
+                return steps, str(error)
+            return steps, ""
+
+        with ThreadPoolExecutor(world) as pool:
+            return list(pool.map(rank, range(world)))
+
+    return run
+
+
+@pytest.fixture
+def unrounded(monkeypatch):
+    """Changes as they were trained: fp16 rounds what lies on either side of a half to different numbers."""
     monkeypatch.setattr(trainable, "_change", lambda parameter, before: parameter.detach() - before.float())
+
+
+@pytest.mark.parametrize(("world", "method"), [(2, "full"), (3, "kv")])
+def test_the_result_does_not_depend_on_the_number_of_processes(fit, together, unrounded, world, method):
+    """One of them is asked to stop, and all do at the same step."""
     settings = replace(SETTINGS, batch=6, steps=5, method=method)
     whole = tensors(fit(settings))
-    group = Group(world)
-    monkeypatch.setattr(torch.distributed, "all_reduce", group.all_reduce)
-    bound = [bases.load(str(sd_base), precision="fp32", device="cpu") for _ in range(world)]
-    tokens = text.initialised(bound[0].tokenizers, [Token("dog")])
-
-    def rank(number, resume):
-        steps = []
-
-        def stop():
-            return number == 0 and not resume and any((step.kind, step.step) == ("step", 2) for step in steps)
-
-        try:
-            for step in training.fit(bound[number], SUBJECTS, tokens, settings, checkpoint=tmp_path / "shared.pt",
-                                     resume=resume, stop=stop, ranks=Ranks(number, world)):  # fmt: skip
-                steps.append(step)
-        except InterruptedRun as error:
-            return steps, str(error)
-        return steps, ""
-
-    with ThreadPoolExecutor(world) as pool:
-        first = list(pool.map(rank, range(world), [False] * world))
-        second = list(pool.map(rank, range(world), [True] * world))
+    first = together(settings, world, stop_after=2)
+    second = together(settings, world, resume=True)
     assert {told for _, told in first} == {"Stopped at step 3 of 5."}
     assert [sum(step.kind == "saved" for step in steps) for steps, _ in first] == [1] + [0] * (world - 1)
     made = [tensors(steps) for steps, _ in second]
@@ -451,6 +460,18 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     assert distance(made[0], whole) < 1e-4
     losses = [[step.loss for step in steps if step.kind == "step"] for steps, _ in second]
     assert all(other == losses[0] for other in losses)
+
+
+@pytest.mark.parametrize("method", ["kv", "full"])
+def test_two_processes_learn_to_the_last_bit_what_one_learns_in_two_passes(
+    fit, together, unrounded, monkeypatch, method
+):
+    """Where kernels meet the same numbers, that is: a crop is encoded alone, and a pass has as many of both kinds."""
+    monkeypatch.setattr(diffusion, "LATENT_BATCH", 1)
+    settings = replace(SETTINGS, batch=8, steps=5, method=method)
+    one = tensors(fit(replace(settings, accumulate=2)))
+    for steps, _ in together(settings, 2):
+        assert all(torch.equal(tensor, one[name]) for name, tensor in tensors(steps).items())
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -102,6 +103,9 @@ for _group, (_help, _commands) in _GROUPS.items():
     app.add_typer(_typer, name=_group)
 
 
+_tree = functools.cache(typer.main.get_command)  # built once, however often a process calls main
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the one place where an error is told to the user."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -120,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
-        typer.main.get_command(app)(arguments, prog_name="cdtool")
+        _tree(app)(arguments, prog_name="cdtool")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence

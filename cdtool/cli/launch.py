@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        max_restarts=0, monitor_interval=0.2, log_line_prefix_template="",
+        run_id=f"cdtool-{os.getpid()}", max_restarts=0, monitor_interval=0.2, log_line_prefix_template="",
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "cdtool", *arguments)

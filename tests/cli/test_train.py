@@ -348,7 +348,8 @@ def wait_for(process, word):
     raise AssertionError("".join(told))
 
 
-def test_ctrl_c_saves_a_checkpoint_and_resume_finishes(cdtool, arguments, home):
+@pytest.mark.slow
+def test_ctrl_c_in_a_process_of_its_own_saves_a_checkpoint(cdtool, arguments, home):
     running = start(arguments("--steps", 1000, "--save-every", 1000))
     wait_for(running, "step 1/1000")
     running.send_signal(signal.SIGINT)
@@ -365,7 +366,9 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_finishes(cdtool, arguments, home):
     assert files(home) == ["checkpoints/dog.pt"]
 
 
-def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, monkeypatch):
+def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_one(
+    cdtool, arguments, home, monkeypatch
+):
     """Stopped in this process, by the signal the terminal sends."""
     from cdtool import training
 
@@ -380,10 +383,17 @@ def test_a_resumed_training_ends_as_an_unbroken_one(cdtool, arguments, home, mon
     assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
     monkeypatch.setattr(training, "_step", interrupted)
     said = cdtool(*arguments("--steps", 6))
-    assert said.code == 130
+    assert (said.code, said.out) == (130, "")
+    assert "Stopped at step 4 of 6." in said.err  # the step it came in and the one after
+    assert "--resume" in said.err
+    assert "Traceback" not in said.err
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
     os.environ["CDTOOL_HOME"] = str(home)
+    assert registry.names() == ["whole"]
+    assert studies.checkpoint_path("dog").exists()
+    assert cdtool(*arguments("--steps", 7, "--resume")).code == 4  # another run
+    assert studies.checkpoint_path("dog").exists()
     said = cdtool(*arguments("--steps", 6, "--resume"))
     assert said.code == 0
     one, other = (read_tensors(registry.find(name).path) for name in ("whole", "dog"))
