@@ -38,7 +38,10 @@ CHAPTERS = (
     ),
 )
 PAIR = "demo-pair"
-PAIR_PROMPTS = ("photo of a V1 dog in front of a V2 moongate", "a V1 dog next to a V2 moongate on the grass")
+PAIR_PROMPTS = (
+    "a V2 moongate on the left of a V1 dog on the grass",
+    "a V1 dog in front of a V2 moongate on the beach",
+)
 DEMO_PICTURES = 4  # per prompt
 
 

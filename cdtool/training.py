@@ -69,6 +69,20 @@ class _Run:
         return loss.of_pictures(self.base, self.schedule, self.texts, items, noises)
 
 
+def _run(
+    base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, bank: Bank,
+    with_prior: bool,
+) -> _Run:  # fmt: skip
+    groups = trained.groups(settings.weight_decay)
+    return _Run(
+        base=base, settings=settings, texts=loss.Texts(base, tokens, trained.rows), trained=trained,
+        schedule=diffusion.scheduler(base, "ddpm"),
+        optimizer=torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
+        scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
+        ranks=ranks, bank=bank, with_prior=with_prior,
+    )  # fmt: skip
+
+
 def fit(
     base: Base,
     subjects: Sequence[Subject],
@@ -102,11 +116,7 @@ def fit(
             if stop():
                 raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
             yield Step("bank", done, count, seconds=time.monotonic() - begun)
-        groups = trained.groups(settings.weight_decay)
-        run = _Run(base, settings, loss.Texts(base, tokens, trained.rows), trained, diffusion.scheduler(base, "ddpm"),
-                   torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
-                   torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16), ranks, bank,
-                   any(subject.priors for subject in subjects))  # fmt: skip
+        run = _run(base, settings, tokens, trained, ranks, bank, any(subject.priors for subject in subjects))
         identity = checkpoints.identity(base, subjects, tokens, settings, start.sha256 if start else "")
         first = _restore(run, checkpoint, identity) if resume and checkpoint.exists() else 0
         parameters = trained.parameters()
