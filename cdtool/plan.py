@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cdtool import base as bases
 from cdtool import methods
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
+# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, what is at hand
+# beside a byte that autograd keeps, and the share of both that recomputing leaves (tests/benchmarks/bench_memory.py).
+LIBRARY_BYTES = 700_000_000
+AT_HAND = 1.25
+RECOMPUTED = 0.5
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
 
@@ -78,7 +85,7 @@ def cost(
     casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
     copies = casts * dtype.itemsize if dtype != torch.float32 else 0
     frozen = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize + _other_weights(folder)
-    shrink = 0.15 if settings.checkpointing else 1.0
+    kept = work.kept * passes * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
     return Cost(
         matrices=len(names),
         numbers=numbers,
@@ -88,7 +95,7 @@ def cost(
         crops=crops,
         bank_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
         seconds=flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY) * settings.steps,
-        memory=int(frozen + numbers * ADAM_BYTES + copies + work.kept * passes * shrink),
+        memory=int(LIBRARY_BYTES + frozen + numbers * ADAM_BYTES + copies + kept),
     )
 
 
@@ -112,6 +119,29 @@ def _other_weights(folder: Path) -> int:
     files = [path for part in folder.iterdir() if part.name.startswith(("text_encoder", "vae")) and part.is_dir()
              for path in part.glob("*.safetensors")]  # fmt: skip
     return sum(path.stat().st_size for path in files)
+
+
+class _Fused(TorchFunctionMode):
+    """While open, `keep` is told what fused attention keeps: nothing of the size of all pairs of cells."""
+
+    def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func` as it is, attention with another hook."""
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
+        most = max(tensor.numel() for tensor in given)
+
+        def keep_small(tensor: Tensor) -> Tensor:
+            return self.keep(tensor) if tensor.numel() <= most else tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep_small, lambda tensor: tensor):
+            return func(*args, **(kwargs or {}))
 
 
 def _measure(
@@ -140,7 +170,7 @@ def _measure(
             pooled = int(config["projection_class_embeddings_input_dim"]) - times
             added = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Fused(keep):
             found = unet(noisy, t, encoder_hidden_states=told, added_cond_kwargs=added)
         forward = int(counter.get_total_flops())
         getattr(found, "sample", found).sum().backward()

@@ -139,6 +139,21 @@ def test_operations_and_kept_activations_of_a_hand_made_net(trained, features, b
     assert found.kept in (77 * 6 * 2, 2 * 77 * 6 * 2)
 
 
+def test_of_attention_only_what_the_fused_kernel_keeps_is_counted():
+    """Its query, key and value of 64 cells and width 6, never the 64 by 64 weights."""
+
+    class Net(nn.Module):
+        def forward(self, noisy, t, encoder_hidden_states, added_cond_kwargs):
+            cells = noisy.reshape(1, 6, 64).mT * encoder_hidden_states[:, :1]
+            return F.scaled_dot_product_attention(cells, cells, value=cells)
+
+    config = {"cross_attention_dim": 6, "in_channels": 6}
+    found = plan._measure(Net().to("meta"), config, 8, torch.float32, (), features=True)
+    cells = 64 * 6 * 4
+    assert cells <= found.kept <= 5 * cells < 64 * 64 * 4
+    assert found.forward == 2 * (2 * 64 * 64 * 6)
+
+
 def test_the_speed_of_the_device_is_a_number():
     assert plan.speed(CPU, torch.float32, seconds=0.01) > 1e6
 

@@ -238,8 +238,9 @@ def _report(
     out.table(["", *names], rows, data)
     if found and out.mode == "human":
         out.facts({one.name: _told(one.score) for one in found}, data)
-    counts = ", ".join(f"{count} photos of {name}" for name, count in scores.photos.items())
-    out.talk(f"{scores.samples} pictures of {scores.prompts} prompts, {counts}, measured with {scores.encoder}.")
+    drawn = f"{output.counted(scores.samples, 'picture')} of {output.counted(scores.prompts, 'prompt')}"
+    photos = [f"{output.counted(count, 'photo')} of {name}" for name, count in scores.photos.items()]
+    out.talk(f"{', '.join([drawn, *photos])}, measured with {scores.encoder}.")
     for name, about in scores.sets.items():
         sides = f"{about['drawn']} pictures of {about['prompt']} against {about['real']} real ones"
         out.talk(f"{name}: {sides}, measured with {about['encoder']}.")

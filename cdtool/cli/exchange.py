@@ -72,7 +72,7 @@ def export(
     if done.rank:
         voice.talk(f"Rank {done.rank}, relative error {done.error:.1e}.")
     size = sum(path.stat().st_size for path in done.paths)
-    voice.talk(f"{len(done.paths)} files, {output.size(size)}.")
+    voice.talk(f"{output.counted(len(done.paths), 'file')}, {output.size(size)}.")
     main = folder / f"{stem}.safetensors" if stem else folder
     data = {"concept": entry.name, "format": to, "path": str(main), "files": [str(path) for path in done.paths]}
     voice.result(str(main), data | {"rank": done.rank, "error": done.error, "bytes": size, "usage": done.usage})

@@ -96,7 +96,7 @@ def sample(
     options.check_picture(grid, "--grid")
     loaded = _load(subject.base, chosen, device)
     paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
-    voice.talk(f"{len(paths)} pictures.")
+    voice.talk(f"{output.counted(len(paths), 'picture')}.")
 
 
 def _check(texts: Sequence[str], subject: Composition) -> None:

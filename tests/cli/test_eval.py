@@ -44,7 +44,7 @@ def test_the_table_has_concept_base_and_difference(cdtool, photos):
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[:3] == [["text", "image"], ["dog", "0.750", "0.875"], ["mini", "0.800", "0.500"]]
     assert lines[3][:2] == ["difference", "-0.050"]
-    assert "4 pictures of 2 prompts, 1 photos of dog" in said.err
+    assert "4 pictures of 2 prompts, 1 photo of dog" in said.err
 
 
 def test_json_holds_every_number(cdtool, photos):

@@ -143,7 +143,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos,
     assert facts["photos used"].startswith("3: 0.png, 1.png, 2.png")
     assert facts["photos skipped"].startswith("notes.pdf: ")
     assert facts["prior"].startswith("2 prior pictures")
-    assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 rows"
+    assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 row"
     assert facts["steps"] == "30 of 4 pictures (2 targets) in 2 passes"
     assert facts["precision"] == "float32 (asked for) on cpu"
     assert facts["latent bank"].startswith("100 crops")
