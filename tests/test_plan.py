@@ -25,6 +25,7 @@ MEASURED = {}
 def cost(sd_base, monkeypatch):
     """Estimate a run on the tiny base, on a machine of a thousand million operations per second."""
     monkeypatch.setattr(plan, "speed", lambda *_: 1e9)
+    monkeypatch.setattr(plan, "CALL_SECONDS", 0)
     measure = plan._measure
 
     def once(unet, config, side, dtype, trained, features):
@@ -136,7 +137,18 @@ def test_operations_and_kept_activations_of_a_hand_made_net(trained, features, b
     found = plan._measure(Net().to("meta"), config, 8, torch.bfloat16, trained, features=features)
     product = 2 * 77 * 6 * 6
     assert (found.forward, found.backward) == (2 * product, backward * product)
+    assert found.calls > 4
     assert found.kept in (77 * 6 * 2, 2 * 77 * 6 * 2)
+
+
+def test_every_pass_costs_the_calls_of_its_operations(cost, monkeypatch):
+    """They take as long however few pictures a process has."""
+    computing = cost()
+    monkeypatch.setattr(plan, "CALL_SECONDS", 1e-3)
+    calling = cost().seconds - computing.seconds
+    assert 100 * 100e-3 < calling < 100 * 10_000e-3
+    assert cost(accumulate=2).seconds == pytest.approx(computing.seconds + 2 * calling)
+    assert cost(world=2).seconds == pytest.approx(computing.seconds / 2 + calling)
 
 
 def test_of_attention_only_what_the_fused_kernel_keeps_is_counted():
