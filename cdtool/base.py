@@ -233,7 +233,7 @@ def fingerprint(kv: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(kv):
         digest.update(f"{name} {tuple(kv[name].shape)}\n".encode())
-        digest.update(kv[name].to(torch.float16).contiguous().numpy().tobytes())
+        digest.update(kv[name].to(torch.float16).contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
 
