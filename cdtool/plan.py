@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
-# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, what is at hand
-# beside a byte that autograd keeps, and the share of both that recomputing leaves (tests/benchmarks/bench_memory.py).
+# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
+# for each that autograd keeps, and the share of them that recomputing leaves (tests/benchmarks/bench_memory.py).
 LIBRARY_BYTES = 700_000_000
 AT_HAND = 1.25
 RECOMPUTED = 0.5

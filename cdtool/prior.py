@@ -17,6 +17,7 @@ from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, near
 from cdtool.pictures import decode
 from cdtool.priorsets import QUICK, Drawing, Undrawn
 from cdtool.settings import read_toml
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,7 +139,9 @@ def from_set(entry: Entry, token: Token, *, style: bool = False, count: int = 20
         PriorPicture(picture.caption or template, functools.partial(open_picture, entry, picture), picture.sha256)
         for picture in chosen
     )
-    return PriorSet(pictures, f'{_counted(len(pictures))} of the set "{entry.name}" ({manifest.source})')
+    return PriorSet(
+        pictures, f'{counted(len(pictures), "prior picture")} of the set "{entry.name}" ({manifest.source})'
+    )
 
 
 def open_picture(entry: Entry, picture: Picture) -> Image.Image:
@@ -179,7 +182,7 @@ def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int
             return from_set(entry, token, style=style, count=how.count)
     base = next((offer.name for offer in catalog.at_hand() if offer.folder.samefile(base_folder)), base_folder.name)
     name = _free_name(f"{registry.slug(f'{token.noun} {base}')}-{how.steps}", recipe)
-    summary = f'{_counted(how.count)} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
+    summary = f'{counted(how.count, "prior picture")} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
     return PriorSet((), summary, undrawn=Undrawn(name, token.noun, prompt, style, how))
 
 
@@ -223,7 +226,7 @@ def from_folder(folder: Path, token: Token, *, style: bool = False, count: int =
     captions = f'{own} with captions of their own, the others "{class_caption}"'
     if own in (0, len(chosen)):
         captions = "with captions of their own" if own else f'all as "{class_caption}"'
-    return PriorSet(tuple(pictures), f"{_counted(len(pictures))} of {folder}, {captions}")
+    return PriorSet(tuple(pictures), f"{counted(len(pictures), 'prior picture')} of {folder}, {captions}")
 
 
 def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: Encoder) -> PriorSet:
@@ -248,7 +251,9 @@ def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: E
         for place, digest in chosen
     )
     low, high = nearest_ones.min(), nearest_ones.max()
-    summary = f'{_counted(len(chosen))} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
+    summary = (
+        f'{counted(len(chosen), "prior picture")} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
+    )
     return PriorSet(pictures, summary, "" if above == len(chosen) else _too_far(above, len(chosen), floor, prompt))
 
 
@@ -262,10 +267,6 @@ def open_member(member: Member) -> Image.Image:
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
     return [items[at] for at in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
-
-
-def _counted(number: int) -> str:
-    return f"{number} prior picture{'' if number == 1 else 's'}"
 
 
 def _too_far(above: int, used: int, floor: float, prompt: str) -> str:

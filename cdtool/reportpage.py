@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cdtool import charts, webpage
 from cdtool.charts import Mark
 from cdtool.report import Report, Row, Score, Shot, verdict
+from cdtool.tokens import counted
 from cdtool.webpage import Markup, joined, signed, tag
 
 if TYPE_CHECKING:
@@ -59,14 +60,10 @@ def _section(title: str, *parts: str) -> Markup:
 def _about(report: Report) -> str:
     pictures = sum(len(row.concept) for row in report.rows)
     found = [
-        f"on {report.base}", _counted(pictures, "picture"), _counted(len(report.rows), "prompt"),
-        _counted(sum(map(len, report.photos.values())), "photo"), f"measured with {report.encoder}", report.made,
+        f"on {report.base}", counted(pictures, "picture"), counted(len(report.rows), "prompt"),
+        counted(sum(map(len, report.photos.values())), "photo"), f"measured with {report.encoder}", report.made,
     ]  # fmt: skip
     return " · ".join(filter(None, found))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _scores(report: Report) -> Markup:

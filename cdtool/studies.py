@@ -12,6 +12,7 @@ from cdtool import catalog, registry, settings
 from cdtool.concept import BaseRef, Manifest, read_header
 from cdtool.jobs import Job
 from cdtool.methods import METHODS, words_only
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from cdtool.bank import Subject
@@ -98,8 +99,6 @@ class Plan:
         """The plan for a person, a name and a value a line."""
         work, chosen, cost = self.work, self.work.settings, self.cost
         targets = chosen.batch if chosen.prior == "none" else chosen.batch // 2
-        rows = "1 row" if cost.rows == 1 else f"{cost.rows} rows"
-        passes = "1 pass" if chosen.accumulate == 1 else f"{chosen.accumulate} passes"
         shared = f", shared by {self.world} processes" if self.world > 1 else ""
         used = [f"{photo.path.name}{f' ({photo.note})' if photo.note else ''}" for g in work.groups for photo in g]
         facts = {
@@ -110,9 +109,10 @@ class Plan:
             "photos skipped": "; ".join(f"{item.path.name}: {item.reason}" for item in work.skipped) or "none",
             "prior": "; ".join(self.priors),
             "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
-            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {rows}",
+            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.rows, 'row')}",
             "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
-            f"in {passes}{shared}{', half as many because there is no prior' if work.halved else ''}",
+            f"in {counted(chosen.accumulate, 'pass')}{shared}"
+            f"{', half as many because there is no prior' if work.halved else ''}",
             "rate": f"{chosen.lr:g}",
             "settings": "; ".join(_by_origin(work)) or "all by default",
             "precision": f"{self.precision} on {self.device}",

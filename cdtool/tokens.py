@@ -59,6 +59,11 @@ def article(words: str, like: str = "a") -> str:
     return f"{like[0]}{'n' if vowel else ''} {words}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: "1 picture", "4 pictures", "2 passes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def v_words(text: str) -> list[str]:
     """The V-words of a text in order, e.g. ["V*", "V2"]."""
     return [found[0] for found in _V_WORD.finditer(text)]

@@ -137,7 +137,7 @@ def test_operations_and_kept_activations_of_a_hand_made_net(trained, features, b
     found = plan._measure(Net().to("meta"), config, 8, torch.bfloat16, trained, features=features)
     product = 2 * 77 * 6 * 6
     assert (found.forward, found.backward) == (2 * product, backward * product)
-    assert found.calls > 4
+    assert found.calls > 10 + 2 * backward  # about ten forward, two a product backward and what it rests on
     assert found.kept in (77 * 6 * 2, 2 * 77 * 6 * 2)
 
 

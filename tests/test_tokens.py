@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdtool.errors import TokenError
-from cdtool.tokens import Token, bind, numbered, own_words, parse_specs, v_words
+from cdtool.tokens import Token, bind, counted, numbered, own_words, parse_specs, v_words
 
 DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
 
@@ -153,3 +153,11 @@ def test_own_words_are_told_from_the_others(prompt, pieces):
     bound = bind(prompt, tokens)
     assert own_words(bound, tokens) == pieces
     assert "".join(str(piece) for piece, _ in own_words(bound, tokens)) == "".join(map(str, bound.pieces))
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(0, "row", "0 rows"), (1, "row", "1 row"), (2, "row", "2 rows"), (1, "pass", "1 pass"), (4, "pass", "4 passes")],
+)
+def test_things_are_counted_in_words(number, noun, said):
+    assert counted(number, noun) == said

@@ -13,6 +13,7 @@ from cdtool.cli import evalflags, options, output, study
 from cdtool.cli import suite as suite_module
 from cdtool.errors import GateError, UsageError
 from cdtool.settings import SampleSettings
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from cdtool.evaluation import Interval, Scores
@@ -238,8 +239,8 @@ def _report(
     out.table(["", *names], rows, data)
     if found and out.mode == "human":
         out.facts({one.name: _told(one.score) for one in found}, data)
-    drawn = f"{output.counted(scores.samples, 'picture')} of {output.counted(scores.prompts, 'prompt')}"
-    photos = [f"{output.counted(count, 'photo')} of {name}" for name, count in scores.photos.items()]
+    drawn = f"{counted(scores.samples, 'picture')} of {counted(scores.prompts, 'prompt')}"
+    photos = [f"{counted(count, 'photo')} of {name}" for name, count in scores.photos.items()]
     out.talk(f"{', '.join([drawn, *photos])}, measured with {scores.encoder}.")
     for name, about in scores.sets.items():
         sides = f"{about['drawn']} pictures of {about['prompt']} against {about['real']} real ones"

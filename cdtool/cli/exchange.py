@@ -12,6 +12,7 @@ from cdtool import catalog, registry, settings, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.registry import Entry
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
@@ -72,7 +73,7 @@ def export(
     if done.rank:
         voice.talk(f"Rank {done.rank}, relative error {done.error:.1e}.")
     size = sum(path.stat().st_size for path in done.paths)
-    voice.talk(f"{output.counted(len(done.paths), 'file')}, {output.size(size)}.")
+    voice.talk(f"{counted(len(done.paths), 'file')}, {output.size(size)}.")
     main = folder / f"{stem}.safetensors" if stem else folder
     data = {"concept": entry.name, "format": to, "path": str(main), "files": [str(path) for path in done.paths]}
     voice.result(str(main), data | {"rank": done.rank, "error": done.error, "bytes": size, "usage": done.usage})

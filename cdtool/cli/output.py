@@ -126,11 +126,6 @@ def quiet_libraries(*, diffusers: bool = True) -> None:
         theirs.disable_progress_bar()
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things for people: "1 picture", "4 pictures"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def size(count: float) -> str:
     """Bytes for people: "38.3 MB"."""
     for unit in ("B", "kB", "MB"):

@@ -14,6 +14,7 @@ from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import InputError, NotFoundError, UsageError
 from cdtool.settings import SampleSettings, Scheduler
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from cdtool.base import Base
@@ -96,7 +97,7 @@ def sample(
     options.check_picture(grid, "--grid")
     loaded = _load(subject.base, chosen, device)
     paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
-    voice.talk(f"{output.counted(len(paths), 'picture')}.")
+    voice.talk(f"{counted(len(paths), 'picture')}.")
 
 
 def _check(texts: Sequence[str], subject: Composition) -> None:

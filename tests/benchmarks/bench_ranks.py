@@ -35,7 +35,7 @@ PRECISIONS = ("fp32", "bf16")
 ALONE = {
     "two passes, one thread": (2, 1),
     "one pass, one thread": (1, 1),
-    "one pass, every thread": (1, os.cpu_count()),
+    "one pass, every thread": (1, os.cpu_count() or 1),
 }
 PRIORS = 40
 

@@ -348,7 +348,6 @@ def wait_for(process, word):
     raise AssertionError("".join(told))
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own_saves_a_checkpoint(cdtool, arguments, home):
     running = start(arguments("--steps", 1000, "--save-every", 1000))
     wait_for(running, "step 1/1000")
@@ -391,6 +390,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_
     monkeypatch.undo()
     os.environ["CDTOOL_HOME"] = str(home)
     assert registry.names() == ["whole"]
+    assert [name for name in files(home) if "whole" not in name] == ["checkpoints/dog.pt"]
     assert studies.checkpoint_path("dog").exists()
     assert cdtool(*arguments("--steps", 7, "--resume")).code == 4  # another run
     assert studies.checkpoint_path("dog").exists()
