@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.settings import SampleSettings
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Prompt, Token
 
 CROSS, SELF, REST = "cross-attention", "self-attention", "the rest"
@@ -199,7 +199,7 @@ def watched(base: Base, cells: tuple[int, int]) -> Iterator[Watch]:
 
 def attend(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompt: str,
     settings: SampleSettings,
     *,

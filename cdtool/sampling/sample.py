@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
 _CHUNK = "cdtool"  # the PNG text chunk that holds the record
@@ -54,7 +54,7 @@ class Record:
     versions: dict[str, str]
 
 
-def tokens_of(entries: Sequence[Entry]) -> tuple[Token, ...]:
+def tokens_of(entries: Sequence[Concept]) -> tuple[Token, ...]:
     """The tokens of concepts in order."""
     return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
 
@@ -93,7 +93,7 @@ def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 
 def draw(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompts: Sequence[str],
     settings: SampleSettings,
     *,
@@ -152,7 +152,7 @@ class _Acting:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.Learned())[0], features)
 
 
-def _acting(base: Base, concepts: Sequence[Entry], weights: Sequence[float], *, force: bool) -> _Acting:
+def _acting(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Acting:
     read = []
     for entry, weight in zip(concepts, weights, strict=True):
         check_base(entry, base, force=force)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.priors.make import Progress
     from cdtool.priors.sets import Undrawn
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.training.batches import Subject
     from cdtool.training.estimate import Cost
     from cdtool.training.loop import Step
@@ -272,7 +272,7 @@ def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
     return Start(concept.read_tensors(work.start.path), work.earlier, digest)
 
 
-def _parent(entry: Entry, sha256: str) -> dict[str, Any]:
+def _parent(entry: Concept, sha256: str) -> dict[str, Any]:
     """A concept as the manifest of what was trained from it names it."""
     manifest = entry.manifest
     assert manifest is not None

@@ -72,7 +72,7 @@ def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> N
     shapes.report("Sampling through a concept", [row], head, about)
 
 
-def concept(base: pipelines.Base) -> registry.Entry:
+def concept(base: pipelines.Base) -> registry.Concept:
     """A concept of random changes."""
     rng = torch.Generator().manual_seed(0)
     tokens = initializers.assign(base.tokenizers, (Token("dog"),))

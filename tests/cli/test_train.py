@@ -430,7 +430,7 @@ def test_ten_processes_killed_while_saving_leave_no_half_concept(saved, cdtool):
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         os.close(told)
         os.close(ready)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             assert len(read_tensors(entry.path)) == 16
             seen += 1
@@ -451,7 +451,7 @@ def test_trainings_killed_at_random_moments_never_show_half_a_concept(cdtool, ar
         running.kill()
         running.communicate()
         listed = json.loads(cdtool("list", "--json").out)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             read_tensors(entry.path)
         assert len(listed["concepts"]) == len(registry.names())

@@ -119,7 +119,7 @@ def test_which_methods_go_on_from_which(job, saved, before, method, good):
 
 
 def test_a_damaged_concept_is_nothing_to_go_on_from(job, saved):
-    entry = registry.Entry("dog", saved("dog").path, None, 3, "It is cut short.")
+    entry = registry.Concept("dog", saved("dog").path, None, 3, "It is cut short.")
     for way in ({"start": entry}, {"like": entry}):
         with pytest.raises(ConceptError, match="cut short"):
             job(["V* cat"], **way)
