@@ -347,6 +347,7 @@ def test_two_processes_that_save_one_name_at_once_both_keep_their_concept(manife
 
 
 def save_for_ever(manifest, tensors, begun):
+    registry.save(manifest("c0"), tensors, force=True)
     begun.set()
     for number in count():
         registry.save(manifest(f"c{number % 3}"), tensors, force=True)
