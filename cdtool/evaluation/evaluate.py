@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.side_effects import Aside
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Entry
     from cdtool.store.subject import Composition
 
@@ -172,7 +172,7 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
     """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
 
     What is drawn beside them comes as Aside, and what that tells of forgetting, where asked for, once. The scores
-    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise, and
+    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.generate` raise, and
     NotFoundError where an encoder is missing.
     """
     from cdtool.evaluation import forgetting
@@ -189,7 +189,7 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
     whole = [(subject.concepts, asked.prompts, subject.weights)] if subject.concepts else []
     for concepts, prompts, weights in [*whole, ((), plain, ())]:
         samples: list[Sample] = []
-        for drawn in sample.draw(base, concepts, prompts, asked.settings, weights=weights):
+        for drawn in sample.generate(base, concepts, prompts, asked.settings, weights=weights):
             samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
             yield drawn
         runs.append(samples)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdtool.images.corpora import Member
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.settings import SampleSettings
     from cdtool.store.subject import Composition
 
@@ -175,10 +175,10 @@ def draw(
         chosen, key = replace(settings, count=count), (*prompts, count, settings)
         if not prompts:
             continue
-        for drawn in sample.draw(base, subject.concepts, prompts, chosen, weights=subject.weights):
+        for drawn in sample.generate(base, subject.concepts, prompts, chosen, weights=subject.weights):
             yield Aside(group, True, *drawn)
         made = []
-        for drawn in known[key] if key in known else sample.draw(base, (), prompts, chosen):
+        for drawn in known[key] if key in known else sample.generate(base, (), prompts, chosen):
             made.append(drawn)
             yield Aside(group, False, *drawn)
         known[key] = made

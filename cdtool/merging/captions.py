@@ -1,4 +1,4 @@
-"""Everyday captions, and the second moment R of their text features, which a merge disturbs least (Eq. 4)."""
+"""Regularization captions, and the second moment R of their text features, which a merge disturbs least (Eq. 4)."""
 
 from __future__ import annotations
 

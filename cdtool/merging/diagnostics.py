@@ -13,7 +13,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.merging.targets import Rows
+    from cdtool.merging.targets import Targets
     from cdtool.tokens import Token
 
     Change = Callable[[str, Tensor], Tensor]  # what is added to K or V [s, o] of a module for features [s, d]

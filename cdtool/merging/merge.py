@@ -11,7 +11,7 @@ import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
 from cdtool.merging import diagnostics, targets
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.models import deltas
 from cdtool.store import concept
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
@@ -19,7 +19,7 @@ from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, we
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.merging.captions import Everyday
+    from cdtool.merging.captions import RegularizationStats
     from cdtool.merging.diagnostics import Report
     from cdtool.models.pipelines import Base
     from cdtool.store.registry import Entry
@@ -99,8 +99,8 @@ def merge(base: Base, chosen: Composition, name: str, known: Everyday, *, force:
     styled = [style for parent in parents for style in styles(parent.manifest)]
     owner = [at for at, parent in enumerate(parents) for _ in parent.manifest.tokens]
     bound = _bound(base, tokens, styled, learned).of(owner)
-    tried = targets.rows(base, targets.trials(tokens, styled), tokens, learned, whole=False).of(owner)
-    tried = targets.others(tried, bound)
+    tried = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, learned, whole=False).of(owner)
+    tried = targets.excluding(tried, bound)
     width = known.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
     down, condition = dual_basis(_augmented(bound.features, width), cholesky(known.moment[:width, :width]))
     ups = {module: _asked(module, weight, parents, bound).T for module, weight in base.kv.items()}
@@ -126,7 +126,7 @@ def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned:
     """The rows that bind; those of prompts that name two tokens stay out where they would fill the text width."""
     for pairs in (True, False):
         texts = targets.prompts(tokens, styled, pairs=pairs)
-        found = targets.distinct(targets.rows(base, texts, tokens, learned, whole=True))
+        found = targets.distinct(targets.collect(base, texts, tokens, learned, whole=True))
         if len(found.features) <= found.features.shape[1] * CROWDED:
             break
     return found
@@ -140,9 +140,9 @@ def _augmented(features: Tensor, width: int) -> Tensor:
 
 def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Tensor:
     """What a concept's tensors add to K or V [s, o] of a module for text features [s, d], in float64: c dW' + db."""
-    if not deltas.changed(tensors):  # learned rows alone
+    if not deltas.changed_parameters(tensors):  # learned rows alone
         return features.new_zeros(len(features), 1)
-    found = deltas.change(tensors, weight_name(module))
+    found = deltas.read(tensors, weight_name(module))
     if isinstance(found, deltas.Factors):
         value = features @ found.down.double().T @ found.up.double().T
     else:
@@ -198,14 +198,14 @@ def _parents(base: Base, chosen: Composition) -> list[Parent]:
 def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Raises ConceptError for a concept that changes more than K/V, or whose shapes are not the base's."""
     own = {weight_name(module): weight for module, weight in base.kv.items()}
-    for changed in deltas.changed(tensors):
+    for changed in deltas.changed_parameters(tensors):
         if changed not in own and changed not in map(_bias, base.kv):
             raise ConceptError(
                 f'"{name}" ({manifest.method}) changes more than keys and values, so it cannot be merged.',
                 "Train both together (a folder and a --token each), or train it with --method kv.",
             )
-    for changed in own if deltas.changed(tensors) else ():
-        found = deltas.change(tensors, changed)
+    for changed in own if deltas.changed_parameters(tensors) else ():
+        found = deltas.read(tensors, changed)
         shape = (found.up.shape[0], found.down.shape[1]) if isinstance(found, deltas.Factors) else tuple(found.shape)
         if shape != tuple(own[changed].shape):
             raise ConceptError(f'"{name}" has {changed} as {shape}, the base as {tuple(own[changed].shape)}.')

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cdtool.images.photos import Photo
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Entry
 
 

@@ -224,7 +224,7 @@ def _measure(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, key: str) -> It
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.draw(bench.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
+    for drawn in sampling.generate(bench.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
         bench.check_stop()

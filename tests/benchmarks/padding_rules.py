@@ -5,7 +5,7 @@
 The concepts must be in the registry. C takes no padding, its mean over a prompt's padding, or every position of it; R
 takes the words alone or every position. Fidelity is the mean over concepts and pairs on prompts that do not bind, drift
 what the merge does to everyday words; both are relative to the concepts' own change. The figures behind
-`constraints.rows` and `everyday.encode`, which here are written out slowly.
+`constraints.rows` and `reg_captions.encode`, which here are written out slowly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from unittest.mock import patch
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.merging import captions as everyday
+from cdtool.merging import captions as reg_captions
 from cdtool.merging import merge, targets
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.models import pipelines, text
 from cdtool.models.pipelines import Base
 from cdtool.sampling.routing import owners
@@ -85,8 +85,8 @@ def main() -> None:
     chosen = options.parse_args()
     quiet_libraries()
     base = pipelines.load(chosen.base, precision="fp32", device="cpu", parts=("text",))
-    captions = everyday.read(everyday.find(None, bases.locate(chosen.base)))
-    known = everyday.known(base, captions)
+    captions = reg_captions.read(reg_captions.find(None, bases.locate(chosen.base)))
+    known = reg_captions.known(base, captions)
     rows = []
     for in_r in IN_R:
         own = known._replace(moment=moment(base, captions, in_r))

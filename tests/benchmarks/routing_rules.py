@@ -64,7 +64,7 @@ def rule(words: Share, end_of_text: Share, padding: Share) -> Callable[..., torc
     """A stand-in for `routing.shares`."""
 
     def shares(base, prompt, tokens, concepts):  # type: ignore[no-untyped-def]
-        own, end = routing.owners(base, prompt, tokens)
+        own, end = text.owners(base, prompt, tokens)
         share, before = torch.zeros(len(own), max(concepts, default=-1) + 1), None
         named = sorted({concepts[token] for token in own if token is not None})
         for position, token in enumerate(own):
@@ -98,7 +98,7 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
         for name, shares in ways.items():
             with patch.object(routing, "shares", shares or routing.shares):
                 concepts, prompts = (subject.concepts, asked) if shares else ((), plain)
-                images = [item.image for item in sample.draw(base, concepts, prompts, drawing)]
+                images = [item.image for item in sample.generate(base, concepts, prompts, drawing)]
             made = encoders.image_features(encoder, images)
             row = [float(alignment.text_alignment(made, texts).mean())]
             row += [float(alignment.image_alignment(made, target).mean()) for target in targets]

@@ -11,7 +11,7 @@ from cdtool.evaluation import side_effects
 from cdtool.evaluation.side_effects import Wanted
 from cdtool.models import encoders
 from cdtool.sampling import sample
-from cdtool.sampling.sample import Drawn
+from cdtool.sampling.sample import Generated
 from cdtool.settings import SampleSettings
 from cdtool.store import subject
 

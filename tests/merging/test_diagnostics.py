@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdtool.merging import diagnostics
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.tokens import Token
 
 EYE = torch.eye(2, dtype=torch.float64)

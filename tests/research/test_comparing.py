@@ -10,7 +10,7 @@ from cdtool.models import pipelines
 from cdtool.research import answers, comparing
 from cdtool.research.study import Study
 from cdtool.sampling import sample
-from cdtool.sampling.sample import Drawn
+from cdtool.sampling.sample import Generated
 from cdtool.tokens import Token
 
 

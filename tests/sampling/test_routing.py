@@ -55,7 +55,7 @@ PROMPTS = [
 def test_every_position_has_its_owner(base, tokens, words):
     tokens = text.initialised(base.tokenizers, tokens)
     prompt, wanted = labelled(base, *words)
-    found, end = routing.owners(base, bind(prompt, tokens), tokens)
+    found, end = text.owners(base, bind(prompt, tokens), tokens)
     length = base.tokenizers[0].model_max_length
     assert end == len(wanted)
     assert found == [*wanted, *[None] * (length - len(wanted))]
@@ -67,7 +67,7 @@ def test_every_position_has_its_owner(base, tokens, words):
 def test_a_prompt_that_is_too_long_ends_where_the_text_does(base):
     tokens = text.initialised(base.tokenizers, (DOG, CAT))
     length = base.tokenizers[0].model_max_length
-    found, end = routing.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
+    found, end = text.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
     assert (len(found), end) == (length, length - 1)
     assert found == [None, 0, 0, *[None] * (length - 3)]
     share = routing.shares(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens, [0, 1])
@@ -102,7 +102,7 @@ def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
     labels = [labelled(base, *words) for words in prompts]
     told = [bind(prompt, tokens) for prompt, _ in labels]
     share = torch.stack([routing.shares(base, prompt, tokens, [0, 1, 2]) for prompt in told])
-    features = adapter.encode(base, Learned(rows=routing.rows(acting)),
+    features = adapter.encode(base, Learned(rows=routing.embeddings(acting)),
                               [text.tokenize(base, prompt, tokens) for prompt in told]).features  # fmt: skip
     found = routing.keys_and_values(base, acting, share, features)
     for row, (_, own) in enumerate(labels):
@@ -146,7 +146,7 @@ def test_a_word_alone_acts_by_its_row(base):
     word = Learned({}, learned(base, [CAT], 2).rows)
     prompt = bind("V1 dog V2 cat", tokens)
     features = adapter.encode(
-        base, Learned(rows=routing.rows([dog, word])), [text.tokenize(base, prompt, tokens)]
+        base, Learned(rows=routing.embeddings([dog, word])), [text.tokenize(base, prompt, tokens)]
     ).features
     share = routing.shares(base, prompt, tokens, [0, 1])[None]
     found = routing.keys_and_values(base, [dog, word], share, features)
@@ -158,5 +158,5 @@ def test_a_word_alone_acts_by_its_row(base):
 
 def test_rows_follow_one_another(base):
     one, two = learned(base, [DOG, CAT], 1), learned(base, [GATE], 2)
-    for encoder, rows in enumerate(routing.rows([one, two])):
+    for encoder, rows in enumerate(routing.embeddings([one, two])):
         assert [row.data_ptr() for row in rows] == [row.data_ptr() for part in (one, two) for row in part.rows[encoder]]
