@@ -72,9 +72,9 @@ def sample(
 ) -> None:
     """Draw pictures of a concept, one seed each, with all that makes them again inside.
 
-    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its V-word
-    with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A weight
-    after a colon scales a concept's change.
+    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its modifier
+    token with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A
+    weight after a colon scales a concept's change.
 
     Examples:
     cdtool sample dog "V* dog on the beach" "V* dog in the snow" -n 8 --grid dogs.png
@@ -130,6 +130,7 @@ def _draw(
     force: bool,
 ) -> list[Path]:
     from cdtool.models import pipelines
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     for entry in subject.concepts:
@@ -150,7 +151,7 @@ def _draw(
     return paths
 
 
-def _sheet(drawn: Sequence[Drawn], texts: Sequence[str], chosen: SampleSettings) -> Any:
+def _sheet(drawn: Sequence[Generated], texts: Sequence[str], chosen: SampleSettings) -> Any:
     from cdtool.images.sheets import Row, contact_sheet
 
     rows = []
@@ -165,6 +166,7 @@ def _again(
     voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw a picture from its own record and say how near the new one is."""
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     if not path.is_file():
@@ -183,7 +185,7 @@ def _again(
     voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
 
 
-def _difference(path: Path, drawn: Drawn) -> int:
+def _difference(path: Path, drawn: Generated) -> int:
     import numpy as np
     from PIL import Image
 

@@ -159,7 +159,7 @@ def neighbours(asides: Asides, encoder: Encoder) -> list[str]:
 
 def draw(
     base: Base, subject: Composition, asides: Asides, near: Sequence[str], settings: SampleSettings,
-    bare: MutableMapping[Hashable, list[Drawn]] | None = None,
+    bare: MutableMapping[Hashable, list[Generated]] | None = None,
 ) -> Iterator[Aside]:  # fmt: skip
     """Draw everything with the concept and then, with the same seeds, with the bare base.
 
@@ -170,7 +170,7 @@ def draw(
     asked = [(kind.noun, [kind.prompt], asides.count) for kind in asides.kinds]
     asked += [("neighbours", [f"photo of {article(noun)}" for noun in near], asides.near)]
     asked += [("unrelated", list(asides.captions), 1)]
-    known: MutableMapping[Hashable, list[Drawn]] = {} if bare is None else bare
+    known: MutableMapping[Hashable, list[Generated]] = {} if bare is None else bare
     for group, prompts, count in asked:
         chosen, key = replace(settings, count=count), (*prompts, count, settings)
         if not prompts:

@@ -99,7 +99,9 @@ def _embeddings(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tenso
         own = [tensors.get(row_name(index, name)) if token.modifier else None for index, token in enumerate(tokens)]
         for token, row in zip(tokens, own, strict=True):
             if token.modifier and (row is None or tuple(row.shape) != width):
-                wrong = "lacks the embedding" if row is None else f"has an embedding of {tuple(row.shape)}, not {width},"
+                wrong = (
+                    "lacks the embedding" if row is None else f"has an embedding of {tuple(row.shape)}, not {width},"
+                )
                 raise ConceptError(f'The concept {wrong} of "{token.words()}".', "Train it again on this base.")
         found.append(tuple(torch.empty(0) if row is None else row.float().to(base.device) for row in own))
     return tuple(found)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from cdtool.errors import ConceptError
 
+
 class Factors(NamedTuple):
     """A delta dW = up down: up [o, r], down [r, d]."""
 

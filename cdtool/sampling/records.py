@@ -86,7 +86,10 @@ def _publish(image: Image.Image, info: PngImagePlugin.PngInfo, folder: Path, ste
 
 
 def read(path: Path) -> tuple[Record, SampleSettings]:
-    """The record of an image that cdtool wrote, and the settings that make it again, alone. Raises InputError for any other."""
+    """The record of an image that cdtool wrote, and the settings that make it again.
+
+    Raises InputError for any other file.
+    """
     try:
         with Image.open(path) as image:
             table = json.loads(image.info[_CHUNK])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
 
@@ -53,7 +53,7 @@ def check_prompts(
         elif joined and len(bound.named) < len(tokens):
             unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
             warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).dropped:
+        if base is not None and text.tokenize(base, bound, tokens).truncated:
             warnings.append(f'"{prompt}" is longer than the base reads; its end does not count.')
     return warnings
 
@@ -69,7 +69,7 @@ def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 
 def generate(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompts: Sequence[str],
     settings: SampleSettings,
     *,
@@ -88,7 +88,7 @@ def generate(
     texts = {prompt: sampler.encode(bind(prompt, sampler.tokens)) for prompt in dict.fromkeys(prompts)}
     negative = sampler.encode(Prompt((settings.negative,), frozenset()))
     if not settings.negative:
-        negative = replace(negative, condition=text.unprompted(base, negative.condition))
+        negative = replace(negative, condition=text.unconditional(base, negative.condition))
     with adapter.override_parameters(base.unet, sampler.parameters):
         for start in range(0, len(jobs), settings.batch):
             part = jobs[start : start + settings.batch]
@@ -129,7 +129,7 @@ class _Sampler:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
 
-def _sampler(base: Base, concepts: Sequence[Entry], weights: Sequence[float], *, force: bool) -> _Sampler:
+def _sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Sampler:
     loaded = []
     for entry, weight in zip(concepts, weights, strict=True):
         check_base(entry, base, force=force)

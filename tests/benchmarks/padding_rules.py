@@ -5,7 +5,7 @@
 The concepts must be in the registry. C takes no padding, its mean over a prompt's padding, or every position of it; R
 takes the words alone or every position. Fidelity is the mean over concepts and pairs on prompts that do not bind, drift
 what the merge does to everyday words; both are relative to the concepts' own change. The figures behind
-`constraints.rows` and `reg_captions.encode`, which here are written out slowly.
+`targets.collect` and `reg_captions.encode`, which here are written out slowly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from cdtool.merging import merge, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import pipelines, text
 from cdtool.models.pipelines import Base
-from cdtool.sampling.routing import owners
 from cdtool.store import bases, subject
 from cdtool.tokens import Prompt, Token, bind
 from tests.benchmarks import shapes
@@ -42,12 +41,12 @@ def features(base: Base, prompt: Prompt, tokens: Sequence[Token], learned: Any) 
 def bound(rule: str) -> Any:
     """A stand-in for `merging._bound` with this much padding in C."""
 
-    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Rows:
+    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Targets:
         found: list[torch.Tensor] = []
         places: list[tuple[int, ...]] = []
         for sentence in targets.prompts(tokens, styled):
             prompt = bind(sentence, tokens)
-            own, end = owners(base, prompt, tokens)
+            own, end = text.owners(base, prompt, tokens)
             mine = [(at, place) for at, place in enumerate(own) if place is not None]
             row = features(base, prompt, tokens, learned)
             if len(prompt.named) == 1:
@@ -59,7 +58,7 @@ def bound(rule: str) -> Any:
                 places += [(place,)] * len(more)
             found += [row[at] for at, _ in mine]
             places += [(place,) for _, place in mine]
-        return targets.distinct(Rows(torch.stack(found), places))
+        return targets.distinct(Targets(torch.stack(found), places))
 
     return rows
 

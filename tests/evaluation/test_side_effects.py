@@ -96,7 +96,7 @@ def test_what_the_base_drew_is_kept_by_prompt_number_and_settings(dog, monkeypat
 
     def draw(base, concepts, prompts, chosen, weights=()):
         asked.append((bool(concepts), tuple(prompts), chosen.count))
-        return (Drawn(f"{bool(concepts)} {place}", prompts[0], place) for place in range(chosen.count))
+        return (Generated(f"{bool(concepts)} {place}", prompts[0], place) for place in range(chosen.count))
 
     monkeypatch.setattr(sample, "draw", draw)
     kind = side_effects.Kind("dog", "photo of a dog", "dog", False)

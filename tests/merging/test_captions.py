@@ -105,8 +105,8 @@ def test_r_is_the_mean_over_every_position(base):
 
 
 def test_padding_of_some_captions_stands_for_that_of_all(base, monkeypatch):
-    monkeypatch.setattr(everyday, "PADDED", 2)
-    monkeypatch.setattr(everyday, "BATCH", 2)
+    monkeypatch.setattr(reg_captions, "PADDED", 2)
+    monkeypatch.setattr(reg_captions, "BATCH", 2)
     assert sorted(reg_captions.encode(base, CAPTIONS, "key")) == [0, 1, 2, 3, 4]
     found = reg_captions.stored("key")
     every, padding = [], []

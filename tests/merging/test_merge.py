@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
-from cdtool.merging import captions, diagnostics, merge
-from cdtool.merging import targets as constraints
+from cdtool.merging import captions, diagnostics, merge, targets
 from cdtool.merging.targets import Targets
-from cdtool.models import adapter, deltas, pipelines, text
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.store import concept, registry
 from cdtool.store import subject as composition
 from cdtool.store.concept import BaseRef, Manifest
@@ -26,7 +25,7 @@ def make():
 
     def save(base, name, *tokens, seed=1, scale=0.3, rank=None, bias=False, settings=None):
         generator = torch.Generator().manual_seed(seed)
-        tokens = text.initialised(base.tokenizers, tokens or (Token("dog"),))
+        tokens = initializers.assign(base.tokenizers, tokens or (Token("dog"),))
         tensors = {}
         for module, weight in base.kv.items():
             name_of, (o, d) = f"unet.{module}.weight", weight.shape
@@ -330,13 +329,13 @@ def test_the_report_is_what_a_slower_count_gives(sd, make):
     made = merged(sd, "one+two")
     tokens = made.manifest.tokens
     both = adapter.load_weights(sd, tokens, made.tensors)
-    known = [Rows(*part) for part in (
-        constraints.rows(sd, constraints.prompts(tokens, [False] * 2), tokens, both.rows, whole=True),
-        constraints.rows(sd, constraints.trials(tokens, [False] * 2), tokens, both.rows, whole=False),
+    known = [Targets(*part) for part in (
+        targets.collect(sd, targets.prompts(tokens, [False] * 2), tokens, both.embeddings, whole=True),
+        targets.collect(sd, targets.held_out_prompts(tokens, [False] * 2), tokens, both.embeddings, whole=False),
     )]  # fmt: skip
     apart, whole = [0.0, 0.0], [0.0, 0.0]
-    for c, (place,) in zip(known[1].features, known[1].places, strict=True):
-        if float((known[0].features - c).norm(dim=1).min()) < constraints.SAME * float(c.norm()):
+    for c, (place,) in zip(known[1].features, known[1].owners, strict=True):
+        if float((known[0].features - c).norm(dim=1).min()) < targets.SAME * float(c.norm()):
             continue
         entry = registry.find(("one", "two")[place])
         tensors = concept.read_tensors(entry.path)

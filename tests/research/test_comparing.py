@@ -30,7 +30,7 @@ def drawing(monkeypatch):
         calls.append((base, [entry.name for entry in concepts], list(prompts), settings))
         for prompt in prompts:
             for number in range(settings.count):
-                yield Drawn(Image.new("RGB", (8, 8), (len(calls), number, 0)), prompt, settings.seed + number)
+                yield Generated(Image.new("RGB", (8, 8), (len(calls), number, 0)), prompt, settings.seed + number)
 
     monkeypatch.setattr(pipelines, "load", lambda name, **_: name)
     monkeypatch.setattr(sample, "draw", draw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cdtool.errors import SettingsError, TokenError
 from cdtool.models import diffusion, pipelines
 from cdtool.sampling import sample
