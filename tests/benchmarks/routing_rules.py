@@ -18,7 +18,7 @@ import torch
 from cdtool import files
 from cdtool.evaluation import alignment, evaluate
 from cdtool.images import photos
-from cdtool.models import encoders, pipelines
+from cdtool.models import encoders, pipelines, text
 from cdtool.sampling import routing, sample
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import bases

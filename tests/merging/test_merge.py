@@ -267,7 +267,7 @@ def test_a_concept_of_rows_alone_asks_for_no_change(sd, make):
     both = adapter.load_weights(sd, made.manifest.tokens, made.tensors)
     c = features(sd, "V1 dog", made.manifest.tokens, both)[:, 1:3]
     module = next(iter(sd.kv))
-    assert float(deltas.apply(both.changes[module], c).norm()) < 1e-2
+    assert float(deltas.apply(both.kv[module], c).norm()) < 1e-2
     assert made.report.fidelity["one"] == 1.0
 
 
@@ -341,7 +341,7 @@ def test_the_report_is_what_a_slower_count_gives(sd, make):
         tensors = concept.read_tensors(entry.path)
         for module in sd.kv:
             own = tensors[f"unet.{module}.weight"].double() @ c
-            factors = both.changes[module]
+            factors = both.kv[module]
             apart[place] += float((factors[0].double() @ (factors[1].double() @ c) - own).square().sum())
             whole[place] += float(own.square().sum())
     for place, name in enumerate(("one", "two")):

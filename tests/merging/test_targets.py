@@ -99,7 +99,7 @@ def test_rows_that_coincide_are_one_that_belongs_to_all():
     found = targets.distinct(Targets(features, [(0,), (1,), (2,), (0,)]))
     assert torch.equal(found.features, features[:2])
     assert found.owners == [(0, 2), (1,)]
-    assert found.of([5, 5, 6]).owners == [(5, 6), (5,)]
+    assert found.by_concept([5, 5, 6]).owners == [(5, 6), (5,)]
 
 
 def test_a_common_beginning_is_no_trial(base, tokens, learned):

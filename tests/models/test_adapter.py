@@ -51,7 +51,7 @@ def concept(base, tokens, rank=None, shared=False, seed=1):
 
 
 @pytest.mark.parametrize(("rank", "shared"), [(None, False), (3, False), (3, True)], ids=["dense", "low", "shared"])
-def test_held_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, rank, shared):
+def test_precomputed_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, rank, shared):
     tensors = concept(base, tokens, rank, shared)
     slow = copy.copy(base)
     slow.unet = copy.deepcopy(base.unet)
@@ -72,7 +72,7 @@ def test_held_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, ra
     assert torch.equal(plain, forward(base, condition).detach())
 
 
-def test_without_changes_the_held_keys_are_the_bases_own(base):
+def test_without_changes_the_precomputed_keys_are_the_bases_own(base):
     with torch.no_grad():
         condition = conditioning(base, (), ["a dog", "the beach"], ((),) * len(base.text_encoders))
         before = forward(base, condition)
@@ -97,10 +97,10 @@ def test_a_bias_of_a_projection_is_kept(base):
         torch.testing.assert_close(held(features), wanted)
 
 
-def test_a_denoiser_that_never_asks_is_found_out(base):
+def test_a_denoiser_that_never_uses_them_is_found_out(base):
     features = torch.randn(1, 5, next(iter(base.kv.values())).shape[1])
     before = snapshot(base)
-    with pytest.raises(BaseError, match="never asked"), adapter.precomputed_kv(base) as give:
+    with pytest.raises(BaseError, match="never used"), adapter.precomputed_kv(base) as give:
         give(adapter.keys_and_values(base, adapter.ConceptWeights(), features))
     assert same(before, snapshot(base))
 
