@@ -86,8 +86,8 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
     encoder = encoders.load(encoders.encoder_for(bases.MINI), str(base.device))
     lines = files.read_prompts(bases.MINI.parent / "prompts" / "pair.txt")
     found: dict[str, list[float]] = {}
-    for text in joined:
-        subject = composition.find(text)
+    for composed in joined:
+        subject = composition.find(composed)
         folders = [bases.MINI.parent / "photos" / part.name for part in subject.parts]
         targets = [encoders.image_features(encoder, [photos.read(photo) for photo in photos.find([folder])[0]])
                    for folder in folders]  # fmt: skip
@@ -103,7 +103,7 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
             row = [float(alignment.text_alignment(made, texts).mean())]
             row += [float(alignment.image_alignment(made, target).mean()) for target in targets]
             found.setdefault(name, []).extend(row)
-            print(f"{text}: {name}: {' '.join(f'{value:.3f}' for value in row)}", flush=True)
+            print(f"{composed}: {name}: {' '.join(f'{value:.3f}' for value in row)}", flush=True)
     return found
 
 

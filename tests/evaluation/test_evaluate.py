@@ -76,7 +76,7 @@ def painter(base, monkeypatch):
         lambda texts: np.array([direction(90) for _ in texts], np.float32),
         lambda images: np.array([direction(image.getpixel((0, 0))[0]) for image in images], np.float32),
     )
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(sample, "generate", draw)
     monkeypatch.setattr(pipelines, "load", lambda *_, **__: types.SimpleNamespace(device="cpu"))
     monkeypatch.setattr(encoders, "find", lambda spec: None)
     monkeypatch.setattr(encoders, "load", lambda *_: encoder)

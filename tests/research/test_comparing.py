@@ -33,7 +33,7 @@ def drawing(monkeypatch):
                 yield Generated(Image.new("RGB", (8, 8), (len(calls), number, 0)), prompt, settings.seed + number)
 
     monkeypatch.setattr(pipelines, "load", lambda name, **_: name)
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(sample, "generate", draw)
     return calls
 
 
