@@ -248,7 +248,7 @@ def _score(
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
-    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of V-words.
+    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of modifier tokens.
 
     Raises NotFoundError where there are none, InputError where a line or a picture cannot be used.
     """

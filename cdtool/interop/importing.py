@@ -13,7 +13,7 @@ from cdtool.errors import BaseError, InputError, TokenError
 from cdtool.interop import files as foreign
 from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 from cdtool.interop.formats import FORMATS, Format
-from cdtool.models import deltas, pipelines, text
+from cdtool.models import deltas, initializers, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.models.pipelines import Base
 from cdtool.store import bases
@@ -46,7 +46,7 @@ def bring(paths: Sequence[Path], base: Base, tokens: Sequence[Token], name: str)
     kinds = [_kind(content) for content in contents]
     found = _together([kind.read(content, layout) for kind, content in zip(kinds, contents, strict=True)], contents)
     told = ", ".join(content.file for content in contents)
-    own = text.initialised(base.tokenizers, tokens)
+    own = initializers.assign(base.tokenizers, tokens)
     rows = _rows(found.rows, base, own)
     tensors, remarks = _changes(found, base, told)
     label = ", ".join(dict.fromkeys(kind.label for kind in kinds))

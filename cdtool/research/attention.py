@@ -226,7 +226,7 @@ def attend(
 
 
 def words(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str, tuple[int, ...]]]:
-    """The words of a prompt in order with the text positions each takes, V-words under their own names."""
+    """The words of a prompt in order with the text positions each takes, modifier tokens under their own names."""
     told = text.tokenize(base, prompt, tokens)
     slots = {slot.position: slot.token for slot in told.slots[0]}
     tokenizer = base.tokenizers[0]

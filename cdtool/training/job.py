@@ -127,7 +127,9 @@ def _check_method(chosen: TrainSettings, tokens: Sequence[Token], start: Concept
     """Raises UsageError where a method has nothing to learn, or cannot go on from that concept."""
     rows = [token for token in tokens if token.modifier and not chosen.freeze_token]
     if methods.words_only(chosen.method) and len(rows) < len(tokens):
-        raise UsageError(f"--method {chosen.method} learns a V-word and nothing else.", 'Name it: --token "V* dog".')
+        raise UsageError(
+            f"--method {chosen.method} learns a modifier token and nothing else.", 'Name it: --token "V* dog".'
+        )
     before = start.manifest.method if start and start.manifest else "kv"
     if start and methods.METHODS[chosen.method].low_rank:
         raise UsageError("Low-rank factors begin at the base, not at a concept.", "Go on with --method kv.")

@@ -222,13 +222,13 @@ def train(
 
     Raises what `training.fit` and `registry.save` raise.
     """
-    from cdtool.models import text
+    from cdtool.models import initializers
     from cdtool.training import loop
     from cdtool.training.processes import ALONE
 
     ranks = ranks or ALONE
     start = begin(work, base, force=force)
-    tokens = text.initialised(base.tokenizers, work.tokens)
+    tokens = initializers.assign(base.tokenizers, work.tokens)
     checkpoint = checkpoint_path(work.name)
     for step in loop.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
                              previews=previews, stop=stop, ranks=ranks, start=start,
@@ -243,12 +243,12 @@ def train(
 
 def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
     """What is recorded of a concept that a job trains on a base, from `start` where it goes on from another."""
-    from cdtool.models import text
+    from cdtool.models import initializers
 
     return Manifest(
         name=work.name,
         base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-        tokens=text.initialised(base.tokenizers, work.tokens),
+        tokens=initializers.assign(base.tokenizers, work.tokens),
         method=_method(work),
         settings=asdict(work.settings),
         photos=tuple(photo.sha256 for group in work.groups for photo in group),

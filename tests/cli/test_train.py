@@ -108,7 +108,7 @@ def test_previews_are_written_at_start_checkpoints_and_end(cdtool, arguments, tm
     assert len(list((tmp_path / "p").iterdir())) == 2
 
 
-def test_v_words_of_a_preview_are_checked_before_training(cdtool, arguments):
+def test_modifier_tokens_of_a_preview_are_checked_before_training(cdtool, arguments):
     said = cdtool(*arguments("--preview", "V2 cat"))
     assert said.code == 4
     assert "step" not in said.err

@@ -78,7 +78,7 @@ def test_a_method_brings_its_settings_and_flags_win(job):
 
 @pytest.mark.parametrize(("spec", "flags"), [("moongate", {}), ("V* dog", {"freeze_token": True})])
 def test_textual_inversion_needs_a_word_to_learn(job, spec, flags):
-    with pytest.raises(UsageError, match="learns a V-word"):
+    with pytest.raises(UsageError, match="learns a modifier token"):
         job([spec], method="textual-inversion", **flags)
 
 
