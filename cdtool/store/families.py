@@ -85,7 +85,7 @@ def read(folder: Path) -> Configs:
     _check_scheduler(name, scheduler)
     width = unet.get("cross_attention_dim")
     family = next(row for row in FAMILIES if name in row.pipelines and row.width in (0, width))
-    if missing := [part for part in family.encoders if not (index.get(part) or [None])[0]]:
+    if missing := [part for part in family.encoders if part in index and not index[part][0]]:
         raise BaseError(f"This {name} has no {missing[0]}, so it cannot be prompted.", USABLE)
     return Configs(family, unet, scheduler)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool import methods, settings
 from cdtool.errors import ConceptError, InputError, TokenError, UsageError
 from cdtool.settings import TrainSettings
-from cdtool.store import bases, concept, registry
+from cdtool.store import bases, concept, families, registry
 from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
