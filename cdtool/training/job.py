@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool import methods, settings
 from cdtool.errors import ConceptError, InputError, TokenError, UsageError
 from cdtool.settings import TrainSettings
-from cdtool.store import bases, concept, families, registry
+from cdtool.store import bases, concept, registry
 from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def job(
 ) -> Job:
     """Check what `train` was given; `start` is the concept to go on from, `like` one whose settings are taken over.
 
-    Raises NotFoundError, UsageError, TokenError, SettingsError, PhotoError, ConceptError, BaseError or InputError.
+    Raises NotFoundError, UsageError, TokenError, SettingsError, PhotoError, ConceptError or InputError.
     """
     from cdtool.images import photos
 
@@ -65,9 +65,7 @@ def job(
     tokens = parse_specs(specs, first=len(earlier) + 1)
     _check_tokens(tokens, earlier, len(paths))
     given = (f"like {like.name}", settings_of(like)) if like else None
-    folder = base_folder or bases.locate(base)
-    families.check_trainable(base, families.read(folder))
-    chosen, found = settings.resolve(TrainSettings, flags, folder, like=given)
+    chosen, found = settings.resolve(TrainSettings, flags, base_folder or bases.locate(base), like=given)
     _check_method(chosen, tokens, start)
     steps, halved = _steps(chosen, len(tokens), found["steps"].origin)
     groups = [paths] if len(tokens) == 1 else [[path] for path in paths]
