@@ -20,23 +20,42 @@ from typing import Annotated, Any
 
 import typer
 
+from cdtool.cli import parsing
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import Precision as _Precision
 from cdtool.settings import SampleSettings
 from cdtool.store import bases, registry
 
 
-def setting(cls: type[Any], name: str, *flags: str, help: str, metavar: str | None = None) -> Any:
-    """An option for a setting: `--help` shows the dataclass's default, the value None means it was not given."""
+def setting(
+    cls: type[Any],
+    name: str,
+    *flags: str,
+    help: str,
+    metavar: str | None = None,
+    shown: str | None = None,
+    panel: str | None = None,
+) -> Any:
+    """An option for a setting: `--help` shows the dataclass's default, the value None means it was not given.
+
+    cls: the settings' dataclass, and `name` its field.
+    shown: what stands for the default where its value alone says little (0 for "the base's own").
+    panel: the section of the --help it stands in.
+    """
     default = next(field.default for field in fields(cls) if field.name == name)
-    shown = "" if default in ("", False, True) else f"  [default: {default}]"
-    return typer.Option(*flags, help=help + shown, metavar=metavar)
+    text = ("on" if default else "off") if isinstance(default, bool) else str(default)
+    return typer.Option(*flags, help=help + default_of(shown or text), metavar=metavar, rich_help_panel=panel)
+
+
+def default_of(text: str) -> str:
+    """The end of a help text that names a default."""
+    return f"  [default: {text}]"
 
 
 def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make `function` the command `name`: its docstring is the help, the lines after "Examples:" end it."""
     text, _, examples = inspect.getdoc(function).partition("\nExamples:\n")  # type: ignore[union-attr]
-    app.command(name, help=text.strip(), epilog=epilog(*examples.strip().splitlines()))(function)
+    app.command(name, cls=parsing.Command, help=text.strip(), epilog=epilog(*examples.strip().splitlines()))(function)
 
 
 def epilog(*lines: str) -> str:
