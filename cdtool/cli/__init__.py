@@ -57,11 +57,11 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {"list": base.list_, "use": base.use, "show": base.show},
     ),
     "prior": (
-        "Sets of pictures of a class that keep a base from forgetting it.",
+        "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
     ),
     "analyze": (
-        "What a concept changed, and where its words are looked for.",
+        "What a concept changed, and what its words attend to.",
         {"change": analyze.change, "attention": analyze.attention},
     ),
 }

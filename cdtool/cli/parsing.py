@@ -56,7 +56,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then the options by section; few options are one section. --help itself is not listed."""
-        rows: dict[str, list[tuple[str, str]]] = {ARGUMENTS: [], **{name: [] for name in SECTIONS}, OPTIONS: []}
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in (ARGUMENTS, OPTIONS, *SECTIONS)}
         few = sum(isinstance(param, TyperOption) for param in self.params) <= FEW
         for param in self.params:
             name, text = param.get_help_record(ctx) or ("", "")
@@ -168,4 +168,4 @@ def _argument(param: Any) -> str:
 def _section(formatter: Any, name: str, rows: Sequence[tuple[str, str]]) -> None:
     narrow = formatter.width < 72
     with formatter.section(name):
-        formatter.write_dl(rows, col_max=14 if narrow else 24)
+        formatter.write_dl(rows, col_max=16 if narrow else 24)
