@@ -115,7 +115,7 @@ for _group, (_help, _commands) in _GROUPS.items():
 
 @functools.cache  # built once, however often a process calls main
 def _tree() -> parsing.Group:
-    tree = typer.main.get_group(app)
+    tree = typer.main.get_command(app)
     assert isinstance(tree, parsing.Group)
     tree.sections = _SECTIONS
     return tree
