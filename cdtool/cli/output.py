@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-import logging
-import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from cdtool.errors import InterruptedRun, UsageError
 
 SCHEMA = 1  # of every JSON object; counts up when a key changes its meaning or goes
 EVERY = 5.0  # seconds between plain progress lines
 T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """A step that knows how far the whole is."""
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+S = TypeVar("S", bound=Progress)
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class Output:
         start: int = 0,
         label: str = "step",
         describe: Callable[[T], str] = lambda _: "",
+        advance: Callable[[T], int] = lambda _: 1,
     ) -> Iterator[T]:
         """Pass `steps` on and show how far they are: `start` of `total` were done before.
 
@@ -72,9 +85,25 @@ class Output:
         if self.mode == "quiet":
             yield from steps
         elif sys.stderr.isatty():
-            yield from _bar(steps, total, start, label, describe)
+            yield from _bar(steps, total, start, label, describe, advance)
         else:
-            yield from _lines(steps, total, start, label, describe)
+            yield from _lines(steps, total, start, label, describe, advance)
+
+    def follow(self, steps: Iterator[S], *, label: str) -> Iterator[S]:
+        """Pass steps on that know themselves how far they are, and show it; nothing where all is done at the first."""
+        first = next(steps)
+        if first.done >= first.total:
+            yield first
+            yield from steps
+            return
+        before = 0
+
+        def advance(step: S) -> int:
+            nonlocal before
+            amount, before = step.done - before, step.done
+            return amount
+
+        yield from self.progress(itertools.chain([first], steps), first.total, label=label, advance=advance)
 
     def confirm(self, question: str, yes: bool) -> None:
         """Ask before something that cannot be undone, unless `yes` was given.
@@ -97,33 +126,17 @@ def sink(json: bool = False, quiet: bool = False) -> Output:
     return Output("json" if json else "quiet" if quiet else "human")
 
 
+_QUIET = contextlib.ExitStack()
+
+
 def quiet_libraries(*, diffusers: bool = True) -> None:
-    """Turn the bars and warnings of the model libraries off; to be called before they are used.
+    """Keep the model libraries quiet from now on; to be called before they are used.
 
     `diffusers` takes seconds to import; what needs text encoders alone does without.
     """
-    quiet = {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    for library in ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers"):
-        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
-        logging.getLogger(library).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
+    from cdtool.models.libraries import quiet
 
-    silenced = [transformers_logging]
-    if diffusers:
-        from diffusers.utils import logging as diffusers_logging
-
-        silenced.append(diffusers_logging)
-    for theirs in silenced:
-        theirs.set_verbosity_error()
-        theirs.disable_progress_bar()
+    _QUIET.enter_context(quiet(diffusers=diffusers))
 
 
 def size(count: float) -> str:
@@ -150,12 +163,16 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
-    began = time.monotonic()
+def _lines(
+    steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str], advance: Callable[[T], int]
+) -> Iterator[T]:
+    done, began = start, time.monotonic()
     spoken = -EVERY
-    for done, step in enumerate(steps, start + 1):
+    for step in steps:
+        amount = advance(step)
+        done += amount
         now = time.monotonic() - began
-        if now - spoken >= EVERY or done == total:
+        if amount and now - spoken >= EVERY or amount and done == total:
             left = now / (done - start) * (total - done)
             parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
             print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
@@ -163,7 +180,9 @@ def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Cal
         yield step
 
 
-def _bar(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
+def _bar(
+    steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str], advance: Callable[[T], int]
+) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -177,5 +196,5 @@ def _bar(steps: Iterable[T], total: int, start: int, label: str, describe: Calla
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=start, words="")
         for step in steps:
-            bar.update(task, advance=1, words=describe(step))
+            bar.update(task, advance=advance(step), words=describe(step))
             yield step

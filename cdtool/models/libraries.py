@@ -76,22 +76,23 @@ def _progress_bars(library: str) -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def quietly(function: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
-    """A generator function whose libraries are quiet while it runs, but not while its caller handles what it yields."""
+def quietly(*, diffusers: bool = True) -> Callable[[Callable[P, Iterator[T]]], Callable[P, Iterator[T]]]:
+    """A decorator of generator functions: `quiet` while they run, not while their caller handles what they yield."""
 
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        steps = function(*args, **kwargs)
-        try:
-            while True:
-                with quiet():
-                    step = next(steps)
-                yield step
-        except StopIteration:
-            return
-        finally:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
+    def decorate(function: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+            steps = function(*args, **kwargs)
+            try:
+                while True:
+                    with quiet(diffusers=diffusers):
+                        step = next(steps)
+                    yield step
+            except StopIteration:
+                return
+            finally:
+                steps.close()  # type: ignore[attr-defined]  # a generator
 
-    return wrapper
+        return wrapper
+
+    return decorate

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PHOTOS = Path(__file__).parents[2] / "cdtool" / "mini" / "photos"
-FEW = ("--steps", "3", "--batch", "2", "--crops", "2", "--prior", "none", "--precision", "fp32")
+FEW = ("--steps", "3", "--batch", "2", "--prior", "none", "--precision", "fp32")
 TRAINED = {"kv": "dog", "lora": "cat", "textual-inversion": "dog", "crossattn": "cat", "full": "dog"}
 PICTURES = ("-n", "2", "--steps", "4", "--precision", "fp32", "-q")
 
@@ -59,13 +59,19 @@ def commands(folder: Path, base: str) -> Iterator[tuple[str, ...]]:
 
 def run(tree: Path, folder: Path, base: str) -> dict[str, str]:
     """Run every command with a tree; what each said that failed."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "CDTOOL_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1",
-                                "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "CDTOOL_HOME": str(folder / "home"),
+        "CDTOOL_TRAIN_CROPS": "2",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     folder.mkdir(parents=True, exist_ok=True)
     failed = {}
     for command in commands(folder, base):
         done = subprocess.run([sys.executable, "-m", "cdtool", *command], cwd=folder, env=environment,
                               capture_output=True, text=True)  # fmt: skip
+        print(f"{folder.name}: {' '.join(command[:3])}: {done.returncode}", flush=True)
         if done.returncode:
             failed[" ".join(command[:3])] = done.stderr.strip()[-300:]
     return failed
