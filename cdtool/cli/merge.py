@@ -90,12 +90,15 @@ def _merge(out: Output, found: Composition, target: str, captions: Path | None, 
     folder = bases.locate(found.base)
     output.quiet_libraries(diffusers=False)
     from cdtool.merging import captions as everyday
+    from cdtool.merging import diagnostics
     from cdtool.merging import merge as merging
     from cdtool.models import pipelines
 
     texts = everyday.read(everyday.find(captions, folder))
     loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
+    for warning in diagnostics.shared_initializers(found.concepts):
+        out.warn(warning)
     key = everyday.key_of(loaded, texts)
     known = everyday.stored(key)
     if known is None:

@@ -163,6 +163,7 @@ def _train(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> Non
     for item in work.skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
     loaded = pipelines.load(work.base, precision=work.settings.precision, device=how.device)
+    work = run.with_initializers(work, loaded)
     _draw_priors(out, work, loaded, group)
     learned, told = run.subjects(work, loaded)
     for summary, warning in told:

@@ -89,6 +89,7 @@ def train(
     force: bool = False,
 ) -> Iterator[Step]:
     """Train as `studies.train` does and raises, and keep the concept as it is at `count` steps for `choose`."""
+    work = run.with_initializers(work, base)
     leads = ranks is None or ranks.rank == 0
     if leads and not resume:
         shutil.rmtree(_folder(work.name), ignore_errors=True)

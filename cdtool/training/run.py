@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,21 @@ def own_base(base: str) -> str:
     return base if bases.is_name(base) else str(Path(base).expanduser().resolve())
 
 
+def with_initializers(work: Job, base: Base) -> Job:
+    """A job whose modifier tokens each have the word they begin as.
+
+    It is none that a concept of other photos on this base began as; what is trained twice begins alike, to be compared.
+    Raises TokenError where the base's vocabulary holds too few words.
+    """
+    from cdtool.models import initializers
+
+    photos = {photo.sha256 for group in work.groups for photo in group}
+    others = [entry.manifest for entry in registry.concepts() if entry.manifest and entry.name != work.name]
+    taken = {token.initializer for other in others for token in other.tokens
+             if other.base.fingerprint == base.fingerprint and not photos.intersection(other.photos)}  # fmt: skip
+    return replace(work, tokens=initializers.assign(base.tokenizers, work.tokens, taken))
+
+
 def checkpoint_path(name: str) -> Path:
     """Where a training keeps what it needs to go on."""
     return settings.data_dir() / "checkpoints" / f"{name}.pt"
@@ -222,15 +237,14 @@ def train(
 
     Raises what `training.fit` and `registry.save` raise.
     """
-    from cdtool.models import initializers
     from cdtool.training import loop
     from cdtool.training.processes import ALONE
 
     ranks = ranks or ALONE
     start = begin(work, base, force=force)
-    tokens = initializers.assign(base.tokenizers, work.tokens)
+    work = with_initializers(work, base)
     checkpoint = checkpoint_path(work.name)
-    for step in loop.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
+    for step in loop.fit(base, learned, work.tokens, work.settings, checkpoint=checkpoint, resume=resume,
                              previews=previews, stop=stop, ranks=ranks, start=start,
                              snapshots=snapshots):  # fmt: skip
         yield step
@@ -242,13 +256,11 @@ def train(
 
 
 def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
-    """What is recorded of a concept that a job trains on a base, from `start` where it goes on from another."""
-    from cdtool.models import initializers
-
+    """What is recorded of a concept that a job (`with_initializers`) trains, maybe from `start`."""
     return Manifest(
         name=work.name,
         base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-        tokens=initializers.assign(base.tokenizers, work.tokens),
+        tokens=work.tokens,
         method=_method(work),
         settings=asdict(work.settings),
         photos=tuple(photo.sha256 for group in work.groups for photo in group),
