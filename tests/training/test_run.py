@@ -30,7 +30,7 @@ def test_the_demo_runs_commands_a_user_could_type(tmp_path):
 
 def test_a_concept_begins_as_no_other_of_this_base_did(tmp_path, saved, clip_tokenizer):
     base = SimpleNamespace(tokenizers=[clip_tokenizer], fingerprint="f00d" * 16)
-    work = Job("dog", "mini", (Token("dog"),), ((Photo(Path("1.png"), 8, 8, sha256="1"),),), (), TrainSettings(), ())
+    work = Job("dog", "mini", (Token("dog"),), ((Photo(Path("1.png"), "1", (8, 8)),),), (), TrainSettings(), ())
 
     def began(job):
         return run.with_initializers(job, base).tokens[0].initializer
