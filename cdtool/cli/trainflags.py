@@ -77,9 +77,9 @@ TokenInit = Annotated[
 FreezeToken = Annotated[
     bool | None, typer.Option("--freeze-token/--no-freeze-token", help="Leave the V-word as it begins.")
 ]
-HoldEmpty = Annotated[
+PreserveUncond = Annotated[
     float | None,
-    setting(_Set, "hold_empty", "--hold-empty", metavar="F",
+    setting(_Set, "preserve_uncond", "--preserve-uncond", metavar="F",
             help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
 ]  # fmt: skip
 Rank = Annotated[int | None, setting(_Set, "rank", "--rank", help="Rank of --method lora.", metavar="R")]

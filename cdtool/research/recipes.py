@@ -145,9 +145,9 @@ def ensure(bench: Bench, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         return
     start = registry.find(recipe.parents[0].name) if recipe.parents else None
     work = training(bench, recipe, start)
-    for _ in run.draw_priors(work, bench.base, stop=bench.stop):
+    for _ in run.generate_priors(work, bench.base, stop=bench.stop):
         pass
-    learned, _ = run.subjects(work, bench.base)
+    learned, _ = run.concept_images(work, bench.base)
     resume = run.checkpoint_path(work.name).is_file()
     try:
         for step in run.train(work, bench.base, learned, resume=resume, stop=bench.stop, force=True):

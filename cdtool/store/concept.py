@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import ConceptError, ResourceError
+from cdtool.settings import upgraded
 from cdtool.tokens import Token
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def from_json(text: str) -> Manifest:
         table = {name: value for name, value in table.items() if name in known}
         table["base"] = BaseRef(**table["base"])
         table["tokens"] = tuple(Token(**(token | {"ids": tuple(token["ids"])})) for token in table["tokens"])
-        table["photos"], table["parents"] = tuple(table["photos"]), tuple(table["parents"])
+        table["photos"], table["parents"] = tuple(table["photos"]), tuple(map(upgraded, table["parents"]))
+        table["settings"] = upgraded(table["settings"])
         return Manifest(**table)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConceptError(f"Its manifest cannot be read ({error}).") from None
