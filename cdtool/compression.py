@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.models.spectra import Part, Ranks
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)  # of the spectrum: the curve of the paper's figure 15, and a point below
 _SHARED = "down"
@@ -48,7 +48,7 @@ class Goal:
 class Source:
     """A concept opened to be compressed."""
 
-    entry: Entry
+    entry: Concept
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     shapes: Mapping[str, Shape]
@@ -82,7 +82,7 @@ class Point:
     rank: float  # median over the matrices
 
 
-def read(entry: Entry) -> Source:
+def read(entry: Concept) -> Source:
     """Open a concept. Raises ConceptError for a damaged one, InputError where there is nothing to compress."""
     if entry.manifest is None:
         raise ConceptError(entry.problem, f"Remove it: cdtool remove {entry.name}")
@@ -127,7 +127,7 @@ def curve(source: Source, parts: Sequence[Part], shares: Sequence[float] = SHARE
     return points
 
 
-def save(source: Source, small: Small, *, force: bool = False) -> Entry:
+def save(source: Source, small: Small, *, force: bool = False) -> Concept:
     """Put a compressed concept into the registry, with what this machine knows of the whole one.
 
     Raises what `registry.save` raises.

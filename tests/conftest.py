@@ -91,7 +91,7 @@ def saved(manifest, tensors):
     """Save a small concept in the registry: `saved("dog")`."""
     from cdtool.store import registry
 
-    def save(name: str = "dog", **values: object) -> registry.Entry:
+    def save(name: str = "dog", **values: object) -> registry.Concept:
         return registry.save(manifest(name, **values), tensors)
 
     return save

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from cdtool.models import adapter, diffusion, pipelines, text
+from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind, parse_specs
@@ -28,7 +28,7 @@ def load(folder, *parts):
 def concept(folder, *specs, name="dog", rank=0, shared=False, beyond=False, save=True, **more):
     """A concept: dense; of ranks up to `rank`; with one `down` for all; or of all the cross-attention."""
     base = load(folder)
-    tokens = text.initialised(base.tokenizers, parse_specs(specs or ("V* dog",)))
+    tokens = initializers.assign(base.tokenizers, parse_specs(specs or ("V* dog",)))
     draw = torch.Generator().manual_seed(5)
 
     def some(*shape, size=0.2):

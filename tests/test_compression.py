@@ -11,7 +11,7 @@ import torch
 from cdtool import compression
 from cdtool.compression import Goal
 from cdtool.errors import ConceptError, InputError, NameTakenError, UsageError
-from cdtool.models import adapter, pipelines, spectra, text
+from cdtool.models import adapter, initializers, pipelines, spectra
 from cdtool.store import concept, registry
 from cdtool.tokens import Token
 
@@ -262,7 +262,7 @@ def base(request):
 
 
 def test_a_compressed_concept_acts_as_its_truncated_matrices(base, opened):
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     tensors = {
         f"unet.{module}.weight": falling(weight.shape, seed) for seed, (module, weight) in enumerate(base.kv.items())
     }

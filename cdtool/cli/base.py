@@ -78,8 +78,8 @@ def show(
 ) -> None:
     """Show what a base is: its pipeline, resolution, prediction type and the weights a concept changes.
 
-    With --rare-tokens, words to begin a V-word as: those that captions hold 5 to 10 times, of letters only, and no
-    part of another entry of the vocabulary.
+    With --rare-tokens, words for a modifier token to begin as: those that occur 5 to 10 times in captions, of letters
+    only, and no part of another entry of the vocabulary.
 
     Examples:
       cdtool base show
@@ -106,12 +106,12 @@ def show(
 def _show_rare(name: str, path: Path, out: output.Output) -> None:
     captions = corpora.captions(path)
     output.quiet_libraries()
-    from cdtool.models import pipelines, text
+    from cdtool.models import initializers, pipelines
 
     tokenizers = pipelines.load_tokenizers(bases.locate(name))
-    found = text.rare_words(tokenizers, captions)
+    found = initializers.rare_words(tokenizers, captions)
     out.talk(
         f"{len(found)} rare words by {len(captions):,} captions of {path.name}; use one with --token-init word:WORD"
     )
-    rows = [(word, str(text.initializer_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
+    rows = [(word, str(initializers.vocabulary_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
     out.table(("WORD", "ID", "OCCURRENCES"), rows, {"base": name, "captions": len(captions), "words": found})

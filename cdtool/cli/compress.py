@@ -19,7 +19,7 @@ from cdtool.store import registry
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.compression import Point, Small, Source
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi|)b?\s*")
@@ -152,5 +152,5 @@ def _figures(source: Source, small: Small) -> dict[str, Any]:
     return {"from": before, "error": small.error, "kept": small.kept, "ranks": dict(small.ranks)}
 
 
-def _data(entry: Entry) -> dict[str, Any]:
+def _data(entry: Concept) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}

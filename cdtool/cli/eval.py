@@ -105,7 +105,7 @@ def eval_(
     """Measure a concept: how well its samples follow their prompts (text) and resemble its photos (image).
 
     Text is CLIPScore, image the mean cosine of all pairs of sample and photo. The base draws the same prompts without
-    V-words; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
+    modifier tokens; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
     concept's words, {0}, {1}... for those of one token of several. Concepts joined by + are measured together, with a
     column of image alignment to the photos of each.
 

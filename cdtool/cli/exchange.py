@@ -12,7 +12,7 @@ from cdtool import settings, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.store import bases, registry
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def export(
     voice.result(str(main), data | {"rank": done.rank, "error": done.error, "bytes": size, "usage": done.usage})
 
 
-def _target(out: Path | None, to: str, entry: Entry) -> tuple[Path, str]:
+def _target(out: Path | None, to: str, entry: Concept) -> tuple[Path, str]:
     """The folder to write into, and for kohya's `-o FILE.safetensors` what its files begin with."""
     if out is None:
         return Path(f"{entry.name}-{to}"), ""
@@ -183,7 +183,7 @@ def _bring(
     _tell(voice, entry, brought.label)
 
 
-def _tell(voice: Output, entry: Entry, label: str, remark: str = "") -> None:
+def _tell(voice: Output, entry: Concept, label: str, remark: str = "") -> None:
     if entry.manifest is None:
         raise ConceptError(entry.problem)
     held = entry.manifest.tokens

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.merging.diagnostics import Report
     from cdtool.merging.merge import Merged
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
 Captions = Annotated[
@@ -118,7 +118,7 @@ def _tell(out: Output, report: Report) -> None:
     )
 
 
-def _note(entry: Entry, found: Composition) -> None:
+def _note(entry: Concept, found: Composition) -> None:
     """What this machine knows of the parents and the merge can use: where the base and the photos of each token lie."""
     notes = [registry.note(parent.name) if parent.name in registry.names() else {} for parent in found.concepts]
     known: dict[str, Any] = {"base": notes[0]["base"]} if notes[0].get("base") else {}
@@ -135,5 +135,5 @@ def _example(found: Composition) -> str:
     return " in front of ".join(words[:2]) + "".join(f" and {word}" for word in words[2:])
 
 
-def _data(entry: Entry) -> dict[str, Any]:
+def _data(entry: Concept) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}

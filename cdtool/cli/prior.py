@@ -145,7 +145,7 @@ def remove(names: SetNames, yes: options.Yes = False, json: options.Json = False
 
 
 def class_of(text: str) -> Token:
-    """The class a text names; a V-word before the noun is dropped."""
+    """The class a text names; a modifier token before the noun is dropped."""
     try:
         (token,) = parse_specs([text])
     except TokenError:

@@ -72,9 +72,9 @@ def sample(
 ) -> None:
     """Draw pictures of a concept, one seed each, with all that makes them again inside.
 
-    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its V-word
-    with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A weight
-    after a colon scales a concept's change.
+    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its modifier
+    token with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A
+    weight after a colon scales a concept's change.
 
     Examples:
     cdtool sample dog "V* dog on the beach" "V* dog in the snow" -n 8 --grid dogs.png

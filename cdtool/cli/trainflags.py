@@ -72,10 +72,10 @@ Augment = Annotated[
 TokenInit = Annotated[
     str | None,
     setting(_Set, "token_init", "--token-init", metavar="INIT",
-            help="What the V-word begins as: rare, normal, class (its noun), or word:WORD."),
+            help="What the modifier token begins as: rare, normal, class (its noun), or word:WORD."),
 ]  # fmt: skip
 FreezeToken = Annotated[
-    bool | None, typer.Option("--freeze-token/--no-freeze-token", help="Leave the V-word as it begins.")
+    bool | None, typer.Option("--freeze-token/--no-freeze-token", help="Leave the modifier token as it begins.")
 ]
 PreserveUncond = Annotated[
     float | None,

@@ -27,7 +27,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and the prompt it was drawn for, without V-words."""
+    """A picture and the prompt it was drawn for, without modifier tokens."""
 
     image: Image.Image
     prompt: str

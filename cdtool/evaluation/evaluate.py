@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
     from cdtool.sampling.sample import Drawn
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
 # What a concept is asked for where neither the user nor the base says; {} stands for its words, {0} for its first
@@ -108,7 +108,7 @@ def plan(
     return Evaluation(asked, chosen, found, drawn, device, wanted, beside)
 
 
-def photo_folders(entry: Entry, below: frozenset[str] = frozenset()) -> list[str]:
+def photo_folders(entry: Concept, below: frozenset[str] = frozenset()) -> list[str]:
     """The folders of photos this machine knows a concept by: those it was trained on, else those of its parents.
 
     Empty where it does not know all of them; `below` are the concepts it was asked from.
@@ -248,7 +248,7 @@ def _score(
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
-    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of V-words.
+    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of modifier tokens.
 
     Raises NotFoundError where there are none, InputError where a line or a picture cannot be used.
     """

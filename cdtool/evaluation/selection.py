@@ -16,7 +16,7 @@ from cdtool.files import workplace
 from cdtool.images import photos
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import concept, registry
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 from cdtool.tokens import bind
 from cdtool.training import run
 
@@ -138,7 +138,7 @@ def held_out(work: Job, base: Base) -> list[str]:
     return [prompt for prompt in filled if bind(prompt, work.tokens).plain() not in captions]
 
 
-def stages_of(entry: Entry) -> tuple[Stage, ...]:
+def stages_of(entry: Concept) -> tuple[Stage, ...]:
     """The checkpoints a concept was picked from, for its report; none where it was not."""
     told = entry.manifest.report.get("pick", {}) if entry.manifest else {}
     return tuple(Stage(**stage) for stage in told.get("stages", ()))
@@ -158,7 +158,7 @@ def _score(
     from cdtool.sampling import sample
 
     plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
-    entries = [] if path is None else [Entry(work.name, path, concept.read_header(path)[0], 0)]
+    entries = [] if path is None else [Concept(work.name, path, concept.read_header(path)[0], 0)]
     samples = []
     for drawn in sample.draw(base, entries, prompts if entries else list(plain.values()), drawing):
         samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cdtool.errors import BaseError, InputError, TokenError
 from cdtool.interop import files as foreign
-from cdtool.interop.files import Content, Found, Layout
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 from cdtool.interop.formats import FORMATS, Format
-from cdtool.models import deltas, pipelines, text
+from cdtool.models import deltas, initializers, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.models.pipelines import Base
 from cdtool.store import bases
@@ -45,7 +45,7 @@ def bring(paths: Sequence[Path], base: Base, tokens: Sequence[Token], name: str)
     kinds = [_kind(content) for content in contents]
     found = _together([kind.read(content, layout) for kind, content in zip(kinds, contents, strict=True)], contents)
     told = ", ".join(content.file for content in contents)
-    own = text.initialised(base.tokenizers, tokens)
+    own = initializers.assign(base.tokenizers, tokens)
     rows = _rows(found.rows, base, own)
     tensors, remarks = _changes(found, base, told)
     label = ", ".join(dict.fromkeys(kind.label for kind in kinds))
@@ -63,12 +63,12 @@ def _kind(content: Content) -> Format:
     raise InputError(f"{content.file} is in no format cdtool reads.", f"It reads: {known}, and its own.")
 
 
-def _together(parts: Sequence[Found], contents: Sequence[Content]) -> Found:
+def _together(parts: Sequence[ParsedCheckpoint], contents: Sequence[Content]) -> ParsedCheckpoint:
     """What several files hold; weights come from one of them. Raises InputError for two sets of weights."""
     weighty = [content.file for part, content in zip(parts, contents, strict=True) if part.full or part.changes]
     if len(weighty) > 1:
         raise InputError(f"{weighty[0]} and {weighty[1]} both hold weights.", "Import one of them, with its words.")
-    found = Found()
+    found = ParsedCheckpoint()
     for part in parts:
         found.full.update(part.full)
         found.changes.update(part.changes)
@@ -77,7 +77,7 @@ def _together(parts: Sequence[Found], contents: Sequence[Content]) -> Found:
     return found
 
 
-def _method(found: Found, base: Base) -> str:
+def _method(found: ParsedCheckpoint, base: Base) -> str:
     changed = {name.removesuffix(".weight") for name in (*found.full, *found.changes)}
     if not changed:
         return "textual-inversion"
@@ -87,7 +87,7 @@ def _method(found: Found, base: Base) -> str:
 # ---------------------------------------------------------------- weights
 
 
-def _changes(found: Found, base: Base, files: str) -> tuple[dict[str, Tensor], list[str]]:
+def _changes(found: ParsedCheckpoint, base: Base, files: str) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the changes, and a remark where they are too large to be a fine-tuning of this base.
 
     Raises BaseError for shapes of another base, InputError where whole K/V are missing.

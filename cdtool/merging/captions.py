@@ -123,7 +123,7 @@ def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
     for part in [*_batches(sorted(padded)), *_batches(bare)]:
         longest = len(prompts[0].ids[0]) if part[0] in padded else max(ends[at] for at in part) + 1
         with torch.no_grad():
-            features = text.encode(base, [text.shortened(prompts[at], longest) for at in part]).features.cpu().double()
+            features = text.encode(base, [text.truncate(prompts[at], longest) for at in part]).features.cpu().double()
         for row, at in zip(features, part, strict=True):
             _add(written, row[: ends[at] + 1])
             if at in padded:

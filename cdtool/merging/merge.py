@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.merging.captions import Everyday
     from cdtool.merging.diagnostics import Report
     from cdtool.models.pipelines import Base
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
     from cdtool.tokens import Token
 
@@ -37,7 +37,7 @@ _LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's ove
 class Parent:
     """A concept that goes into a merge, with its numbers in memory."""
 
-    entry: Entry
+    entry: Concept
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     weight: float

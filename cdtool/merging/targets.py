@@ -109,7 +109,7 @@ def _encoded(
 ) -> Tensor:  # fmt: skip
     """Features [b, l, d] of prompts in float64, up to the last one's end."""
     longest = max(end for _, end in owned) + 1
-    made = [text.shortened(text.tokenize(base, prompt, tokens), longest) for prompt in prompts]
+    made = [text.truncate(text.tokenize(base, prompt, tokens), longest) for prompt in prompts]
     with torch.no_grad():
         return text.encode(base, made, learned).features.cpu().double()
 

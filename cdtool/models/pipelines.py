@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from cdtool.settings import Precision
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -130,7 +130,7 @@ def pick_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype,
     return torch.float32, f"{device.type} computes in fp32"
 
 
-def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
+def check_base(entry: Concept, base: Base, *, force: bool = False) -> None:
     """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
     assert entry.manifest is not None
     if entry.manifest.base.fingerprint == base.fingerprint:

@@ -168,7 +168,7 @@ def _texts(base: Base, prompt: str) -> tuple[text.Conditioning, text.Conditionin
     ids = [text.tokenize(base, one, ()) for one in (Prompt((prompt,), frozenset()), _EMPTY)]
     with torch.no_grad():
         both = text.encode(base, ids)
-    return both[0:1], text.unprompted(base, both[1:2])
+    return both[0:1], text.unconditional(base, both[1:2])
 
 
 def _images(

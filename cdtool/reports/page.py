@@ -19,10 +19,10 @@ MANY = 200  # pictures, from which on each is shown smaller, so that the page st
 _SIDES = (512, 256)  # px
 _LARGE = ("kid", "fid")  # whose differences are tens where those of cosines are tenths
 _TOLD = {
-    "text": "how well each picture fits its prompt, V-words left out (2.5 × the cosine; higher is better)",
+    "text": "how well each picture fits its prompt, modifier tokens left out (2.5 × the cosine; higher is better)",
     "image": "how alike pictures and photos are (mean cosine of all pairs; higher is better)",
     "dino": "the same by DINO, which tells single things apart better (higher is better)",
-    "kid": "how far plain class pictures, drawn without V-words, are from real ones (KID × 1000; lower is better)",
+    "kid": "how far class pictures without modifier tokens are from real ones (KID × 1000; lower is better)",
     "fid": "how far pictures of unrelated captions are from real ones (FID; lower is better)",
 }
 
@@ -104,7 +104,7 @@ def _photos(report: Report) -> list[Markup]:
 
 def _samples(report: Report) -> list[Markup]:
     side = _SIDES[sum(len(row.concept) + len(row.base) for row in report.rows) > MANY]
-    told = f"{report.base} was asked for the same without V-words, with the same seeds."
+    told = f"{report.base} was asked for the same without modifier tokens, with the same seeds."
     parts = [tag("p", told, class_="note")] if any(row.base for row in report.rows) else []
     for row in report.rows:
         sides = [_shots(report.name, "first", row.prompt, row.concept, side)]

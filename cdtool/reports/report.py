@@ -30,7 +30,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt as it was asked, the concept's pictures for it, and the base's for the same without V-words."""
+    """A prompt as it was asked, the concept's pictures for it, and the base's for the same without modifier tokens."""
 
     prompt: str
     concept: tuple[Shot, ...]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.settings import SampleSettings
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Prompt, Token
 
 CROSS, SELF, REST = "cross-attention", "self-attention", "the rest"
@@ -199,7 +199,7 @@ def watched(base: Base, cells: tuple[int, int]) -> Iterator[Watch]:
 
 def attend(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompt: str,
     settings: SampleSettings,
     *,
@@ -226,7 +226,7 @@ def attend(
 
 
 def words(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str, tuple[int, ...]]]:
-    """The words of a prompt in order with the text positions each takes, V-words under their own names."""
+    """The words of a prompt in order with the text positions each takes, modifier tokens under their own names."""
     told = text.tokenize(base, prompt, tokens)
     slots = {slot.position: slot.token for slot in told.slots[0]}
     tokenizer = base.tokenizers[0]

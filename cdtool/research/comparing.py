@@ -35,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sides, the prompts as people read them (without V-words), and the photos they are shown."""
+    """Two sides, the prompts as people read them (without modifier tokens), and the photos they are shown."""
 
     a: Side
     b: Side
@@ -133,7 +133,7 @@ def save(study: Study, page: Path) -> Path:
 
 
 def _filled(mine: Composition, other: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
-    """The prompts as one side is asked them: a bare base gets the other's without V-words."""
+    """The prompts as one side is asked them: a bare base gets the other's without modifier tokens."""
     words = mine.tokens or other.tokens
     filled = [evaluate.fill(prompt, words) for prompt in prompts]
     return tuple(filled) if mine.tokens else tuple(bind(prompt, words).plain() for prompt in filled)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.models.pipelines import Base
     from cdtool.sampling.sample import Drawn
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 
 GO_ON = "Go on with the same command; finished cells and concepts are kept."
@@ -106,7 +106,7 @@ def described(bench: Bench, recipe: Recipe) -> list[Any]:
     return [own, specs, [described(bench, parent) for parent in recipe.parents]]
 
 
-def training(bench: Bench, recipe: Recipe, start: Entry | None = None) -> job.Job:
+def training(bench: Bench, recipe: Recipe, start: Concept | None = None) -> job.Job:
     """The training of a recipe; without its start only its settings and photos count."""
     name = f"{recipe.name}+" if start else recipe.name
     if name not in bench.works:
@@ -162,7 +162,7 @@ def ensure(bench: Bench, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         yield from ensure(bench, recipe, cell)
 
 
-def cost(concepts: Sequence[Entry]) -> dict[str, float]:
+def cost(concepts: Sequence[Concept]) -> dict[str, float]:
     """What concepts took and take: seconds of training, as far as they are known, changed numbers, and megabytes."""
     if not concepts:
         return {}

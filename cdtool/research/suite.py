@@ -39,7 +39,7 @@ class Thing:
     photos: Path
     prompts: Path
     style: bool = False
-    proxy: str = ""  # what it is called by a method that needs a V-word, where `token` has none
+    proxy: str = ""  # what it is called by a method that needs a modifier token, where `token` has none
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def is_words_only(self) -> bool:
-        """Whether it learns nothing but a V-word."""
+        """Whether it learns nothing but a modifier token."""
         return words_only(str(self.settings.get("method", TrainSettings.method)))
 
 
@@ -117,7 +117,7 @@ class Suite:
 
 
 def applies(cell: Cell) -> bool:
-    """Whether a cell has something to show: what is about a V-word is not asked of a concept without one."""
+    """Whether a cell has something to show: what is about a modifier token is not asked of a concept without one."""
     about_word = {"token_init", "freeze_token"} & cell.row.settings.keys()
     for thing in cell.things:
         has_word = parse_specs([thing.token])[0].modifier

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
 _CHUNK = "cdtool"  # the PNG text chunk that holds the record
@@ -54,7 +54,7 @@ class Record:
     versions: dict[str, str]
 
 
-def tokens_of(entries: Sequence[Entry]) -> tuple[Token, ...]:
+def tokens_of(entries: Sequence[Concept]) -> tuple[Token, ...]:
     """The tokens of concepts in order."""
     return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
 
@@ -64,7 +64,7 @@ def check_prompts(
 ) -> list[str]:
     """What may not be meant about prompts: naming no token, not all of joined concepts, not fitting the positions.
 
-    Raises TokenError for a V-word nobody holds and for an empty list.
+    Raises TokenError for a modifier token nobody holds and for an empty list.
     """
     if not prompts:
         raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
@@ -77,7 +77,7 @@ def check_prompts(
         elif joined and len(bound.named) < len(tokens):
             unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
             remarks.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).dropped:
+        if base is not None and text.tokenize(base, bound, tokens).truncated:
             remarks.append(f'"{prompt}" is longer than the base reads; its end does not count.')
     return remarks
 
@@ -93,7 +93,7 @@ def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 
 def draw(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompts: Sequence[str],
     settings: SampleSettings,
     *,
@@ -112,7 +112,7 @@ def draw(
     texts = {prompt: acting.told(bind(prompt, acting.tokens)) for prompt in dict.fromkeys(prompts)}
     negative = acting.told(Prompt((settings.negative,), frozenset()))
     if not settings.negative:
-        negative = replace(negative, condition=text.unprompted(base, negative.condition))
+        negative = replace(negative, condition=text.unconditional(base, negative.condition))
     with adapter.placed(base.unet, acting.parameters):
         for start in range(0, len(jobs), settings.batch):
             part = jobs[start : start + settings.batch]
@@ -152,7 +152,7 @@ class _Acting:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.Learned())[0], features)
 
 
-def _acting(base: Base, concepts: Sequence[Entry], weights: Sequence[float], *, force: bool) -> _Acting:
+def _acting(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Acting:
     read = []
     for entry, weight in zip(concepts, weights, strict=True):
         check_base(entry, base, force=force)

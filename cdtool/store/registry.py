@@ -28,7 +28,7 @@ _LONGEST = 100  # letters of a name; -2, -3... still fit behind it
 
 
 @dataclass(frozen=True)
-class Entry:
+class Concept:
     """A concept on disk; `manifest` is None and `problem` a sentence where the file is damaged."""
 
     name: str
@@ -49,7 +49,7 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX) for path in files if _NAME.fullmatch(path.stem) and _bytes(path))
 
 
-def entries() -> Iterator[Entry]:
+def concepts() -> Iterator[Concept]:
     """Every concept by name; a damaged one has no manifest."""
     for name in names():
         path = _path(name)
@@ -58,10 +58,10 @@ def entries() -> Iterator[Entry]:
         except FileNotFoundError:
             continue  # removed or renamed since the names were read
         except (ConceptError, OSError) as error:
-            yield Entry(name, path, None, _bytes(path), str(error))
+            yield Concept(name, path, None, _bytes(path), str(error))
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> Concept:
     """The concept called `name`; a path that ends in .safetensors means that file.
 
     Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
@@ -82,7 +82,7 @@ def check_single(name: str) -> None:
         )
 
 
-def base_of(entry: Entry) -> str:
+def base_of(entry: Concept) -> str:
     """The base to draw a concept on: where this machine has it, else its name.
 
     Raises ConceptError for a damaged concept.
@@ -122,7 +122,7 @@ def check_free(name: str) -> None:
         )
 
 
-def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Entry:
+def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Concept:
     """Write a concept and publish it in one step; the name, the time and the version are filled in.
 
     Without `force` nothing is overwritten: if the name is in use by now, the concept is saved as NAME-2, NAME-3...
@@ -146,7 +146,7 @@ def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = Fal
     return _read(_path(name))
 
 
-def adopt(source: Path, name: str, *, force: bool = False) -> Entry:
+def adopt(source: Path, name: str, *, force: bool = False) -> Concept:
     """Publish a copy of a concept file under `name`, byte for byte.
 
     Raises ConceptError for a file that is no concept, InputError for an impossible name, NameTakenError for one in
@@ -180,7 +180,7 @@ def remove(name: str) -> None:
 
 def dependents(name: str) -> list[str]:
     """The concepts that were made from this one (they hold their own copy of it and go on working)."""
-    manifests = [entry.manifest for entry in entries() if entry.manifest]
+    manifests = [entry.manifest for entry in concepts() if entry.manifest]
     return [found.name for found in manifests if any(parent.get("name") == name for parent in found.parents)]
 
 
@@ -238,10 +238,10 @@ def _existing(name: str) -> Path:
     return _path(name)
 
 
-def _read(path: Path) -> Entry:
+def _read(path: Path) -> Concept:
     manifest, _ = concept.read_header(path)
     name = path.name.removesuffix(SUFFIX)  # the file's name counts: a copy or a rename does not rewrite the manifest
-    return Entry(name, path, replace(manifest, name=name), _bytes(path))
+    return Concept(name, path, replace(manifest, name=name), _bytes(path))
 
 
 def _bytes(path: Path) -> int:

@@ -13,7 +13,7 @@ from cdtool.methods import METHODS, beyond_kv, words_only
 from cdtool.store import bases, registry
 
 if TYPE_CHECKING:
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
 
@@ -32,7 +32,7 @@ class Composition:
     text: str  # as the user wrote it
     base: str
     parts: tuple[Part, ...] = ()
-    concepts: tuple[Entry, ...] = ()  # one per part
+    concepts: tuple[Concept, ...] = ()  # one per part
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -104,7 +104,7 @@ def find(text: str, base: str | None = None, *, force: bool = False) -> Composit
     return found
 
 
-def _check_method(part: Part, entry: Entry, *, joined: bool) -> None:
+def _check_method(part: Part, entry: Concept, *, joined: bool) -> None:
     method = entry.manifest.method if entry.manifest else ""
     if joined and beyond_kv(method):
         raise beyond_words(entry)
@@ -112,7 +112,7 @@ def _check_method(part: Part, entry: Entry, *, joined: bool) -> None:
         raise UsageError(f'"{entry.name}" is a word alone ({method}), so it has no weight.', f"Write {part.name}.")
 
 
-def beyond_words(entry: Entry) -> ConceptError:
+def beyond_words(entry: Concept) -> ConceptError:
     """What is said of a concept that changes more than the keys and values of its own words."""
     method = entry.manifest.method if entry.manifest else ""
     trains = METHODS[method].trains if method in METHODS else "more than keys and values"
@@ -126,7 +126,7 @@ def _is_base(name: str) -> bool:
     return (bases.is_name(name) or (Path(name) / "model_index.json").is_file()) and name not in registry.names()
 
 
-def _check_bases(concepts: Sequence[Entry]) -> None:
+def _check_bases(concepts: Sequence[Concept]) -> None:
     bases = [(entry.name, entry.manifest.base) for entry in concepts if entry.manifest]
     (first, on), *others = bases
     for name, other in others:

@@ -222,7 +222,7 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     empty = run.texts.of([Prompt(("",), frozenset())] * len(previews))
     with run.trained.computing():
         *_, z = diffusion.denoise(
-            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
+            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unconditional(run.base, empty),
             seeds=range(len(previews)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
         )  # fmt: skip
     return tuple(diffusion.decode(run.base, z))

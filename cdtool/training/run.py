@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.priors.make import Progress
     from cdtool.priors.sets import PendingSet
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.training.batches import ConceptImages
     from cdtool.training.estimate import Cost
     from cdtool.training.loop import Step
@@ -222,13 +222,13 @@ def train(
 
     Raises what `training.fit` and `registry.save` raise.
     """
-    from cdtool.models import text
+    from cdtool.models import initializers
     from cdtool.training import loop
     from cdtool.training.processes import ALONE
 
     ranks = ranks or ALONE
     start = begin(work, base, force=force)
-    tokens = text.initialised(base.tokenizers, work.tokens)
+    tokens = initializers.assign(base.tokenizers, work.tokens)
     checkpoint = checkpoint_path(work.name)
     for step in loop.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
                              previews=previews, stop=stop, ranks=ranks, start=start,
@@ -243,12 +243,12 @@ def train(
 
 def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
     """What is recorded of a concept that a job trains on a base, from `start` where it goes on from another."""
-    from cdtool.models import text
+    from cdtool.models import initializers
 
     return Manifest(
         name=work.name,
         base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-        tokens=text.initialised(base.tokenizers, work.tokens),
+        tokens=initializers.assign(base.tokenizers, work.tokens),
         method=_method(work),
         settings=asdict(work.settings),
         photos=tuple(photo.sha256 for group in work.groups for photo in group),
@@ -272,7 +272,7 @@ def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
     return Start(concept.read_tensors(work.start.path), work.earlier, digest)
 
 
-def _parent(entry: Entry, sha256: str) -> dict[str, Any]:
+def _parent(entry: Concept, sha256: str) -> dict[str, Any]:
     """A concept as the manifest of what was trained from it names it."""
     manifest = entry.manifest
     assert manifest is not None

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import parameter_name, row_name, weight_name
 
@@ -236,7 +236,7 @@ def _begun(base: Base, names: Sequence[str], begin: Mapping[str, adapter.Change]
 def _rows(base: Base, tokens: Sequence[Token], settings: TrainSettings, start: Start) -> list[list[Tensor]]:
     """The rows [d] of each encoder's tokens: those of the concept it goes on from as they are, new ones to learn."""
     made: list[list[Tensor]] = []
-    initial = text.initial_rows(base, tokens, settings.token_init, settings.seed)
+    initial = initializers.initial_embeddings(base, tokens, settings.token_init, settings.seed)
     for encoder, rows in zip(base.family.encoders, initial, strict=True):
         own: list[Tensor] = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):

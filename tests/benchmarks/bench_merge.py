@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from cdtool.merging import captions as everyday
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
@@ -68,7 +68,7 @@ def save(name: str, nouns: tuple[str, ...]) -> None:
     base = pipelines.load(name, precision="fp32", device="cpu", parts=("text",))
     for seed, noun in enumerate(nouns):
         generator = torch.Generator().manual_seed(seed)
-        tokens = text.initialised(base.tokenizers, [Token(noun)])
+        tokens = initializers.assign(base.tokenizers, [Token(noun)])
         tensors = {f"unet.{module}.weight": (1e-3 * torch.randn(weight.shape, generator=generator)).half()
                    for module, weight in base.kv.items()}  # fmt: skip
         for part, encoder in zip(base.family.encoders, base.text_encoders, strict=True):

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.models.pipelines import Base
 from cdtool.settings import TrainSettings
 from cdtool.store import bases
@@ -74,7 +74,7 @@ def train(name: str, precision: str, settings: TrainSettings, file: Path) -> Non
     """Train past the checkpoint that is read, alone or as one of several."""
     with processes.distributed("cpu") as group:
         base = pipelines.load(shapes.base(name), precision=precision, device="cpu")
-        tokens = text.initialised(base.tokenizers, (Token("dog"),))
+        tokens = initializers.assign(base.tokenizers, (Token("dog"),))
         learned = dogs(base) if name == "mini" else [subject(base, PRIORS)]
         for _ in loop.fit(base, learned, tokens, settings, checkpoint=file, ranks=group):
             pass
@@ -89,9 +89,9 @@ def dogs(base: Base) -> Sequence[ConceptImages]:
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:
     """The rows of the table in a precision."""
     base = pipelines.load(shapes.base(name), parts=("text",), device="cpu")
-    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    tokens = initializers.assign(base.tokenizers, (Token("dog"),))
     began = [weight.float() for weight in base.kv.values()]
-    start = text.initial_rows(base, tokens)[0][0]
+    start = initializers.initial_embeddings(base, tokens)[0][0]
 
     def changes(count: int, passes: int, threads: int) -> tuple[torch.Tensor, torch.Tensor]:
         *found, row = learned(name, precision, settings, count, passes, threads)

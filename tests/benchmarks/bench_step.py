@@ -23,7 +23,7 @@ from PIL import Image
 
 from cdtool.cli.output import quiet_libraries
 from cdtool.images import augmentation
-from cdtool.models import diffusion, pipelines, text
+from cdtool.models import diffusion, initializers, pipelines
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token
 from cdtool.training import loop
@@ -104,7 +104,7 @@ def _open(path: Path) -> Image.Image:
 
 def fitting(base: pipelines.Base, one: ConceptImages, settings: TrainSettings) -> Iterator[int]:
     """cdtool's loop: first the number of crops in the bank, then each step's number."""
-    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    tokens = initializers.assign(base.tokenizers, (Token("dog"),))
     banked = 0
     for event in loop.fit(base, [one], tokens, settings, checkpoint=shapes.FOLDER / "step.pt"):
         if event.kind == "latents" and event.step == event.of:

@@ -69,7 +69,7 @@ class Bench:
         found: dict[str, Any] = done[key]
         return found
 
-    def scores(self, concept: str, entry: registry.Entry | None, tokens: Sequence[Token]) -> dict[str, float]:
+    def scores(self, concept: str, entry: registry.Concept | None, tokens: Sequence[Token]) -> dict[str, float]:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
         prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
@@ -106,7 +106,7 @@ def job(base: Base, concept: str, spec: str, name: str, flags: Mapping[str, Any]
     return jobs.job([FOLDER / "photos" / concept], [spec], name=name, base=base.name, flags=flags)
 
 
-def train(base: Base, work: jobs.Job) -> tuple[registry.Entry, dict[str, float]]:
+def train(base: Base, work: jobs.Job) -> tuple[registry.Concept, dict[str, float]]:
     """Train and save, over what had the name before; the entry, and seconds of the steps, numbers and bytes."""
     learned, _ = run.concept_images(work, base)
     ended, banked = 0.0, 0.0

@@ -21,7 +21,7 @@ def failing(monkeypatch, cdtool):
         def fail():
             raise error
 
-        monkeypatch.setattr(registry, "entries", fail)
+        monkeypatch.setattr(registry, "concepts", fail)
         return cdtool("list", *arguments)
 
     return run

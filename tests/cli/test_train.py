@@ -108,7 +108,7 @@ def test_previews_are_written_at_start_checkpoints_and_end(cdtool, arguments, tm
     assert len(list((tmp_path / "p").iterdir())) == 2
 
 
-def test_v_words_of_a_preview_are_checked_before_training(cdtool, arguments):
+def test_modifier_tokens_of_a_preview_are_checked_before_training(cdtool, arguments):
     said = cdtool(*arguments("--preview", "V2 cat"))
     assert said.code == 4
     assert "step" not in said.err
@@ -430,7 +430,7 @@ def test_ten_processes_killed_while_saving_leave_no_half_concept(saved, cdtool):
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         os.close(told)
         os.close(ready)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             assert len(read_tensors(entry.path)) == 16
             seen += 1
@@ -451,7 +451,7 @@ def test_trainings_killed_at_random_moments_never_show_half_a_concept(cdtool, ar
         running.kill()
         running.communicate()
         listed = json.loads(cdtool("list", "--json").out)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             read_tensors(entry.path)
         assert len(listed["concepts"]) == len(registry.names())

@@ -11,7 +11,7 @@ from cdtool.errors import BaseError, ConceptError, UsageError
 from cdtool.merging import captions, diagnostics, merge
 from cdtool.merging import targets as constraints
 from cdtool.merging.targets import Rows
-from cdtool.models import adapter, deltas, pipelines, text
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.store import concept, registry
 from cdtool.store import subject as composition
 from cdtool.store.concept import BaseRef, Manifest
@@ -26,7 +26,7 @@ def make():
 
     def save(base, name, *tokens, seed=1, scale=0.3, rank=None, bias=False, settings=None):
         generator = torch.Generator().manual_seed(seed)
-        tokens = text.initialised(base.tokenizers, tokens or (Token("dog"),))
+        tokens = initializers.assign(base.tokenizers, tokens or (Token("dog"),))
         tensors = {}
         for module, weight in base.kv.items():
             name_of, (o, d) = f"unet.{module}.weight", weight.shape

@@ -7,7 +7,7 @@ import torch
 
 from cdtool.merging import targets
 from cdtool.merging.targets import Rows
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines, text
 from cdtool.tokens import Token, bind
 
 
@@ -18,7 +18,7 @@ def base(wide_base):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog"), Token("moongate", modifier=False)])
+    return initializers.assign(base.tokenizers, [Token("dog"), Token("moongate", modifier=False)])
 
 
 @pytest.fixture(scope="module")

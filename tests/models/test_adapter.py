@@ -10,7 +10,7 @@ from predictions import conditioning, forward, same, snapshot
 from torch.nn import functional as F
 
 from cdtool.errors import BaseError, ConceptError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, initializers, pipelines
 from cdtool.tokens import Token
 from cdtool.training import trainable
 
@@ -22,7 +22,7 @@ def base(request):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog")])
+    return initializers.assign(base.tokenizers, [Token("dog")])
 
 
 def concept(base, tokens, rank=None, shared=False, seed=1):

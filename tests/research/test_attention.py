@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.research import attention
 from cdtool.settings import SampleSettings
 from cdtool.store import concept, registry
@@ -31,7 +31,7 @@ def parameters(base):
 
 def saved(base, names, tokens=(DOG,), method="full"):
     """A concept that changes the named parameters by random numbers."""
-    tokens = text.initialised(base.tokenizers, tokens)
+    tokens = initializers.assign(base.tokenizers, tokens)
     generator = torch.Generator().manual_seed(3)
     shapes = {name: parameters(base)[name].shape for name in names}
     tensors = {concept.parameter_name(name): (torch.randn(shape, generator=generator) / 50).half()
@@ -221,7 +221,7 @@ def test_a_concepts_words_are_named_and_its_keys_are_used(base):
 
 
 def test_words_of_several_pieces_and_of_several_tokens(base):
-    tokens = text.initialised(base.tokenizers, (DOG, Token("cat")))
+    tokens = initializers.assign(base.tokenizers, (DOG, Token("cat")))
     found = attention.words(base, bind("V2 cat in front of V1 dogs", tokens), tokens)
     assert [word for word, _ in found][:7] == ["V2", "cat", "in", "front", "of", "V1", "dogs"]
     assert len(found[6][1]) > 1  # "dogs" is no word of this small vocabulary

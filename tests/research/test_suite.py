@@ -66,7 +66,7 @@ def test_a_suite_has_a_cell_for_every_row_that_applies(tmp_path):
     assert suitefile.read(written(tmp_path), tmp_path / "elsewhere").things[0].prompts == tmp_path / "elsewhere/one.txt"
 
 
-def test_a_word_alone_is_learned_as_the_proxy_of_a_concept_without_a_v_word(tmp_path):
+def test_a_word_alone_is_learned_as_the_proxy_of_a_concept_without_a_modifier_token(tmp_path):
     suite = suitefile.read(
         written(tmp_path, TEXT.replace('token = "moongate"', 'token = "moongate"\nproxy = "V* gate"'))
     )

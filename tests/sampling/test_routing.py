@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, initializers, pipelines, text
 from cdtool.models.adapter import Learned
 from cdtool.sampling import routing
 from cdtool.tokens import Token, bind
@@ -53,7 +53,7 @@ PROMPTS = [
 
 @pytest.mark.parametrize(("tokens", "words"), PROMPTS)
 def test_every_position_has_its_owner(base, tokens, words):
-    tokens = text.initialised(base.tokenizers, tokens)
+    tokens = initializers.assign(base.tokenizers, tokens)
     prompt, wanted = labelled(base, *words)
     found, end = routing.owners(base, bind(prompt, tokens), tokens)
     length = base.tokenizers[0].model_max_length
@@ -65,7 +65,7 @@ def test_every_position_has_its_owner(base, tokens, words):
 
 
 def test_a_prompt_that_is_too_long_ends_where_the_text_does(base):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     length = base.tokenizers[0].model_max_length
     found, end = routing.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
     assert (len(found), end) == (length, length - 1)
@@ -95,7 +95,7 @@ def by_hand(base, concepts, weights, own, end, features):
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.8, 1.5, 0.0)])
 def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT, GATE))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT, GATE))
     concepts = [learned(base, [token], seed, low_rank=seed == 1) for seed, token in enumerate(tokens)]
     acting = [routing.weighted(concept, weight) for concept, weight in zip(concepts, weights, strict=True)]
     prompts = [PROMPTS[0][1], PROMPTS[3][1], [("the", None), ("beach", None)]]
@@ -113,14 +113,14 @@ def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
 
 def test_tokens_of_one_part_share_its_change(base):
     """dog+pair: V2 and the plain word both belong to the second concept."""
-    tokens = text.initialised(base.tokenizers, (DOG, CAT, GATE))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT, GATE))
     share = routing.shares(base, bind("V1 dog V2 cat moongate beach", tokens), tokens, [0, 1, 1])
     assert share[:7].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 0]]
     assert share[7:].unique(dim=0).tolist() == [[0.5, 0.5]]
 
 
 def test_a_prompt_that_names_nobody_goes_through_the_base(base):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     assert not routing.shares(base, bind("a dog on the beach", tokens), tokens, [0, 1]).any()
     assert not routing.shares(base, bind("", tokens), tokens, [0, 1]).any()
 
@@ -141,7 +141,7 @@ def test_a_weight_scales_changes_and_leaves_rows(base):
 
 def test_a_word_alone_acts_by_its_row(base):
     """A textual inversion beside a concept: its own positions keep the base's keys and values of its row."""
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     dog = learned(base, [DOG], 1)
     word = Learned({}, learned(base, [CAT], 2).rows)
     prompt = bind("V1 dog V2 cat", tokens)

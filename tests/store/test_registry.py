@@ -40,14 +40,14 @@ def disk(request, monkeypatch):
 
 def test_a_new_registry_is_empty():
     assert registry.names() == []
-    assert list(registry.entries()) == []
+    assert list(registry.concepts()) == []
     assert not registry.concepts_dir().exists()
 
 
 def test_save_fills_in_and_find_reads(saved, manifest, tensors, disk):
     before = datetime.now(UTC).replace(microsecond=0)
     entry = saved("dog", settings={"steps": 5})
-    assert entry == registry.find("dog") == next(registry.entries())
+    assert entry == registry.find("dog") == next(registry.concepts())
     assert entry.manifest.settings == {"steps": 5}
     assert entry.manifest.version == __version__
     assert before <= datetime.fromisoformat(entry.manifest.created) <= datetime.now(UTC)
@@ -147,7 +147,7 @@ def test_the_file_name_is_the_name(saved, tmp_path):
     copy.write_bytes(entry.path.read_bytes())
     assert registry.find(str(copy)).name == "Rex"
     (registry.concepts_dir() / "rex.safetensors").write_bytes(copy.read_bytes())
-    assert [entry.manifest.name for entry in registry.entries()] == ["dog", "rex"]
+    assert [entry.manifest.name for entry in registry.concepts()] == ["dog", "rex"]
 
 
 def test_a_path_means_that_file(saved, monkeypatch):
@@ -169,7 +169,7 @@ def test_damaged_files_are_shown_and_can_be_removed(saved):
     saved("cat")
     path = registry.concepts_dir() / "dog.safetensors"
     path.write_bytes(registry.find("cat").path.read_bytes()[:50])
-    cat, dog = registry.entries()
+    cat, dog = registry.concepts()
     assert cat.manifest is not None
     assert (dog.name, dog.manifest, dog.bytes) == ("dog", None, 50)
     assert str(path) in dog.problem
@@ -357,7 +357,7 @@ def kill_while_saving(manifest, moments):
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)
         found_half += any(name.endswith(".partial") for name in files())
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.manifest is not None, entry.problem
             assert torch.equal(
                 concept.read_tensors(entry.path)["token.1.text_encoder"], tensors["token.1.text_encoder"]

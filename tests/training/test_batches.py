@@ -225,7 +225,7 @@ def test_without_augmentation_there_are_full_pictures_only(base):
     assert {item.prompt.pieces[0] for key, item in made.items() if not key[0]} == {"photo of a "}
 
 
-def test_a_caption_of_the_prior_is_never_read_for_v_words(base):
+def test_a_caption_of_the_prior_is_never_read_for_modifier_tokens(base):
     example = batches.Example("a V8 engine", lambda: picture(0))
     concepts = [batches.ConceptImages((batches.Example("photo of a V* dog", lambda: picture(1)),), (example,))]
     made = filled(base, TrainSettings(batch=2), concepts, TOKENS[:1], all_samples(TrainSettings(batch=2), concepts, 3))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.methods import METHODS
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import Shape
 from cdtool.tokens import Token
@@ -72,7 +72,7 @@ def test_every_method_is_counted_as_it_is_trained(cost, sd_base, method):
     base = pipelines.load(str(sd_base), precision="fp32", device="cpu")
     defaults = {"rank": 3} | {k: v for k, v in METHODS[method].defaults.items() if k != "steps"}
     found = cost(method=method, **defaults)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     with trainable.attached(base, tokens, TrainSettings(method=method, **defaults)) as trained:
         rows = [part.parameter for part in trained.parts if part.name.startswith("token")]
         weights = [part.parameter for part in trained.parts if part.name.startswith("unet")]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cdtool.errors import InputError, InterruptedRun, TrainingError
-from cdtool.models import adapter, diffusion, pipelines, text
+from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, bind
 from cdtool.training import batches, loop, loss, trainable
@@ -66,7 +66,7 @@ def fit(loaded, tmp_path):
 
     def run(settings=SETTINGS, *, on="sd_base", concepts=SUBJECTS, nouns=("dog",), precision="fp32", **more):
         base = loaded(on, precision)
-        tokens = text.initialised(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
+        tokens = initializers.assign(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
         more = {"checkpoint": tmp_path / "run.pt"} | more
         return list(loop.fit(base, concepts, tokens, settings, **more))
 
@@ -110,7 +110,7 @@ def test_the_masked_error_is_a_mean_over_the_masks_cells_and_all_channels():
 
 def by_hand(base, settings, concepts, step=0):
     """(target losses, prior losses) of a step by the formulas, with the base's own K/V but for gradients."""
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     drawn = batches.samples_of(settings, concepts, step)
     *_, (_, _, cache) = batches.encode_crops(base, settings, concepts, tokens, drawn)
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -152,7 +152,7 @@ def test_a_step_follows_the_gradient_of_the_papers_loss(fit, loaded, sgd, on, we
     first = next(step for step in steps if step.kind == "step")
     assert first.loss == pytest.approx(target, rel=1e-4)
     assert first.prior_loss == pytest.approx(prior, rel=1e-4)
-    started = text.initial_rows(base, text.initialised(base.tokenizers, [Token("dog")]))
+    started = initializers.initial_embeddings(base, initializers.assign(base.tokenizers, [Token("dog")]))
     rows = {f"token.1.{n}": row[0] for n, row in zip(base.family.encoders, started, strict=True)}
     for name, tensor in tensors(steps).items():
         moved = tensor.float() - rows.get(name, 0.0)
@@ -167,7 +167,7 @@ def attention_begins(module, _, result):
 
 def loop_by_hand(base, settings, chosen, *, row, low_rank=False):
     """Plain gradient descent on a copy of the denoiser whose parameters are written down one by one."""
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     unet = copy.deepcopy(base.unet)
     stored = dict(unet.named_parameters())
     learned = {name: stored[name].detach().clone().requires_grad_() for name in stored if chosen(name)}
@@ -179,8 +179,8 @@ def loop_by_hand(base, settings, chosen, *, row, low_rank=False):
             learned = {part.name.removeprefix("unet."): part.parameter.detach().clone().requires_grad_()
                        for part in trained.parts if part.name.startswith("unet")}  # fmt: skip
     begun = {name: parameter.detach().clone() for name, parameter in learned.items()}
-    rows = [[one.requires_grad_(row) for one in encoder]
-            for encoder in text.initial_rows(base, tokens, settings.token_init, settings.seed)]  # fmt: skip
+    initial = initializers.initial_embeddings(base, tokens, settings.token_init, settings.seed)
+    rows = [[embedding.requires_grad_(True) for embedding in encoder] for encoder in initial]
     schedule = diffusion.scheduler(base, "ddpm")
     every = [sample for step in range(settings.steps) for sample in batches.samples_of(settings, SUBJECTS, step)]
     *_, (_, _, cache) = batches.encode_crops(base, settings, SUBJECTS, tokens, every)
@@ -262,14 +262,14 @@ def error_on(base, tokens, what, pictures, draws=24):
 def test_training_learns_its_photos(fit, loaded, on):
     settings = replace(SETTINGS, steps=30, lr=5e-2, augment=False)
     base = loaded(on)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     own = [example.open() for example in SUBJECTS[0].photos]
-    empty = adapter.Learned(rows=tuple(tuple(row) for row in text.initial_rows(base, tokens)))
+    empty = adapter.Learned(rows=tuple(tuple(row) for row in initializers.initial_embeddings(base, tokens)))
     before = error_on(base, tokens, empty, own)
     made = tensors(fit(settings, on=on))
     after = error_on(base, tokens, adapter.learned(base, tokens, made), own)
     assert after < 0.8 * before
-    rows = text.initial_rows(base, tokens)
+    rows = initializers.initial_embeddings(base, tokens)
     for place, encoder in enumerate(base.family.encoders):
         assert (made[f"token.1.{encoder}"] - rows[place][0]).abs().max() > 1e-2
 
@@ -316,8 +316,8 @@ def test_two_concepts_of_full_take_turns_as_those_of_kv_do(fit):
 def test_a_row_begins_as_asked_and_stays_where_it_is_frozen(fit, loaded, init, frozen):
     base = loaded("sd_base")
     settings = replace(SETTINGS, steps=2, token_init=init, freeze_token=frozen)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
-    begun = text.initial_rows(base, tokens, init, settings.seed)[0][0]
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
+    begun = initializers.initial_embeddings(base, tokens, init, settings.seed)[0][0]
     row = tensors(fit(settings))["token.1.text_encoder"]
     assert torch.equal(row, begun) is frozen
     torch.testing.assert_close(row, begun, atol=3 * settings.lr, rtol=0)
@@ -337,7 +337,7 @@ def test_going_on_equals_a_loop_begun_at_those_weights(fit, loaded, sgd, monkeyp
     other.kv = {name: weight + first[f"unet.{name}.weight"].float() for name, weight in base.kv.items()}
     for name, weight in other.kv.items():
         other.unet.get_submodule(name).weight.copy_(weight)
-    tokens = text.initialised(base.tokenizers, [Token("dog"), Token("cat")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog"), Token("cat")])
     wanted = tensors(list(loop.fit(other, second, tokens, replace(settings, freeze_token=False),
                                        checkpoint=tmp_path / "other.pt", start=trainable.Start(
                                            {"token.1.text_encoder": first["token.1.text_encoder"]}, 1))))  # fmt: skip
@@ -418,7 +418,7 @@ def together(sd_base, monkeypatch, tmp_path):
     def run(settings, world, resume=False, stop_after=None):
         monkeypatch.setattr(torch.distributed, "all_reduce", Group(world).all_reduce)
         bound = [pipelines.load(str(sd_base), precision="fp32", device="cpu") for _ in range(world)]
-        tokens = text.initialised(bound[0].tokenizers, [Token("dog")])
+        tokens = initializers.assign(bound[0].tokenizers, [Token("dog")])
 
         def rank(number):
             steps = []

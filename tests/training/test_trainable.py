@@ -8,7 +8,7 @@ from predictions import conditioning, forward, same, snapshot
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import weight_name
 from cdtool.tokens import Token
@@ -22,7 +22,7 @@ def base(request):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog")])
+    return initializers.assign(base.tokenizers, [Token("dog")])
 
 
 def test_the_start_tokens_column_moves_no_weight():
@@ -52,7 +52,7 @@ def test_what_guidance_leads_away_from_can_be_held(base, tokens, method):
     """The empty prompt's own directions, found again as eigenvectors; a concept does nothing along them."""
     chosen = TrainSettings(method=method, preserve_uncond=0.3)
     with torch.no_grad():
-        empty = text.unprompted(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
+        empty = text.unconditional(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
     value, vectors = torch.linalg.eigh(empty.T @ empty)
     wanted = vectors[:, value.clamp(min=0).sqrt() >= 0.3 * value[-1].clamp(min=1e-12).sqrt()]
     held = text.empty_directions(base, 0.3)
@@ -88,7 +88,7 @@ def test_what_is_held_is_what_a_training_goes_on_from(sd_base):
 
 def test_training_begins_as_the_base(base, tokens):
     with torch.no_grad():
-        rows = text.initial_rows(base, tokens)
+        rows = initializers.initial_embeddings(base, tokens)
         condition = conditioning(base, tokens, ["a V* dog", "the beach"], rows)
         before = forward(base, condition)
         with trainable.attached(base, tokens) as trained, trained.computing():
@@ -211,7 +211,9 @@ def test_each_method_trains_its_own_parameters(base, tokens, method):
 def test_a_saved_concept_draws_as_the_trained_denoiser_did(base, tokens, method):
     before = snapshot(base)
     with torch.no_grad():
-        plain = forward(base, conditioning(base, tokens, ["a V* dog", "the beach"], text.initial_rows(base, tokens)))
+        plain = forward(
+            base, conditioning(base, tokens, ["a V* dog", "the beach"], initializers.initial_embeddings(base, tokens))
+        )
     tensors, said, _ = moved(base, tokens, method)
     assert same(before, snapshot(base))
     found = drawn(base, tokens, tensors)
@@ -313,7 +315,7 @@ def test_nothing_to_learn_is_refused(base):
 )
 def test_a_training_begins_where_the_concept_ended(base, tokens, before, method):
     """At once it says what the concept says; the earlier rows stay; what is saved is the whole change."""
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     first, _, _ = moved(base, tokens, before)
     start = trainable.Start(first, 1, "f00d")
     with trainable.attached(base, both, settings(method), start) as trained, torch.no_grad():
@@ -331,11 +333,11 @@ def test_a_training_begins_where_the_concept_ended(base, tokens, before, method)
 
 
 def test_a_merged_concepts_shared_factor_comes_along(base, tokens):
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     merged = {"down": torch.randn(2, next(iter(base.kv.values())).shape[1])}
     merged |= {f"unet.{m}.weight.up": 0.1 * torch.randn(w.shape[0], 2) for m, w in base.kv.items()}
     merged |= {f"token.1.{name}": row[0] for name, row in
-               zip(base.family.encoders, text.initial_rows(base, tokens), strict=True)}  # fmt: skip
+               zip(base.family.encoders, initializers.initial_embeddings(base, tokens), strict=True)}  # fmt: skip
     start = trainable.Start(merged, 1)
     with trainable.attached(base, both, settings("textual-inversion"), start) as trained:
         assert set(merged) <= set(trainable.changes(trained))
@@ -353,7 +355,7 @@ def test_a_merged_concepts_shared_factor_comes_along(base, tokens):
 
 def test_low_rank_cannot_go_on_and_rows_must_fit(base, tokens):
     first, _, _ = moved(base, tokens, "kv")
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     with (
         pytest.raises(UsageError, match="begin at the base"),
         trainable.attached(base, both, settings("lora"), trainable.Start(first, 1)),
