@@ -195,9 +195,9 @@ def _pick(out: Output, work: job.Job, loaded: Base, count: int, stop: Callable[[
     """Score the checkpoints, and tell on stderr which one is kept and why."""
     from cdtool.evaluation import selection
 
-    total = len(selection.marks(work.settings.steps, count)) + 2  # the base, and the choice
+    total = len(selection.checkpoint_steps(work.settings.steps, count)) + 2  # the base, and the choice
     events = list(out.progress(selection.choose(work, loaded, stop=stop), total, label="checkpoint"))
-    picked = next(event for event in events if isinstance(event, selection.Picked))
+    picked = next(event for event in events if isinstance(event, selection.Selection))
     out.talk("step   text  image")
     for stage in picked.stages:
         remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""

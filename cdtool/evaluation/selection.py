@@ -34,7 +34,7 @@ RULE = "the highest sum of text and image alignment, each from 0 to 1 over the b
 
 
 @dataclass(frozen=True)
-class Stage:
+class CheckpointScore:
     """Mean text and image alignment of a checkpoint after some training steps."""
 
     step: int
@@ -43,10 +43,10 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Picked:
+class Selection:
     """The scores of the base (step 0) and of every checkpoint, and the step that was kept."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[CheckpointScore, ...]
     step: int
     prompts: int
     encoder: str
@@ -56,7 +56,7 @@ class Picked:
         return {**asdict(self), "of": self.stages[-1].step, "rule": RULE}
 
 
-def knee(stages: Sequence[Stage]) -> Stage:
+def knee(stages: Sequence[CheckpointScore]) -> CheckpointScore:
     """The knee of text against image alignment among all stages but the first, which is the base.
 
     Both scores are put on 0 to 1 over all stages. Training falls from (0, 1), the base's text, to (1, 0), the photos'
@@ -71,7 +71,7 @@ def knee(stages: Sequence[Stage]) -> Stage:
     return stages[1:][sums.index(max(sums))]
 
 
-def marks(steps: int, count: int) -> tuple[int, ...]:
+def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
     """The steps after which checkpoints are kept: `count` evenly spaced ones, the last step among them."""
     return tuple(dict.fromkeys(max(1, round(steps * place / count)) for place in range(1, count + 1)))
 
@@ -92,7 +92,7 @@ def train(
     leads = ranks is None or ranks.rank == 0
     if leads and not resume:
         shutil.rmtree(_folder(work.name), ignore_errors=True)
-    kept: Collection[int] = marks(work.settings.steps, count)
+    kept: Collection[int] = checkpoint_steps(work.settings.steps, count)
     for step in run.train(work, base, learned, resume=resume, previews=previews, stop=stop, ranks=ranks,
                               force=force, snapshots=kept):  # fmt: skip
         if step.kind == "snapshot" and leads:
@@ -106,7 +106,7 @@ def train(
         yield step
 
 
-def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Stage | Picked]:
+def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[CheckpointScore | Selection]:
     """Score the base and every checkpoint, save the knee under the job's name, and tell why; yields each one's scores.
 
     Raises InterruptedRun when asked to stop, with what the last step made saved, and what sampling and scoring raise.
@@ -117,15 +117,15 @@ def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -
     assert final.manifest is not None
     prompts = held_out(work, base)
     drawing, _ = resolve(SampleSettings, {**DRAWING, "precision": work.settings.precision}, base.folder)
-    eyes = encoders.load(encoders.encoder_for(base.folder), str(base.device))
-    stages: list[Stage] = []
+    encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))
+    stages: list[CheckpointScore] = []
     entries = {int(path.stem): path for path in sorted(_folder(work.name).glob(f"*{registry.SUFFIX}"))}
     entries[work.settings.steps] = final.path
     for step, path in {0: None, **entries}.items():
-        text, image = _score(work, base, eyes, path, prompts, drawing, stop)
-        stages.append(Stage(step, text, image))
+        text, image = _score(work, base, encoder, path, prompts, drawing, stop)
+        stages.append(CheckpointScore(step, text, image))
         yield stages[-1]
-    picked = Picked(tuple(stages), knee(stages).step, len(prompts), eyes.spec.name)
+    picked = Selection(tuple(stages), knee(stages).step, len(prompts), encoder.spec.name)
     _keep(work, entries[picked.step], picked)
     shutil.rmtree(_folder(work.name), ignore_errors=True)
     yield picked
@@ -138,16 +138,16 @@ def held_out(work: Job, base: Base) -> list[str]:
     return [prompt for prompt in filled if bind(prompt, work.tokens).plain() not in captions]
 
 
-def stages_of(entry: Concept) -> tuple[Stage, ...]:
+def scores_of_checkpoints(entry: Concept) -> tuple[CheckpointScore, ...]:
     """The checkpoints a concept was picked from, for its report; none where it was not."""
     told = entry.manifest.report.get("pick", {}) if entry.manifest else {}
-    return tuple(Stage(**stage) for stage in told.get("stages", ()))
+    return tuple(CheckpointScore(**stage) for stage in told.get("stages", ()))
 
 
 def _score(
     work: Job,
     base: Base,
-    eyes: Encoder,
+    encoder: Encoder,
     path: Path | None,
     prompts: Sequence[str],
     drawing: SampleSettings,
@@ -165,11 +165,11 @@ def _score(
         if stop():
             raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')
     pictures = {str(place): [photos.read(photo) for photo in group] for place, group in enumerate(work.groups)}
-    scores = alignment.evaluate(samples, pictures, eyes).concept
+    scores = alignment.score(samples, pictures, encoder).concept
     return scores["text"], fmean(value for name, value in scores.items() if name != "text")
 
 
-def _keep(work: Job, path: Path, picked: Picked) -> None:
+def _keep(work: Job, path: Path, picked: Selection) -> None:
     """Save the chosen checkpoint under the job's name, with why it was chosen."""
     manifest, _ = concept.read_header(path)
     note = registry.note(work.name)

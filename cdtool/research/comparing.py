@@ -61,7 +61,7 @@ def plan(
     """Check everything a study needs before anything is loaded.
 
     `a` and `b` are concepts, several joined, or bases; a bare base is asked for the plain words of the other. Raises
-    what `measuring.plan` raises, and InputError where the two would be asked for different things.
+    what `measuring.plan` raises, and InputError where the two would be asked for different concepts.
     """
     if a == b:
         raise UsageError(f"{a} cannot be compared with itself.", "Like: cdtool eval --compare dog dog-2")

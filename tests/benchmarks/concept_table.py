@@ -94,7 +94,7 @@ def possible(name: str, spec: str, count: int, judge: Judge) -> float:
     drawn = [one.image for one in sample.draw(base, [], [prompt], wanted)]
     own = [photos.read(photo) for photo in photos.find([PHOTOS / name])[0]]
     mine, its = (
-        alignment.evaluate([alignment.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
+        alignment.score([alignment.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
         for images in (own, drawn)
     )
     return mine / its - 1

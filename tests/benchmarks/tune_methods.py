@@ -44,7 +44,7 @@ ENOUGH = 0.9  # of the base's text alignment, which a tuned try must keep
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """What every cell needs, and the file in which finished cells are kept."""
 
     base: Base
@@ -76,7 +76,7 @@ class Bench:
         drawn = sample.draw(self.base, [entry] if entry else [], asked, self.drawing)
         samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
-        return alignment.evaluate(samples, pictures, self.encoder).concept
+        return alignment.score(samples, pictures, self.encoder).concept
 
     def measured(self, label: str, concept: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Train a concept by flags, draw it, and tell scores and cost."""
@@ -119,11 +119,11 @@ def train(base: Base, work: jobs.Job) -> tuple[registry.Concept, dict[str, float
     return entry, {**seconds, "numbers": cost.numbers, "rows": cost.embeddings, "bytes": entry.bytes}
 
 
-def about(bench: Bench) -> str:
+def about(context: RunContext) -> str:
     """What was drawn, with what and where."""
-    drawn = f"{len(bench.prompts)} prompts x {bench.drawing.count} samples, {bench.drawing.steps} steps"
-    dtype = str(bench.base.dtype).removeprefix("torch.")
-    return f"{drawn}, measured with {bench.encoder.spec.name} on {bench.base.name}; {shapes.machine(dtype)}"
+    drawn = f"{len(context.prompts)} prompts x {context.drawing.count} samples, {context.drawing.steps} steps"
+    dtype = str(context.base.dtype).removeprefix("torch.")
+    return f"{drawn}, measured with {context.encoder.spec.name} on {context.base.name}; {shapes.machine(dtype)}"
 
 
 def mean(values: Iterator[float] | Sequence[float]) -> float:
@@ -132,18 +132,18 @@ def mean(values: Iterator[float] | Sequence[float]) -> float:
     return sum(found) / len(found)
 
 
-def tune(bench: Bench, names: Sequence[str], concepts: Sequence[str], rates: Sequence[float],
+def tune(context: RunContext, names: Sequence[str], concepts: Sequence[str], rates: Sequence[float],
          lengths: Sequence[int]) -> None:  # fmt: skip
     """Try every rate (times the method's centre) with every number of steps, and print all tries and the best."""
     rows, best = [], []
-    floor = ENOUGH * mean([bench.untrained(concept)["scores"]["text"] for concept in concepts])
+    floor = ENOUGH * mean([context.untrained(concept)["scores"]["text"] for concept in concepts])
     for name in names:
         own = CENTRES[name]
         tries = []
         for steps in lengths:
             for rate in rates:
                 flags = {"method": name, "steps": steps, "lr": own * rate}
-                cells = [bench.measured(f"try-{name}", concept, flags) for concept in concepts]
+                cells = [context.measured(f"try-{name}", concept, flags) for concept in concepts]
                 text, image = (mean([cell["scores"][column] for cell in cells]) for column in ("text", "image"))
                 tries.append((text, image, steps, own * rate))
                 rows.append([name, steps, f"{own * rate:g}", text, image, mean([cell["seconds"] for cell in cells])])
@@ -151,7 +151,7 @@ def tune(bench: Bench, names: Sequence[str], concepts: Sequence[str], rates: Seq
         text, image, steps, lr = max(good, key=lambda one: one[1]) if good else max(tries)
         best.append(f"[train.{name}]\nsteps = {steps}\nlr = {lr:g} # text {text:.2f}, image {image:.2f}\n")
     head = ["method", "steps", "rate", "text", "image", "training s"]
-    shapes.report(f"What was tried, mean over {', '.join(concepts)}", rows, head, about(bench))
+    shapes.report(f"What was tried, mean over {', '.join(concepts)}", rows, head, about(context))
     print(f"\nBest image alignment among those that keep {ENOUGH:.0%} of the base's text alignment:\n")
     print("\n".join(best))
 
@@ -174,8 +174,10 @@ def main() -> None:
     prompts = files.read_prompts(FOLDER / "prompts" / "object.txt")[: chosen.prompts]
     settings.data_dir().mkdir(parents=True, exist_ok=True)
     encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))
-    bench = Bench(base, encoder, replace(drawing, batch=16), tuple(prompts), settings.data_dir() / "methods.json")
-    tune(bench, chosen.methods, chosen.tune_on, chosen.rates, chosen.lengths)
+    context = RunContext(
+        base, encoder, replace(drawing, batch=16), tuple(prompts), settings.data_dir() / "methods.json"
+    )
+    tune(context, chosen.methods, chosen.tune_on, chosen.rates, chosen.lengths)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def kv(base):
 
 
 def brute(base, tensors):
-    """Kind and relative change of every module that holds parameters, from the loaded denoiser."""
+    """ClassProbe and relative change of every module that holds parameters, from the loaded denoiser."""
     found = {}
     for name, module in base.unet.named_modules():
         own = dict(module.named_parameters(recurse=False))
