@@ -16,7 +16,8 @@ from cdtool import __version__
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.models import deltas, spectra
 from cdtool.store import concept, registry
-from cdtool.store.concept import Manifest, Shape
+from cdtool.store.concept import Manifest
+from cdtool.store.headers import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor

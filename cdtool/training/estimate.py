@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cdtool.priors.sets import Generation
     from cdtool.settings import TrainSettings
-    from cdtool.store.concept import Shape
+    from cdtool.store.headers import Shape
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
 # Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
