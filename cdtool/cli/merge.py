@@ -38,10 +38,10 @@ def merge(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Merge concepts of one base into one small file, in seconds and without training.
+    """Merge several concepts of one base into one file.
 
-    Their tokens become V1, V2... in the order given. What the merge kept of each concept is told and recorded; where
-    it lost one, nothing is saved and the exit code is 6.
+    It takes seconds and no training, and the file is small. Their tokens become V1, V2... in the order given. What the
+    merge kept of each concept is told and recorded; where it lost one, nothing is saved and the exit code is 6.
 
     Examples:
     cdtool merge dog moongate -o pair

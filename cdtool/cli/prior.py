@@ -65,7 +65,7 @@ def add(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Take over a folder of your own as a prior set; the images are copied.
+    """Copy a folder of your own as a set of class images.
 
     Examples:
       cdtool prior add ./dogs --class dog
@@ -89,7 +89,7 @@ def add(
 
 
 def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show what a prior set holds: its images, captions, source and size.
+    """Show what a set holds: images, captions, source.
 
     Examples:
       cdtool prior show dog

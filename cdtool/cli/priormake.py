@@ -68,7 +68,9 @@ def make(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a set of images of a class: retrieved from a captioned corpus, or drawn by the base.
+    """Make a set of class images.
+
+    They are retrieved from a captioned corpus by the text similarity of captions, or drawn by the base.
 
     Examples:
       cdtool prior make dog --from ./coco/annotations/captions_val2017.json

@@ -68,14 +68,16 @@ def train(
 ) -> None:
     """Teach a base a new concept from a handful of photos.
 
+    Defaults are the paper's. A base, a method and your own files may set others; cdtool config shows what is in force.
+
     Examples:
     cdtool train ./photos --token "V* dog"
-    cdtool train ./gate --token moongate -o moongate --preview "moongate in the snow"
-    cdtool train ./art --token "V* art" --style --base sd15 --dry-run
-    cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat"
+    cdtool train ./gate --token moongate --preview "moongate in the snow"
+    cdtool train ./art --token "V* art" --style --dry-run
+    cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat" -o pets
     cdtool train ./cat --token "V2 cat" --from dog
-    cdtool train ./cat --token "V* cat" --like dog --method full
-    cdtool train ./photos --token "V* dog" --pick 5
+    cdtool train ./cat --token "V* cat" --like dog --method lora
+    cdtool train ./photos --token "V* dog" --pick 5 -o dog-best
     """
     given = dict(locals())
     flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
