@@ -23,7 +23,7 @@ from cdtool.training import run
 if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import Subject
+    from cdtool.training.batches import ConceptImages
     from cdtool.training.job import Job
     from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
@@ -79,7 +79,7 @@ def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
 def train(
     work: Job,
     base: Base,
-    learned: tuple[Subject, ...],
+    learned: tuple[ConceptImages, ...],
     count: int,
     *,
     resume: bool = False,
