@@ -53,6 +53,8 @@ def merge(
         out.result(plan.name, _data(registry.find(plan.name)))
         return
     for step in out.follow(merging.run(plan), label="caption"):
+        for warning in step.warnings:
+            out.warn(warning)
         if step.concept is not None and step.report is not None:
             out.talk(f'Saved. Try: cdtool sample {step.concept.name} "{_example(plan.composition)}"')
             out.result(step.concept.name, _data(step.concept) | {"saved": True, "report": step.report.data()})
@@ -71,7 +73,8 @@ def _tell(out: Output, report: Report) -> None:
         out.talk(f"{name:<{widest}}  fidelity {kept:6.3f}{'  lost' if name in report.lost else ''}")
     out.talk(
         f"{report.rows} rows of text, condition {report.condition:.1e}, constraint error {report.error:.1e}, "
-        f"as saved {report.saved_error:.1e}; drift on the regularization captions {report.drift:.2f} of the concepts' own."
+        f"as saved {report.saved_error:.1e}; "
+        f"drift on other captions {report.drift:.2f} of the concepts' own."
     )
 
 

@@ -22,10 +22,12 @@ class Progress(Protocol):
     """A step that knows how far the whole is."""
 
     @property
-    def done(self) -> int: ...
+    def done(self) -> int:
+        """What is done."""
 
     @property
-    def total(self) -> int: ...
+    def total(self) -> int:
+        """Of how much."""
 
 
 S = TypeVar("S", bound=Progress)
@@ -172,7 +174,7 @@ def _lines(
         amount = advance(step)
         done += amount
         now = time.monotonic() - began
-        if amount and now - spoken >= EVERY or amount and done == total:
+        if (amount and now - spoken >= EVERY) or (amount and done == total):
             left = now / (done - start) * (total - done)
             parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
             print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)

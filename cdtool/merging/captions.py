@@ -169,5 +169,6 @@ def _write(key: str, moment: Tensor, words: Tensor, counts: Sequence[int]) -> No
             (work / path.name).replace(path)
     except OSError as error:
         raise ResourceError(
-            f"The cache {path.parent} cannot be written: {error.strerror or error}.", "Free some disk, or check the permissions."
+            f"The cache {path.parent} cannot be written: {error.strerror or error}.",
+            "Free some disk, or check the permissions.",
         ) from None

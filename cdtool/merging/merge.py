@@ -228,7 +228,7 @@ def _manifest(
     name: str,
     parents: Sequence[Parent],
     tokens: Sequence[Token],
-    known: RegularizationStats,
+    stats: RegularizationStats,
     report: Report,
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]

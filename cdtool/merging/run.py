@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from cdtool.errors import GateError, UsageError
 from cdtool.models.libraries import quietly
-from cdtool.store import bases, registry, subject
+from cdtool.store import registry, subject
 
 if TYPE_CHECKING:
-    from cdtool.merging.captions import RegularizationStats
     from cdtool.merging.diagnostics import Report
-    from cdtool.models.pipelines import Base
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
@@ -39,12 +37,13 @@ class Plan:
 
 
 class MergeStep(NamedTuple):
-    """How far a merge is, in encoded captions; its diagnostics once they are known, and last the saved concept."""
+    """How far a merge is, in encoded captions; warnings, its diagnostics once they are known, and the saved concept."""
 
     done: int
     total: int
     report: Report | None = None
     concept: Concept | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def merge(*concepts: str | Path | Concept, **options: Unpack[MergeOptions]) -> Concept:
@@ -102,14 +101,21 @@ def run(plan: Plan) -> Iterator[MergeStep]:
     """Carry out a plan; see `iter_merge` and, for what it raises, `merge`."""
     if not plan.force:
         registry.check_free(plan.name)
-    from cdtool.merging import merge
+    from cdtool.merging import captions, diagnostics, merge
     from cdtool.models import pipelines
 
     base = pipelines.load(plan.composition.base, precision="fp32", device="cpu", parts=("text",))
     parents = merge.load_parents(base, plan.composition, force=plan.force)
-    stats = yield from _stats(base, plan.captions)
+    texts = captions.read(captions.find(plan.captions, base.folder))
+    key, total = captions.key_of(base, texts), len(texts)
+    cached = captions.stored(key) is not None
+    yield MergeStep(total if cached else 0, total, warnings=diagnostics.shared_initializers(plan.composition.concepts))
+    if not cached:
+        for done, _ in enumerate(captions.encode(base, texts, key), 1):
+            yield MergeStep(done, total)
+    stats = captions.known(base, texts)
     merged = merge.merge(base, parents, plan.name, stats)
-    yield MergeStep(stats.captions, stats.captions, merged.report)
+    yield MergeStep(total, total, merged.report)
     if merged.report.lost and not plan.force:
         raise GateError(
             f"The merge lost {' and '.join(merged.report.lost)}, so it is not saved.",
@@ -117,19 +123,7 @@ def run(plan: Plan) -> Iterator[MergeStep]:
         )
     concept = registry.save(merged.manifest, merged.tensors, force=plan.force)
     _note_parents(concept, plan.composition)
-    yield MergeStep(stats.captions, stats.captions, merged.report, concept)
-
-
-def _stats(base: Base, file: Path | None) -> Generator[MergeStep, None, RegularizationStats]:
-    """The statistics of the regularization captions, encoded now if they are not cached."""
-    from cdtool.merging import captions
-
-    texts = captions.read(captions.find(file, bases.locate(base.name)))
-    key = captions.key_of(base, texts)
-    if captions.stored(key) is None:
-        for done, _ in enumerate(captions.encode(base, texts, key), 1):
-            yield MergeStep(done, len(texts))
-    return captions.known(base, texts)
+    yield MergeStep(total, total, merged.report, concept)
 
 
 def _note_parents(concept: Concept, composition: Composition) -> None:

@@ -91,7 +91,10 @@ def main() -> None:
         own = known._replace(moment=moment(base, captions, in_r))
         for in_c in IN_C:
             with patch.object(merge, "_targets", bound(in_c)):
-                reports = [merge.merge(base, merge.load_parents(base, subject.find(pair)), "tried", own).report for pair in chosen.pairs]
+                reports = [
+                    merge.merge(base, merge.load_parents(base, subject.find(pair)), "tried", own).report
+                    for pair in chosen.pairs
+                ]
             kept = [value for report in reports for value in report.fidelity.values()]
             rows.append([in_c, in_r, fmean(report.rows for report in reports), fmean(kept), min(kept),
                          fmean(report.drift for report in reports)])  # fmt: skip

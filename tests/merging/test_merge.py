@@ -295,7 +295,12 @@ def test_another_base_is_refused(sd, sdxl, make):
     other, known = replace(sd, fingerprint="f00d"), captions.known(sd, CAPTIONS)
     with pytest.raises(BaseError, match="was trained on"):
         merged(other, "one+two")
-    assert merge.merge(other, merge.load_parents(other, composition.find("one+two"), force=True), "pair", known).report.error < 1e-8
+    assert (
+        merge.merge(
+            other, merge.load_parents(other, composition.find("one+two"), force=True), "pair", known
+        ).report.error
+        < 1e-8
+    )
     with pytest.raises(ConceptError, match="the base as"):
         merge.load_parents(sdxl, composition.find("one+two"), force=True)
 
