@@ -31,7 +31,7 @@ class TrainSettings:
     method: Method = "kv"
     steps: int = 250  # optimizer steps per concept; half of them without a prior
     lr: float = 8e-5
-    batch: int = 8  # pictures of one optimizer step over all processes, prior pictures included
+    batch: int = 8  # pictures of one optimizer step over all processes, class images included
     accumulate: int = 1  # passes that make up one optimizer step
     weight_decay: float = 1e-2  # on K/V; rows have none
     resolution: int = 0  # px; 0 is the base's own
@@ -40,7 +40,7 @@ class TrainSettings:
     seed: int = 0
     prior: str = "auto"  # auto, none, generated, a set's name or a folder
     prior_weight: float = 1.0
-    prior_count: int = 200  # prior pictures at most
+    prior_count: int = 200  # class images at most
     style: bool = False  # the token is a style: "painting in the style of V* art"
     augment: bool = True  # shrunk and enlarged, with size words; flipped in any case
     token_init: str = "rare"  # the row begins as rare, normal (drawn like the table), class (the noun's), or word:WORD
@@ -48,8 +48,8 @@ class TrainSettings:
     rank: int = 16  # of lora
     # K/V stay as they are along the directions of the empty prompt's text features that have at least this share of the
     # largest one, so that what guidance leads away from stays the base's; 0 is the paper's way, and holds none.
-    hold_empty: float = 0.0
-    crops: int = 32  # augmented crops per photo in the latent bank
+    preserve_uncond: float = 0.0
+    crops: int = 32  # augmented crops per photo in the latent cache
     save_every: int = 50  # steps between checkpoints
 
 
@@ -76,6 +76,8 @@ class CompressSettings:
     energy: float = 0.6  # share of the sum of each matrix's singular values
 
 
+# Names of settings in files of earlier versions, and what they are called now.
+RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)
 
@@ -125,13 +127,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not valid TOML: {reason}.", "Mend the line it names.") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    table = {name: upgraded(content) for name, content in table.items()}
     known = {"base", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
     for name, content in table.items():
         if name not in known:
             raise SettingsError(f'{path} has the unknown setting "{name}".', nearest(name, known))
         if name in SECTIONS:
             _check_names(path, name, content)
+        elif name != "base" and not isinstance(content, Mapping):
+            raise SettingsError(f'{path}: "{name}" is a table.', f"Write [{name}] on a line of its own.")
     return table
+
+
+def upgraded(table: Any) -> Any:
+    """A table of settings, and the tables in it, with the names of today."""
+    if not isinstance(table, Mapping):
+        return table
+    return {RENAMED.get(name, name): upgraded(value) for name, value in table.items()}
 
 
 def _check_names(path: Path, section: str, content: Any) -> None:
@@ -193,7 +205,11 @@ def _pick(cls: type[Any], section: str, name: str, given: _Layers, files: _Layer
     """The strongest layer's value of a setting, converted."""
     variable = f"CDTOOL_{section}_{name}".upper()
     candidates = [(origin, table.get(name)) for origin, table in given]
-    candidates += [(variable, os.environ.get(variable)), *((origin, table.get(name)) for origin, table in files)]
+    before = [f"CDTOOL_{section}_{old}".upper() for old, new in RENAMED.items() if new == name]
+    candidates += [
+        *((own, os.environ.get(own)) for own in (variable, *before)),
+        *((origin, table.get(name)) for origin, table in files),
+    ]
     default = next(field.default for field in fields(cls) if field.name == name)
     origin, raw = next(((o, v) for o, v in candidates if v is not None), ("default", default))
     return Value(_convert(raw, get_type_hints(cls)[name], f"{section}.{name}", origin), origin)
@@ -211,7 +227,7 @@ def _for_method(method: str, files: _Layers, *, with_base: bool) -> _Layers:
 
 def _check_environment(section: str, known: list[str]) -> None:
     prefix = f"CDTOOL_{section}_".upper()
-    names = [prefix + name.upper() for name in known]
+    names = [prefix + name.upper() for name in (*known, *RENAMED)]
     for name in os.environ:
         if name.startswith(prefix) and name not in names:
             raise SettingsError(f"There is no setting {name}.", nearest(name, names) or "See: cdtool config")
@@ -240,25 +256,38 @@ def write_base(name: str) -> Path:
 
 
 def _convert(raw: Any, hint: Any, name: str, origin: str) -> Any:
+    told = shortened(printable(str(raw)), 80)
     allowed = get_args(hint)
     if allowed:
         if raw not in allowed:
-            close = nearest(str(raw), allowed) or f"It is one of {', '.join(allowed)}."
-            raise SettingsError(f'{name} (from {origin}) cannot be "{raw}".', close)
+            close = nearest(told, allowed) or f"It is one of {', '.join(allowed)}."
+            raise SettingsError(f'{name} (from {origin}) cannot be "{told}".', close)
         return raw
     try:
         if hint is bool:
             return raw if isinstance(raw, bool) else _BOOLS[str(raw).lower()]
+        if (
+            isinstance(raw, bool)
+            or not isinstance(raw, str | int | float)
+            or (hint is str and not isinstance(raw, str))
+        ):
+            raise TypeError
         value = cast("Any", hint)(raw)
         if hint is int and isinstance(raw, float) and value != raw:
             raise ValueError
         return value
     except (ValueError, TypeError, KeyError, OverflowError):
-        raise SettingsError(f'{name} (from {origin}) must be {hint.__name__}, not "{raw}".') from None
+        raise SettingsError(f'{name} (from {origin}) must be {_KINDS[hint]}, not "{told}".') from None
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr", "rank")
+_MOST = {
+    "steps": 10**7, "batch": 10**5, "accumulate": 10**5, "count": 10**5, "crops": 10**4, "save_every": 10**9,
+    "prior_count": 10**6, "rank": 10**5, "resolution": 2**14, "seed": 2**63 - 1,
+}  # above which a number can only be a slip  # fmt: skip
+_TIMESTEPS = 1000  # of every scheduler: what `sample` can go through at most
 _INITS = ("rare", "normal", "class")
 
 
@@ -271,18 +300,21 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
     for name in _POSITIVE:
         if hasattr(settings, name) and getattr(settings, name) <= 0:
             raise SettingsError(f"{name} must be above zero, not {getattr(settings, name)}.")
+    for name, most in (_MOST | ({"steps": _TIMESTEPS} if isinstance(settings, SampleSettings) else {})).items():
+        if hasattr(settings, name) and getattr(settings, name) > most:
+            raise SettingsError(f"{name} can be {most} at most, not {getattr(settings, name):.3g}.")
     if isinstance(settings, TrainSettings):
         if settings.batch % 2 and settings.prior != "none":
             raise SettingsError(
-                f"batch is {settings.batch}, but half of it are prior pictures.",
+                f"batch is {settings.batch}, but half of it are class images.",
                 "Give an even --batch, or --prior none.",
             )
         if settings.batch % settings.accumulate:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
-        if not 0 <= settings.hold_empty <= 1:
-            raise SettingsError(f"hold_empty is a share from 0 to 1, not {settings.hold_empty:g}.")
+        if not 0 <= settings.preserve_uncond <= 1:
+            raise SettingsError(f"preserve_uncond is a share from 0 to 1, not {settings.preserve_uncond:g}.")
         if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():
             raise SettingsError("token_init names no word.", "Write it like --token-init word:dog.")
         if settings.token_init not in _INITS and not settings.token_init.startswith("word:"):
@@ -302,6 +334,6 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) in px of "WIDTHxHEIGHT". Raises SettingsError."""
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise SettingsError(f'"{text}" is not a size.', "Write it like --size 768x512.")
+    if not all(re.fullmatch("[0-9]{1,5}", side) and int(side) for side in (width, height)):
+        raise SettingsError(f'"{shortened(printable(text), 40)}" is not a size.', "Write it like --size 768x512.")
     return int(width), int(height)

@@ -6,12 +6,14 @@ import json
 import os
 import struct
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cdtool.errors import ConceptError, ResourceError
+from cdtool.settings import TrainSettings
 from cdtool.store import concept
 from cdtool.store.headers import Shape
 from cdtool.tokens import Token
@@ -238,3 +240,13 @@ def test_a_pipe_where_a_concept_is_expected(tmp_path):
 def test_a_concept_file_has_the_rights_of_any_new_file(file, tmp_path):
     (tmp_path / "any").touch()
     assert file.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_a_file_of_an_earlier_version_is_read_with_the_names_of_today():
+    """Trained by 0.1 before its settings were renamed; the file is never written again."""
+    path = Path(__file__).parents[1] / "frozen" / "concept-format-1.safetensors"
+    manifest, shapes = concept.read_header(path)
+    assert manifest.settings["preserve_uncond"] == 0.01
+    assert manifest.settings.keys() <= TrainSettings.__dataclass_fields__.keys()
+    assert (manifest.name, manifest.method, manifest.tokens[0].words()) == ("old", "textual-inversion", "V* dog")
+    assert shapes.keys() == concept.read_tensors(path).keys() == {"token.1.text_encoder"}
