@@ -303,6 +303,8 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
     for name, most in (_MOST | ({"steps": _TIMESTEPS} if isinstance(settings, SampleSettings) else {})).items():
         if hasattr(settings, name) and getattr(settings, name) > most:
             raise SettingsError(f"{name} can be {most} at most, not {getattr(settings, name):.3g}.")
+    if hasattr(settings, "seed") and settings.seed < 0:
+        raise SettingsError("seed cannot be negative.")
     if isinstance(settings, TrainSettings):
         if settings.batch % 2 and settings.prior != "none":
             raise SettingsError(
