@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.selection import CheckpointScore
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.reports.reporting import Picture
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
 
 Photos = Annotated[
     list[Path] | None,
@@ -63,10 +63,6 @@ Subject = Annotated[
         autocompletion=options.complete_subjects,
     ),
 ]
-Steps = Annotated[int | None, options.setting(SampleSettings, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[
-    float | None, options.setting(SampleSettings, "guidance", "--guidance", help="Guidance scale.", metavar="F")
-]
 
 
 def eval_(
@@ -76,8 +72,8 @@ def eval_(
     images: Images = None,
     count: Count = None,
     seed: options.Seed = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
     metrics: evalflags.Metrics = None,
@@ -104,7 +100,7 @@ def eval_(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure a concept: how well its samples follow their prompts (text) and resemble its photos (image).
+    """Measure how well samples fit their prompts and photos.
 
     Text is CLIPScore, image the mean cosine of all pairs of sample and photo. The base draws the same prompts without
     modifier tokens; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
@@ -204,7 +200,7 @@ def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[F
 
     results: list[ForgettingResult] = []
 
-    def images_and_scores() -> Iterator[Drawn | ProbeImage | Scores]:
+    def images_and_scores() -> Iterator[Generated | ProbeImage | Scores]:
         for event in evaluate.run(plan):
             if isinstance(event, ForgettingResult):
                 results.append(event)
