@@ -7,14 +7,16 @@ import html
 import io
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+import struct
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin
 
-from cdtool import __version__
-from cdtool.errors import InputError, NotFoundError, ResourceError
+from cdtool import __version__, schema, settings
+from cdtool.errors import InputError, NotFoundError, ResourceError, SettingsError
+from cdtool.files import open_regular
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -77,19 +79,19 @@ def _base64(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def sampled(generated: Generated, subject: str, base: Base, settings: SampleSettings) -> SampledImage:
+def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> SampledImage:
     """An image with its record; the precision recorded is the one really used."""
     import diffusers
     import torch
 
     dtype = str(base.dtype).removeprefix("torch.")
-    used = asdict(settings) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
-    chosen = {name: value for name, value in used.items() if name not in ("count", "seed", "batch")}
+    used = asdict(chosen) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
+    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch")}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())
     image.prompt, image.seed = generated.prompt, generated.seed
-    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, chosen, versions)
+    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions)
     return image
 
 
@@ -134,16 +136,17 @@ def read(path: Path) -> tuple[Record, SampleSettings]:
 
     Raises NotFoundError where there is no such file, InputError for any other.
     """
-    if not path.is_file():
+    if not path.exists():
         raise NotFoundError(f"There is no image {path}.", "Check the path.")
     try:
-        with Image.open(path) as image:
-            table = json.loads(image.info[_CHUNK])
-        about = Record(**table)
-        known = {field.name for field in fields(SampleSettings)}
-        chosen = {name: value for name, value in about.settings.items() if name in known}
-        return about, SampleSettings(**chosen, count=1, seed=about.seed, batch=1)
-    except (OSError, KeyError, ValueError, TypeError):
+        with open_regular(path) as file, Image.open(file) as image:
+            about = schema.build(Record, schema.loads(str(image.info[_CHUNK])))
+        chosen = replace(schema.build(SampleSettings, about.settings), count=1, seed=about.seed, batch=1)
+        settings.check(chosen)
+    except SettingsError as error:
+        raise InputError(f"The record in {path} cannot be followed: {error}", "Sample it anew.") from None
+    except (OSError, KeyError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
         raise InputError(
             f"{path} holds no record of how it was made.", "--replay takes a PNG that cdtool sample wrote."
         ) from None
+    return about, chosen
