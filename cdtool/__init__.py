@@ -2,7 +2,7 @@
 
     import cdtool
 
-    dog = cdtool.train("photos/dog", token="V* dog", base="sd15")
+    dog = cdtool.load("dog")
     images = cdtool.sample(dog, "V* dog on the beach", n=4)
     pair = cdtool.merge(dog, "moongate", name="pair")
 
