@@ -15,7 +15,9 @@ import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
+from cdtool.files import check_writable, read_regular, replacing
 from cdtool.methods import METHODS
+from cdtool.schema import printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -115,11 +117,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises SettingsError for bad TOML and unknown names.
     """
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_regular(path, most=1_000_000).decode())
     except FileNotFoundError:
         return {}
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else shortened(printable(str(error)))
+        raise SettingsError(f"{path} is not valid TOML: {reason}.", "Mend the line it names.") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     known = {"base", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
@@ -229,10 +232,10 @@ def write_base(name: str) -> Path:
     line, top = f"base = {json.dumps(name, ensure_ascii=False)}\n", re.split(r"(?m)^(?=\s*\[)", text, maxsplit=1)
     old = re.compile(r"(?m)^\s*base\s*=.*\n?")
     top[0] = old.sub(lambda _: line, top[0], count=1) if old.search(top[0]) else line + top[0]
+    check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(top), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(top), encoding="utf-8")
     return path
 
 

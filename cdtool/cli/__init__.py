@@ -22,6 +22,7 @@ from cdtool.cli import (
     config,
     demo,
     doctor,
+    evalflags,
     exchange,
     merge,
     options,
@@ -29,10 +30,12 @@ from cdtool.cli import (
     prior,
     priormake,
     sample,
+    study,
+    suite,
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError
+from cdtool.errors import CdtoolError, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -58,6 +61,14 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "prior": (
         "Sets of pictures of a class that keep a base from forgetting it.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
+    ),
+    "suite": (
+        "Benchmarks, as tables beside the published ones.",
+        {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
+    ),
+    "study": (
+        "Preference studies: people choose between two.",
+        {"make": study.make, "score": study.score},
     ),
     "analyze": (
         "What a concept changed, and where its words are looked for.",
@@ -124,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
+        if command := evalflags.moved(arguments):
+            raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
         _tree(app)(arguments, prog_name="cdtool")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.selection import CheckpointScore
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.reports.report import Picture
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
 
 Subject = Annotated[
     list[str] | None,
@@ -111,6 +111,7 @@ def eval_(
     """
     from cdtool.evaluation import evaluate, gates
     from cdtool.reports import html, page
+    from cdtool.reports import report as reports
 
     out = output.sink(json, quiet)
     subject = _one(concept)
@@ -129,7 +130,7 @@ def eval_(
     output.quiet_libraries()
     pictures, results, scores = _evaluated(plan, out)
     if report is not None:
-        page.write(report, plan, pictures, scores, stages=_stages(plan), forgetting=results)
+        page.write(report, plan, pictures or reports.of_folder(plan), scores, stages=_stages(plan), forgetting=results)
     if sheet is not None:
         _save_sheet(results, sheet)
     _print(plan, scores, results, out, {"report": report, "sheet": sheet})
@@ -153,11 +154,10 @@ def _evaluated(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tup
     from cdtool.evaluation.alignment import Scores
     from cdtool.evaluation.forgetting import ForgettingResult
     from cdtool.evaluation.side_effects import ProbeImage
-    from cdtool.reports import report as reports
 
     results: list[ForgettingResult] = []
 
-    def images_and_scores() -> Iterator[Drawn | ProbeImage | Scores]:
+    def images_and_scores() -> Iterator[Generated | ProbeImage | Scores]:
         for event in evaluate.run(plan):
             if isinstance(event, ForgettingResult):
                 results.append(event)
@@ -167,7 +167,7 @@ def _evaluated(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tup
     pictures: list[Picture] = []
     for event in out.progress(images_and_scores(), plan.pictures + 1, label="picture"):
         if isinstance(event, Scores):
-            return pictures or reports.of_folder(plan), tuple(results), event
+            return pictures, tuple(results), event
         if not isinstance(event, ProbeImage):
             pictures.append(event)
     raise AssertionError("an evaluation ends with its scores")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
@@ -130,7 +130,7 @@ def evaluate(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) 
 
 def iter_evaluate(
     concept: str | Path | Concept, **options: Unpack[EvaluateOptions]
-) -> Iterator[Drawn | ProbeImage | ForgettingResult | Scores]:
+) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
     """As `evaluate`, yielding every image as it is sampled, then results of forgetting, and the scores at last."""
     yield from run(plan(concept, **options))
 
@@ -233,12 +233,12 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(plan: Evaluation) -> Iterator[Drawn | ProbeImage | ForgettingResult | Scores]:
+def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
     """Sample the concept and, with the same seeds, the base; yields each image and at last the scores.
 
     Probe images come as ProbeImage, and the results of forgetting, if requested, after them. The scores of a concept
-    of the registry are noted beside it. Raises what `pipelines.load` and `sample.draw` raise, NotFoundError where an
-    encoder is missing or a folder lacks samples, and InputError for samples that cannot be used.
+    of the registry are noted beside it. Raises what `pipelines.load` and `sample.generate` raise, NotFoundError where
+    an encoder is missing or a folder lacks samples, and InputError for samples that cannot be used.
     """
     from cdtool.models import encoders, pipelines
 
@@ -260,7 +260,7 @@ def run(plan: Evaluation) -> Iterator[Drawn | ProbeImage | ForgettingResult | Sc
     yield scores
 
 
-def _sample(plan: Evaluation, base: Base, *, bare: bool) -> Generator[Drawn, None, list[Sample]]:
+def _sample(plan: Evaluation, base: Base, *, bare: bool) -> Generator[Generated, None, list[Sample]]:
     """Sample the plan's prompts with its concepts, or without modifier tokens with the bare base."""
     from cdtool.evaluation.alignment import Sample
     from cdtool.sampling import sample
@@ -269,7 +269,7 @@ def _sample(plan: Evaluation, base: Base, *, bare: bool) -> Generator[Drawn, Non
     concepts, prompts = ((), plain) if bare else (plan.composition.concepts, plan.prompts)
     weights = () if bare else plan.composition.weights
     samples = []
-    for drawn in sample.draw(base, concepts, prompts, plan.settings, weights=weights):
+    for drawn in sample.generate(base, concepts, prompts, plan.settings, weights=weights):
         samples.append(Sample(drawn.image, bind(drawn.prompt, plan.tokens).plain()))
         yield drawn
     return samples

@@ -160,7 +160,7 @@ def _score(
     plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
     entries = [] if path is None else [Concept(work.name, path, concept.read_header(path)[0], 0)]
     samples = []
-    for drawn in sample.draw(base, entries, prompts if entries else list(plain.values()), drawing):
+    for drawn in sample.generate(base, entries, prompts if entries else list(plain.values()), drawing):
         samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         if stop():
             raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')

@@ -18,7 +18,7 @@ from cdtool.models import encoders, pipelines
 from cdtool.priors import retrieval, sets
 from cdtool.priors.sets import QUICK, Drawing, Undrawn
 from cdtool.settings import read_toml
-from cdtool.store import bases, registry
+from cdtool.store import bases, families, registry
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int
     for entry in made:
         if entry.manifest and len(entry.manifest.pictures) >= how.count:
             return from_set(entry, token, style=style, count=how.count)
-    base = next((offer.name for offer in bases.at_hand() if offer.folder.samefile(base_folder)), base_folder.name)
+    base = next((one.name for one in bases.installed() if one.folder.samefile(base_folder)), base_folder.name)
     name = _free_name(f"{registry.slug(f'{token.noun} {base}')}-{how.steps}", recipe)
     summary = f'{counted(how.count, "prior picture")} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
     return PriorSet((), summary, undrawn=Undrawn(name, token.noun, prompt, style, how))
@@ -202,7 +202,7 @@ def _free_name(name: str, recipe: dict[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _fingerprint(folder: Path, _changed: int) -> str:
-    _, config, _ = pipelines.read_family(folder)
+    config = families.read(folder).unet
     return pipelines.fingerprint(pipelines.read_kv(folder, pipelines.text_kv(pipelines.empty_unet(config))))
 
 

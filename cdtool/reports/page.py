@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cdtool.reports import charts, html
 from cdtool.reports.charts import Mark
 from cdtool.reports.html import Markup, joined, signed, tag
-from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage, verdict
+from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage, gather, verdict
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:

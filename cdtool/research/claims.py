@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,8 @@ def _failure_path(folder: Path, cell: str) -> Path:
 
 
 def _touch(path: Path) -> None:
-    try:
+    with suppress(OSError):  # the disk was away for a moment, or the claim went to another worker
         os.utime(path)
-    except OSError:
-        pass  # the disk was away for a moment, or the claim went to another worker
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cdtool.images.photos import Photo
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Concept
 
 
@@ -61,7 +61,7 @@ class RunContext:
     stop: Callable[[], bool] = lambda: False
     works: dict[str, job.Job] = field(default_factory=dict)
     found: dict[Path, list[Photo]] = field(default_factory=dict)
-    bare: dict[Hashable, list[Drawn]] = field(default_factory=dict)  # what the base drew beside cells
+    bare: dict[Hashable, list[Generated]] = field(default_factory=dict)  # what the base drew beside cells
 
     def photos(self, concept: ConceptSpec) -> list[Photo]:
         """A concept's usable photos."""

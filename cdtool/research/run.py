@@ -40,7 +40,7 @@ POLL = 0.5  # s between two looks for a cell that is free
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as it is plan for, checked before anything is loaded."""
+    """What a run does, checked before anything is loaded."""
 
     suite: Suite
     cells: tuple[Cell, ...]
@@ -340,7 +340,7 @@ def _measure(plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, ke
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.draw(context.base, subject.concepts, given, plan.drawn(cell), weights=subject.weights):
+    for drawn in sampling.generate(context.base, subject.concepts, given, plan.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
         context.check_stop()

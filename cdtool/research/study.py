@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cdtool.images.photos import Photo
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.subject import Composition
 
 SHOWN = 4  # photos beside a question, as the paper's two to four
@@ -67,7 +67,7 @@ def plan(
     """Check everything a study needs before anything is loaded.
 
     `a` and `b` are concepts, several joined, or bases; a bare base is plan for the plain words of the other. Raises
-    what `evaluate.plan` raises, and InputError where the two would be plan for different concepts.
+    what `evaluate.plan` raises, and InputError where the two would be asked for different concepts.
     """
     if a == b:
         raise UsageError(f"{a} cannot be compared with itself.", "Like: cdtool study make dog dog-2 -o study.html")
@@ -79,7 +79,7 @@ def plan(
     for mine, other in zip(texts, _plain(second, right), strict=True):
         if mine != other:
             raise InputError(
-                f'{a} would be plan for "{mine}", {b} for "{other}": that is no comparison.',
+                f'{a} would be asked for "{mine}", {b} for "{other}": that is no comparison.',
                 "Give --prompts that ask both for the same.",
             )
     chosen, _ = resolve(SampleSettings, flags or {}, bases.locate(first.base))
@@ -90,19 +90,19 @@ def plan(
     return Comparison(*sides, texts, _photos(sides, folders), device)
 
 
-def run(plan: Comparison) -> Iterator[Drawn | Study]:
+def run(plan: Comparison) -> Iterator[Generated | Study]:
     """Draw both sides; yields each picture and at last the study, shuffled by the seed of the settings.
 
-    Raises what `pipelines.load` and `sampling.draw` raise.
+    Raises what `pipelines.load` and `sampling.generate` raise.
     """
     from cdtool.models import pipelines
     from cdtool.sampling import sample
 
-    drawn: list[list[Drawn]] = []
+    drawn: list[list[Generated]] = []
     for side in (plan.a, plan.b):
         base = pipelines.load(side.composition.base, precision=side.settings.precision, device=plan.device)
         drawn.append([])
-        for picture in sample.draw(
+        for picture in sample.generate(
             base, side.composition.concepts, side.prompts, side.settings, weights=side.composition.weights
         ):
             drawn[-1].append(picture)
@@ -140,7 +140,7 @@ def save(study: Study, page: Path) -> Path:
 
 
 def _filled(mine: Composition, other: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
-    """The prompts as one side is plan them: a bare base gets the other's without modifier tokens."""
+    """The prompts of one side: a bare base gets the other's without modifier tokens."""
     words = mine.tokens or other.tokens
     filled = [evaluate.fill(prompt, words) for prompt in prompts]
     return tuple(filled) if mine.tokens else tuple(bind(prompt, words).plain() for prompt in filled)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cdtool import methods
 from cdtool.models import pipelines
 from cdtool.models.adapter import parameter_of
+from cdtool.store import families
 from cdtool.training.batches import resolution
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from cdtool.priors.sets import Drawing
     from cdtool.settings import TrainSettings
-    from cdtool.store.concept import Shape
+    from cdtool.store.headers import Shape
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
 # Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
@@ -71,7 +72,7 @@ def cost(
     `modifiers` counts the new tokens with a row, `earlier` those of the concept it goes on from, whose tensors are
     `start`. Raises BaseError for a folder we cannot use.
     """
-    family, config, schedule = pipelines.read_family(folder)
+    family, config, schedule = families.read(folder)
     shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
     unet = pipelines.empty_unet(config)
     kv = pipelines.text_kv(unet)
@@ -105,7 +106,7 @@ def cost(
 
 def drawing_seconds(folder: Path, how: Drawing, device: torch.device, dtype: torch.dtype) -> float:
     """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
-    _, config, _ = pipelines.read_family(folder)
+    config = families.read(folder).unet
     forward = _measure(
         pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True
     ).forward

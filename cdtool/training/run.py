@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings
 from cdtool.methods import METHODS, words_only
-from cdtool.store import bases, registry
+from cdtool.store import bases, families, registry
 from cdtool.store.concept import BaseRef, Manifest, read_header
 from cdtool.tokens import counted
 from cdtool.training.job import Job
@@ -170,6 +170,7 @@ def plan(work: Job, device: str = "auto", world: int = 1, *, force: bool = False
     from cdtool.training import estimate as plans
 
     folder = bases.locate(work.base)
+    families.check_trainable(work.base, families.read(folder))
     if work.start is not None:
         begin(work, pipelines.load(work.base, parts=()), force=force)
     where = pipelines.pick_device(device)
@@ -226,6 +227,7 @@ def train(
     from cdtool.training import loop
     from cdtool.training.processes import ALONE
 
+    families.check_trainable(base.name, families.read(base.folder))
     ranks = ranks or ALONE
     start = begin(work, base, force=force)
     tokens = initializers.assign(base.tokenizers, work.tokens)

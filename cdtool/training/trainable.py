@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, initializers, pipelines, text
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import parameter_name, row_name, weight_name
 
@@ -123,7 +123,7 @@ class Trainable:
     def computing(self) -> Iterator[None]:
         """While open, for a forward pass and the backward pass of it, the denoiser has the trained weights."""
         cast_ = {name: parameter.to(self.base.dtype) for name, parameter in self.weights.items()}
-        with adapter.placed(self.base.unet, cast_):
+        with adapter.override_parameters(self.base.unet, cast_):
             yield
 
     def check_moved(self) -> None:
@@ -150,7 +150,7 @@ def attached(
     method has nothing to train, ConceptError where the concept does not fit the base.
     """
     settings, start = settings or TrainSettings(), start or Start()
-    begin = adapter.changes_of(base, start.tensors)
+    begin = adapter.read_deltas(base, start.tensors)
     named = [name for name, _ in base.unet.named_parameters()]
     chosen = methods.trained(settings.method, named, tuple(base.kv))
     idle = [name for name in begin if name not in chosen]
@@ -166,7 +166,7 @@ def attached(
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
-    with adapter.placed(base.unet, frozen), adapter.swapped(base.unet, modules):
+    with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
         yield made
 
 
@@ -197,7 +197,7 @@ def _change(parameter: Tensor, before: Tensor) -> Tensor:
 
 
 def _modules(
-    base: Base, chosen: Collection[str], settings: TrainSettings, begin: Mapping[str, adapter.Change]
+    base: Base, chosen: Collection[str], settings: TrainSettings, begin: Mapping[str, deltas.Delta]
 ) -> dict[str, Trained | LowRank]:
     """The K/V modules that are trained, as what they begin as."""
     low_rank = methods.METHODS[settings.method].low_rank
@@ -220,7 +220,7 @@ def _modules(
     return made
 
 
-def _begun(base: Base, names: Sequence[str], begin: Mapping[str, adapter.Change]) -> dict[str, Tensor]:
+def _begun(base: Base, names: Sequence[str], begin: Mapping[str, deltas.Delta]) -> dict[str, Tensor]:
     """W0 + dW of parameters of the denoiser, in float32 on the device."""
     kv = {f"{module}.weight": weight for module, weight in base.kv.items()}
     stored = pipelines.read_parameters(base.folder, [name for name in names if name not in kv])
@@ -229,7 +229,7 @@ def _begun(base: Base, names: Sequence[str], begin: Mapping[str, adapter.Change]
         weight = kv.get(name, stored.get(name))
         assert weight is not None
         value = weight.float().to(base.device)
-        made[name] = value + adapter.dense(begin[name], value.shape) if name in begin else value.clone()
+        made[name] = value + deltas.dense(begin[name], value.shape) if name in begin else value.clone()
     return made
 
 

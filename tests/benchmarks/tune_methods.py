@@ -73,7 +73,7 @@ class RunContext:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
         prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
-        drawn = sample.draw(self.base, [entry] if entry else [], asked, self.drawing)
+        drawn = sample.generate(self.base, [entry] if entry else [], asked, self.drawing)
         samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
         return alignment.score(samples, pictures, self.encoder).concept

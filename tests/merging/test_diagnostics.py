@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdtool.merging import diagnostics
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.tokens import Token
 
 EYE = torch.eye(2, dtype=torch.float64)
@@ -19,7 +19,7 @@ def linear(matrix):
 def figures(concepts, exact, saved, bound=((0,), (1,)), tried=((0,), (1,))):
     measured = diagnostics.measure(
         ["only"], [linear(matrix) for matrix in concepts], linear(exact), linear(saved),
-        Rows(EYE, list(bound)), Rows(EYE, list(tried)), EYE,
+        Targets(EYE, list(bound)), Targets(EYE, list(tried)), EYE,
     )  # fmt: skip
     return diagnostics.report(measured, ["one", "two"], 2, 10.0, ())
 

@@ -136,7 +136,7 @@ def wanted(count, **how):
 def test_drawn_pictures_are_those_that_sampling_draws(base):
     entry = end(make.draw(base, wanted(3, seed=5)))
     settings = SampleSettings(count=3, seed=5, steps=2, guidance=6.0, batch=2)
-    drawn = [np.asarray(one.image) for one in sample.draw(base, [], ["photo of a dog"], settings)]
+    drawn = [np.asarray(one.image) for one in sample.generate(base, [], ["photo of a dog"], settings)]
     for content, expected in zip(entry.manifest.pictures, drawn, strict=True):
         with Image.open(entry.folder / content.file) as image:
             assert np.abs(np.asarray(image, dtype=int) - expected).max() <= 1

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from cdtool.errors import ConceptError, ResourceError
 from cdtool.store import concept
-from cdtool.store.concept import Shape
+from cdtool.store.headers import Shape
 from cdtool.tokens import Token
 
 
@@ -152,7 +152,7 @@ def test_tensors_that_are_views_are_written_as_they_look(tmp_path, manifest):
 
 @pytest.mark.parametrize("name", ["dog", 'chien "élevé"\n犬'])
 def test_the_size_of_a_file_is_known_before(tmp_path, manifest, tensors, name):
-    several = tensors | {f"unet.{n}.up": torch.ones(3, n) for n in range(1, 12)} | {"down": torch.ones(2, 2).double()}
+    several = tensors | {f"unet.{n}.up": torch.ones(n, 2) for n in range(1, 12)} | {"down": torch.ones(2, 2).double()}
     made = manifest(parents=({"name": name},))
     concept.write(tmp_path / "it", made, several)
     shapes = concept.read_header(tmp_path / "it")[1]

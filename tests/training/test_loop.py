@@ -251,7 +251,7 @@ def error_on(base, tokens, what, pictures, draws=24):
     prompt = text.tokenize(base, bind("photo of a V* dog", tokens), tokens)
     condition = text.join([adapter.encode(base, what, [prompt])] * len(z))
     schedule = diffusion.scheduler(base, "ddpm")
-    with adapter.held(base) as give, torch.no_grad():
+    with adapter.precomputed_kv(base) as give, torch.no_grad():
         give(adapter.keys_and_values(base, what, condition.features))
         sizes = diffusion.size_condition(base, 16, 16, len(z))
         found = diffusion.predict(base, schedule.add_noise(z, noise, t), t, condition, sizes)
@@ -264,10 +264,12 @@ def test_training_learns_its_photos(fit, loaded, on):
     base = loaded(on)
     tokens = initializers.assign(base.tokenizers, [Token("dog")])
     own = [example.open() for example in SUBJECTS[0].photos]
-    empty = adapter.Learned(rows=tuple(tuple(row) for row in initializers.initial_embeddings(base, tokens)))
+    empty = adapter.ConceptWeights(
+        embeddings=tuple(tuple(row) for row in initializers.initial_embeddings(base, tokens))
+    )
     before = error_on(base, tokens, empty, own)
     made = tensors(fit(settings, on=on))
-    after = error_on(base, tokens, adapter.learned(base, tokens, made), own)
+    after = error_on(base, tokens, adapter.load_weights(base, tokens, made), own)
     assert after < 0.8 * before
     rows = initializers.initial_embeddings(base, tokens)
     for place, encoder in enumerate(base.family.encoders):
