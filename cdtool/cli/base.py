@@ -77,7 +77,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
 def show(
     base: OneBase = None, rare_tokens: RareTokens = None, json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Show what a base is: its pipeline, resolution, prediction type and the weights a concept changes.
+    """Show a base: its pipeline, resolution and K/V.
 
     With --rare-tokens, words for a modifier token to begin as: those that occur 5 to 10 times in captions, of letters
     only, and no part of another entry of the vocabulary.

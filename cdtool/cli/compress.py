@@ -12,6 +12,7 @@ import typer
 
 from cdtool import settings
 from cdtool.cli import options, output
+from cdtool.cli.parsing import BASICS
 from cdtool.errors import UsageError
 from cdtool.settings import CompressSettings
 from cdtool.store import registry
@@ -26,14 +27,27 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi|)b?\s*")
 
 Energy = Annotated[
     float | None,
-    options.setting(CompressSettings, "energy", "--energy", help="Share of the spectrum to keep.", metavar="F"),
+    options.setting(
+        CompressSettings, "energy", "--energy", help="Share of the spectrum to keep.", metavar="F", panel=BASICS
+    ),
 ]
-Rank = Annotated[int | None, typer.Option("--rank", metavar="R", min=1, help="The same rank for every matrix.")]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="R", min=1, rich_help_panel=BASICS, help="The same rank for every matrix."),
+]
 MaxSize = Annotated[
     str | None,
-    typer.Option("--max-size", metavar="SIZE", help="Of the file: 2MB, 500KB, 1.5MiB; ranks where they count."),
+    typer.Option(
+        "--max-size",
+        metavar="SIZE",
+        rich_help_panel=BASICS,
+        help="Of the file: 2MB, 500KB, 1.5MiB; ranks where they count.",
+    ),
 ]
-Curve = Annotated[bool, typer.Option("--curve", help="Show size and error by share; saves nothing without -o.")]
+Curve = Annotated[
+    bool,
+    typer.Option("--curve", rich_help_panel=BASICS, help="Show size and error by share; saves nothing without -o."),
+]
 Picture = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Where --curve also plots to: .png, .pdf or .svg.")
 ]
@@ -52,9 +66,10 @@ def compress(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a concept's file smaller: each matrix keeps the singular values that matter. The result is NAME-small.
+    """Make a concept's file smaller, at little cost.
 
-    Neither the base nor a GPU is needed. A matrix that would not get smaller stays as it is.
+    Each matrix keeps the singular values that matter; the result is NAME-small unless named. Neither the base nor a
+    GPU is needed. A matrix that would not get smaller stays as it is.
 
     Examples:
       cdtool compress dog

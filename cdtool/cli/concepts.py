@@ -46,9 +46,10 @@ def show(
     spectrum: Spectrum = False,
     json: options.Json = False,
 ) -> None:
-    """Show everything a concept records: its tokens, base, settings, sources and scores.
+    """Show what a concept records: tokens, base, scores.
 
-    With --spectrum: the sum of its leading singular values, as a share of them all, for each matrix.
+    Also its settings, sources, the report of its merge and where it lies. With --spectrum: the sum of its leading
+    singular values, as a share of them all, for each matrix.
 
     Examples:
       cdtool show dog

@@ -18,7 +18,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 def doctor(json: options.Json = False) -> None:
-    """Describe this machine: versions, devices, precision, memory, disk, bases and the data directory.
+    """Describe this machine, for settings and bug reports.
+
+    Versions, devices, precision, memory, disk, bases and the data directory.
 
     Examples:
       cdtool doctor

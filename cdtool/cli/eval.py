@@ -10,7 +10,7 @@ import typer
 
 from cdtool import files
 from cdtool.cli import evalflags, options, output
-from cdtool.cli.evalflags import BASICS, METHOD, OUTPUT
+from cdtool.cli.parsing import BASICS, METHOD, OUTPUT
 from cdtool.errors import GateError, UsageError
 from cdtool.tokens import counted
 
@@ -72,8 +72,8 @@ def eval_(
     forgetting: Forgetting = False,
     count: evalflags.Count = None,
     seed: options.Seed = None,
-    steps: evalflags.Steps = None,
-    guidance: evalflags.Guidance = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
     kid: evalflags.Kid = None,

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from cdtool.cli import options
+from cdtool.cli.parsing import BASICS, METHOD
 from cdtool.settings import SampleSettings
 
-BASICS, METHOD, OUTPUT = "Basics", "Method", "Output"
 METRICS = ("text", "image", "dino", "dinov2", "cutout", "rank", "scr", "kid", "fid")
 _MOVED = {"--suite": "cdtool suite run SUITE", "--compare": "cdtool study make A B -o FILE.html",
           "--study": "cdtool study make A B -o FILE.html", "--answers": "cdtool study score FILE..."}  # fmt: skip
@@ -18,8 +18,7 @@ _MOVED = {"--suite": "cdtool suite run SUITE", "--compare": "cdtool study make A
 
 def complete_metrics(incomplete: str) -> list[str]:
     """Names of metrics, also behind the comma of a list."""
-    head, comma, last = incomplete.rpartition(",")
-    return [head + comma + name for name in METRICS if name.startswith(last) and name not in head.split(",")]
+    return options.complete_list(METRICS, incomplete)
 
 
 def moved(arguments: list[str]) -> str:
@@ -34,11 +33,8 @@ Photos = Annotated[
     typer.Option("--photos", metavar="DIR", rich_help_panel=BASICS, help="Photos to compare with, once per token."),
 ]
 Count = Annotated[
-    int | None, options.setting(SampleSettings, "count", "--count", "-n", help="Images per prompt.", metavar="N")
-]
-Steps = Annotated[int | None, options.setting(SampleSettings, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[
-    float | None, options.setting(SampleSettings, "guidance", "--guidance", help="Guidance scale.", metavar="F")
+    int | None,
+    options.setting(SampleSettings, "count", "--count", "-n", help="Images per prompt.", metavar="N", panel=BASICS),
 ]
 Metrics = Annotated[
     str | None,

@@ -46,11 +46,11 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a concept for other tools: a LoRA and its words for diffusers, or for A1111, ComfyUI and kohya.
+    """Write a concept for diffusers, ComfyUI, A1111 or kohya.
 
-    Whole matrices become a LoRA of the rank they need, which loses nothing; --rank and --energy make it smaller.
-    custom-diffusion writes whole weights as the public example script does. To share a concept with another cdtool,
-    copy its file instead.
+    It becomes a LoRA and its words' embeddings. Whole matrices become a LoRA of the rank they need, which loses
+    nothing; --rank and --energy make it smaller. custom-diffusion writes whole weights as the public example script
+    does. To share a concept with another cdtool, copy its file instead.
 
     Examples:
       cdtool export dog --to diffusers
@@ -101,9 +101,10 @@ def import_(
     json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Bring in a concept: another cdtool's file, or weights, LoRAs of K/V and embeddings of other tools.
+    """Bring in a concept or another tool's weights.
 
-    Those other files know neither their base nor what the thing is: --base and --token say so.
+    It reads another cdtool's file, and weights, LoRAs of K/V and embeddings of other tools. Those know neither their
+    base nor what the thing is: --base and --token say so.
 
     Examples:
       cdtool import ./shared/dog.safetensors

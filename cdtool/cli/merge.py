@@ -38,10 +38,10 @@ def merge(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Merge concepts of one base into one small file, in seconds and without training.
+    """Merge several concepts of one base into one file.
 
-    Their tokens become V1, V2... in the order given. What the merge kept of each concept is told and recorded; where
-    it lost one, nothing is saved and the exit code is 6.
+    It takes seconds and no training, and the file is small. Their tokens become V1, V2... in the order given. What the
+    merge kept of each concept is told and recorded; where it lost one, nothing is saved and the exit code is 6.
 
     Examples:
     cdtool merge dog moongate -o pair
@@ -90,12 +90,15 @@ def _merge(out: Output, found: Composition, target: str, captions: Path | None, 
     folder = bases.locate(found.base)
     output.quiet_libraries(diffusers=False)
     from cdtool.merging import captions as reg_captions
+    from cdtool.merging import diagnostics
     from cdtool.merging import merge as merging
     from cdtool.models import pipelines
 
     texts = reg_captions.read(reg_captions.find(captions, folder))
     loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
+    for warning in diagnostics.shared_initializers(found.concepts):
+        out.warn(warning)
     key = reg_captions.key_of(loaded, texts)
     known = reg_captions.stored(key)
     if known is None:

@@ -10,7 +10,7 @@ import typer
 
 from cdtool import files
 from cdtool.cli import evalflags, options, output
-from cdtool.cli.evalflags import BASICS
+from cdtool.cli.parsing import BASICS
 from cdtool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def make(
     prompts: options.PromptFile = None,
     count: evalflags.Count = None,
     seed: options.Seed = None,
-    steps: evalflags.Steps = None,
-    guidance: evalflags.Guidance = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
     force: options.Force = False,

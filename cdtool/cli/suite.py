@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdtool.cli import evalflags, options, output
-from cdtool.cli.evalflags import BASICS
+from cdtool.cli.parsing import BASICS, SPEED
 from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import InputError, NameTakenError, UsageError
 from cdtool.tokens import counted
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cdtool.research.recipes import Event
     from cdtool.research.run import Plan
 
-_SPEED = "Speed and memory"
 _KNOWN = ("paper", "mini", "mini-small", "mini-sets", "customconcept101")
 
 
@@ -44,13 +43,13 @@ Only = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", rich_help_panel=BASICS, help="Print the plan, and do nothing.")]
 Workers = Annotated[
     str,
-    typer.Option("--workers", metavar="N", rich_help_panel=_SPEED, help="Processes; auto: one per GPU.  [default: 1]"),
+    typer.Option("--workers", metavar="N", rich_help_panel=SPEED, help="Processes; auto: one per GPU.  [default: 1]"),
 ]
-Slurm = Annotated[bool, typer.Option("--slurm", rich_help_panel=_SPEED, help="Submit the workers as a SLURM array.")]
+Slurm = Annotated[bool, typer.Option("--slurm", rich_help_panel=SPEED, help="Submit the workers as a SLURM array.")]
 SlurmOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--slurm-option", metavar="K=V", rich_help_panel=_SPEED, help="Of submitit: timeout_min=120, gpus_per_node=1."
+        "--slurm-option", metavar="K=V", rich_help_panel=SPEED, help="Of submitit: timeout_min=120, gpus_per_node=1."
     ),
 ]
 
@@ -64,8 +63,8 @@ def run(
     metrics: evalflags.Metrics = None,
     count: evalflags.Count = None,
     seed: options.Seed = None,
-    steps: evalflags.Steps = None,
-    guidance: evalflags.Guidance = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
     kid: evalflags.Kid = None,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.merging.targets import Targets
+    from cdtool.store.concept import Manifest
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
     Change = Callable[[str, Tensor], Tensor]  # what is added to K or V [s, o] of a module for features [s, d]
@@ -68,6 +70,26 @@ def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tup
             if alike >= ALIKE:
                 found.append(f"The learned words of {both} are nearly the same (cosine {alike:.2f}).")
     return tuple(found)
+
+
+def shared_initializers(concepts: Sequence[Concept]) -> tuple[str, ...]:
+    """What to do about each two concepts whose modifier tokens began as the same word."""
+    tokens = [(concept, token) for concept in concepts if concept.manifest for token in concept.manifest.tokens]
+    began = [(number, concept.name, token) for number, (concept, token) in enumerate(tokens, 1)
+             if token.initializer and _began_rare(concept.manifest)]  # fmt: skip
+    return tuple(
+        f'{one.words(number)} of "{name}" and {other.words(last)} of "{second}" both began as the word '
+        f'"{one.initializer}", so a merge can hardly tell them apart. Train "{second}" again with --force: '
+        "it will begin as another word."
+        for (number, name, one), (last, second, other) in combinations(began, 2)
+        if one.initializer == other.initializer and name != second
+    )
+
+
+def _began_rare(manifest: Manifest | None) -> bool:
+    """Whether a concept's modifier tokens began as the rare words it records; those of an imported one did not."""
+    imported = manifest is None or any(parent.get("by") == "import" for parent in manifest.parents)
+    return manifest is not None and not imported and manifest.settings.get("token_init", "rare") == "rare"
 
 
 def measure(

@@ -153,9 +153,9 @@ def ensure(context: RunContext, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         return
     start = registry.find(recipe.parents[0].name) if recipe.parents else None
     work = training(context, recipe, start)
-    for _ in run.draw_priors(work, context.base, stop=context.stop):
+    for _ in run.generate_priors(work, context.base, stop=context.stop):
         pass
-    learned, _ = run.subjects(work, context.base)
+    learned, _ = run.concept_images(work, context.base)
     resume = run.checkpoint_path(work.name).is_file()
     try:
         for step in run.train(work, context.base, learned, resume=resume, stop=context.stop, force=True):

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool import schema
 from cdtool.errors import ConceptError
 from cdtool.files import flush, write_error
+from cdtool.settings import upgraded
 from cdtool.store import headers
 from cdtool.store.headers import Shape
 from cdtool.tokens import Token
@@ -87,7 +88,7 @@ def from_json(text: str | bytes) -> Manifest:
         raise ConceptError(f"Its manifest cannot be read ({error}).") from None
     if not found.tokens or not all(token.noun.strip() for token in found.tokens):
         raise ConceptError("Its manifest cannot be read (it names no token).")
-    return found
+    return replace(found, settings=upgraded(found.settings), parents=tuple(map(upgraded, found.parents)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from cdtool.priors.sets import Drawing
+    from cdtool.priors.sets import Generation
     from cdtool.settings import TrainSettings
     from cdtool.store.headers import Shape
 
@@ -45,10 +45,10 @@ class Cost:
 
     matrices: int
     numbers: int
-    rows: int
+    embeddings: int
     concept_bytes: int
     crops: int
-    bank_bytes: int
+    cache_bytes: int
     seconds: float
     memory: int
 
@@ -94,17 +94,17 @@ def cost(
     return Cost(
         matrices=len(names),
         numbers=numbers,
-        rows=rows,
+        embeddings=rows,
         concept_bytes=(numbers + sum(map(math.prod, idle))) * 2
         + (modifiers + earlier) * int(config["cross_attention_dim"]) * 4,
         crops=crops,
-        bank_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
+        cache_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
         seconds=settings.steps * (computing + settings.accumulate * work.calls * CALL_SECONDS),
         memory=int(LIBRARY_BYTES + frozen + numbers * ADAM_BYTES + copies + kept),
     )
 
 
-def drawing_seconds(folder: Path, how: Drawing, device: torch.device, dtype: torch.dtype) -> float:
+def generation_seconds(folder: Path, how: Generation, device: torch.device, dtype: torch.dtype) -> float:
     """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
     config = families.read(folder).unet
     forward = _measure(

@@ -27,7 +27,7 @@ def tokens(base):
 
 def test_the_start_tokens_column_moves_no_weight():
     """By hand: with dL/dresult = 1 everywhere, dL/dW is the sum of all features but the first."""
-    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.zeros(2, 0))
+    module = trainable.TrainedKV(torch.tensor([[1.0, 2.0]]), None, torch.zeros(2, 0))
     features = torch.tensor([[[10.0, 20.0], [1.0, 0.0], [0.0, 3.0]]], requires_grad=True)
     result = module(features)
     assert result.flatten().tolist() == [50.0, 1.0, 6.0]
@@ -38,7 +38,7 @@ def test_the_start_tokens_column_moves_no_weight():
 
 def test_a_held_direction_stays_and_passes_no_gradient():
     """By hand: the first feature is held, so the first column is what it was and is never pulled at."""
-    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[1.0], [0.0]]))
+    module = trainable.TrainedKV(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[1.0], [0.0]]))
     module.weight.data += torch.tensor([[4.0, 5.0]])
     assert module.effective().tolist() == [[1.0, 7.0]]
     result = module(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]))
@@ -50,7 +50,7 @@ def test_a_held_direction_stays_and_passes_no_gradient():
 @pytest.mark.parametrize("method", ["kv", "lora"])
 def test_what_guidance_leads_away_from_can_be_held(base, tokens, method):
     """The empty prompt's own directions, found again as eigenvectors; a concept does nothing along them."""
-    chosen = TrainSettings(method=method, hold_empty=0.3)
+    chosen = TrainSettings(method=method, preserve_uncond=0.3)
     with torch.no_grad():
         empty = text.unconditional(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
     value, vectors = torch.linalg.eigh(empty.T @ empty)
@@ -76,7 +76,9 @@ def test_what_is_held_is_what_a_training_goes_on_from(sd_base):
     module, weight = next(iter(base.kv.items()))
     before = 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     start = trainable.Start({weight_name(module): before.half()})
-    with trainable.attached(base, [Token("moongate", modifier=False)], TrainSettings(hold_empty=0.3), start) as trained:
+    with trainable.attached(
+        base, [Token("moongate", modifier=False)], TrainSettings(preserve_uncond=0.3), start
+    ) as trained:
         for parameter in trained.parameters():
             parameter.data += 1.0
         after = trainable.changes(trained)[weight_name(module)].float()
