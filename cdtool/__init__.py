@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TrainingError,
         UsageError,
     )
+    from cdtool.evaluation.evaluate import evaluate, iter_evaluate
     from cdtool.merging.run import iter_merge, merge
     from cdtool.sampling.run import iter_sample, sample
     from cdtool.store.registry import Concept, concepts
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 # Where each public name is defined; it is imported at its first use (PEP 562).
 _PUBLIC = {
     "compress": "cdtool.compression.run",
+    "evaluate": "cdtool.evaluation.evaluate",
+    "iter_evaluate": "cdtool.evaluation.evaluate",
     "iter_merge": "cdtool.merging.run",
     "merge": "cdtool.merging.run",
     "iter_sample": "cdtool.sampling.run",
@@ -82,6 +85,8 @@ __all__ = [
     "UsageError",
     "compress",
     "concepts",
+    "evaluate",
+    "iter_evaluate",
     "iter_merge",
     "iter_sample",
     "load",

@@ -16,7 +16,7 @@ from cdtool.cli.parsing import BASICS, METHOD, OUTPUT, SPEED
 from cdtool.errors import UsageError
 from cdtool.sampling import run as sampling
 from cdtool.settings import SampleSettings
-from cdtool.tokens import counted
+from cdtool.tokens import check_quotes, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -113,6 +113,7 @@ def sample(
         raise UsageError("Of what?", 'Name a concept: cdtool sample dog "V* dog on the beach".')
     else:
         texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
+        check_quotes(texts)
         plan = sampling.plan(
             concept, texts, n=count, seed=seed, steps=steps, guidance=guidance, scheduler=scheduler, eta=eta,
             negative=negative, size=size, batch=batch, precision=precision, base=base, device=device, force=force,

@@ -12,7 +12,7 @@ from cdtool.errors import InputError, UsageError
 from cdtool.models.libraries import quietly
 from cdtool.settings import Precision, SampleSettings, Scheduler
 from cdtool.store import bases, subject
-from cdtool.tokens import Prompt, bind
+from cdtool.tokens import Prompt, bind, capitalised
 
 if TYPE_CHECKING:
     from cdtool.sampling.records import Images, Record, SampledImage
@@ -60,7 +60,8 @@ class Plan:
         found = []
         for prompt in self.prompts:
             if tokens and not prompt.named:
-                found.append(f'"{prompt.text}" names no token of the concept; it holds {" or ".join(words)}.')
+                meant = f' Is "{capitalised(prompt.text)}" meant?' if capitalised(prompt.text) else ""
+                found.append(f'"{prompt.text}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
             elif len(self.subject.parts) > 1 and len(prompt.named) < len(tokens):
                 unnamed = " and ".join(word for index, word in enumerate(words) if index not in prompt.named)
                 found.append(f'"{prompt.text}" does not name {unnamed}, which will not show.')

@@ -56,6 +56,8 @@ def test_prompts_are_checked_before_anything_is_loaded_and_warned_of_once(sd_bas
     warned = [step.warnings for step in cdtool.iter_sample("dog", "V* dog" + " dog" * 80, n=1, **QUICK)]
     assert "longer than the base reads" in warned[0][0]
     assert not any(warned[1:])
+    (small,) = run.plan("dog", "v* dog").warnings()
+    assert 'Is "V* dog" meant?' in small
     with pytest.raises(cdtool.TokenError, match="V3"):
         run.plan("dog", "V3 cat")
     with pytest.raises(cdtool.UsageError, match="no prompt"):
