@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
@@ -155,6 +155,7 @@ def replay(
 
     record, chosen = records.read(path)
     found = subject.find(concept or record.subject, base or record.base, force=force)
+    found = replace(found, base=base or record.base)  # of a bare base too
     return Plan(found, (bind(record.prompt, found.tokens),), chosen, device, force, record)
 
 
