@@ -94,7 +94,7 @@ def train(
     folder = preview_dir or Path("samples") / f"{job.name}-preview"
     go_on: Resume = resume or ("auto" if if_missing else False)
     options_ = _Options(device, resume=go_on, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
-    run.check(job, previews=options_.previews, resume=go_on or dry_run, force=force or dry_run)
+    run.check(job, previews=options_.previews, resume=go_on, force=force or dry_run)
     if gpus > 1 and not processes.launched() and not dry_run:
         _launch(gpus)
     output.quiet_libraries()

@@ -151,8 +151,6 @@ def ensure(context: RunContext, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         for event in run.train_job(job, context.base, resume="auto", stop=context.stop, force=True):
             if event.kind == "step":
                 yield Event("step", cell.id, told=f"{recipe.name}  loss {event.loss:.3f}")
-            elif event.kind == "warning":
-                yield Event("note", cell.id, told=f"{recipe.name}: {event.text}")
     except InterruptedRun as error:
         raise InterruptedRun(str(error), GO_ON) from None
 
