@@ -150,12 +150,14 @@ def train_job(
         yield from (Event("note", text=f"Skipped {item.path.name}: {item.reason}.") for item in job.skipped)
         yield from (Event("warning", text=text) for text in job.warnings)
     found = yield from _made_class_images(job, base, ranks, stop)
-    learned, checkpoint = concept_images(job, found), checkpoint_path(job.name)
+    learned, checkpoint, first = concept_images(job, found), checkpoint_path(job.name), 0
     for event in loop.fit(base, learned, job.tokens, job.settings, checkpoint=checkpoint, resume=resume,
                           previews=previews, stop=stop, ranks=ranks, start=start, snapshots=snapshots):  # fmt: skip
+        if event.kind == "step":
+            first = first or event.step
         if event.kind == "done" and ranks.rank == 0:
             saved = registry.save(manifest_of(job, base, start), event.tensors, force=force)
-            took = {} if resume else {"seconds": round(event.seconds, 1)}
+            took = {"seconds": round(event.seconds, 1)} if first == 1 else {}  # known of an unbroken run only
             registry.add_note(job.name, photos=_folders(job), base=own_base(job.base), **took)
             checkpoint.unlink(missing_ok=True)
             event = replace(event, concept=saved)
