@@ -37,7 +37,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError, UsageError
+from cdtool.errors import CdtoolError, InterruptedRun, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
