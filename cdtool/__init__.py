@@ -2,7 +2,7 @@
 
     import cdtool
 
-    dog = cdtool.load("dog")
+    dog = cdtool.train("photos/dog", token="V* dog", base="sd15")
     images = cdtool.sample(dog, "V* dog on the beach", n=4)
     pair = cdtool.merge(dog, "moongate", name="pair")
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cdtool.sampling.run import iter_sample, sample
     from cdtool.store.registry import Concept, concepts
     from cdtool.store.subject import load
+    from cdtool.training.run import iter_train, train
 
 # Where each public name is defined; it is imported at its first use (PEP 562).
 _PUBLIC = {
@@ -49,6 +50,8 @@ _PUBLIC = {
     "merge": "cdtool.merging.run",
     "iter_sample": "cdtool.sampling.run",
     "sample": "cdtool.sampling.run",
+    "iter_train": "cdtool.training.run",
+    "train": "cdtool.training.run",
     "Concept": "cdtool.store.registry",
     "concepts": "cdtool.store.registry",
     "load": "cdtool.store.subject",
@@ -89,9 +92,11 @@ __all__ = [
     "iter_evaluate",
     "iter_merge",
     "iter_sample",
+    "iter_train",
     "load",
     "merge",
     "sample",
+    "train",
 ]
 
 

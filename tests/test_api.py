@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -83,6 +84,31 @@ def test_an_option_that_does_not_exist_is_refused(saved):
         cdtool.sample("dog", "V* dog", guidence=3)
     with pytest.raises(TypeError):
         cdtool.merge("dog", "cat", nmae="pair")
+
+
+def test_the_examples_call_what_there_is():
+    """Every call in the document and the script binds to its function's parameters."""
+    script = (DOCS / "examples" / "quickstart.py").read_text(encoding="utf-8")
+    text = (DOCS / "python-api.md").read_text(encoding="utf-8")
+    sources = [script, *re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if ast.unparse(call.func).startswith("cdtool.")]
+    assert {ast.unparse(call.func) for call in ours} >= {"cdtool.train", "cdtool.sample", "cdtool.merge"}
+    for call in ours:
+        function = getattr(cdtool, call.func.attr)
+        named = {word.arg: None for word in call.keywords if word.arg}
+        token = {"token": None} if call.func.attr == "train" else {}
+        inspect.signature(function).bind(*call.args, **(token | named))
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_as_it_stands(home, tmp_path):
+    done = subprocess.run([sys.executable, DOCS / "examples" / "quickstart.py"], cwd=tmp_path, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no library says a word"
+    assert len(list(tmp_path.glob("quickstart-*.png"))) == 4
+    assert {concept.name for concept in cdtool.concepts()} == {"my-dog", "my-gate", "my-pair"}
 
 
 def test_a_concept_is_found_and_shows_itself(saved):

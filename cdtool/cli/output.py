@@ -178,15 +178,16 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _lines(
     steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str], advance: Callable[[T], int]
 ) -> Iterator[T]:
-    done, began = start, time.monotonic()
-    spoken = -EVERY
+    done, spoken = start, -EVERY
+    began: tuple[float, int] | None = None  # once the first step is over: its own time is that of warming up
     for step in steps:
-        amount = advance(step)
+        amount, now = advance(step), time.monotonic()
         done += amount
-        now = time.monotonic() - began
-        if (amount and now - spoken >= EVERY) or (amount and done == total):
-            left = now / (done - start) * (total - done)
-            parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
+        began = began or (now, done)
+        if amount and (now - spoken >= EVERY or done == total):
+            left = (now - began[0]) / max(1, done - began[1]) * (total - done)
+            eta = f"eta {duration(left)}" if began[1] < done < total else ""
+            parts = [f"{label} {done}/{total}", describe(step), eta]
             _write("  ".join(filter(None, parts)), sys.stderr)
             spoken = now
         yield step
