@@ -23,6 +23,7 @@ from cdtool.cli import (
     config,
     demo,
     doctor,
+    evalflags,
     exchange,
     merge,
     options,
@@ -32,10 +33,12 @@ from cdtool.cli import (
     priormake,
     sample,
     stopping,
+    study,
+    suite,
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError
+from cdtool.errors import CdtoolError, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -63,6 +66,14 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
     ),
     "cache": ("What can be made again, kept to save time.", {"list": cache.list_, "prune": cache.prune}),
+    "suite": (
+        "Benchmarks, as tables beside the published ones.",
+        {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
+    ),
+    "study": (
+        "Preference studies: people choose between two.",
+        {"make": study.make, "score": study.score},
+    ),
     "analyze": (
         "What a concept changed, and what its words attend to.",
         {"change": analyze.change, "attention": analyze.attention},
@@ -145,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
+        if command := evalflags.moved(arguments):
+            raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
         code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
     except (typer.Abort, KeyboardInterrupt):
