@@ -38,7 +38,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError, UsageError
+from cdtool.errors import CdtoolError, InterruptedRun, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -175,6 +175,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
     if _is_out_of_memory(error):
