@@ -33,7 +33,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError
+from cdtool.errors import CdtoolError, InterruptedRun
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -149,6 +149,9 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         return explain(parsing.in_words(error))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
+    except InterruptedRun as stop:
+        again = f"Go on with: {parsing.again(arguments, stop.flag)}" if stop.flag else ""
+        return stop.exit_code, "\n".join(filter(None, [str(stop), stop.hint, again]))
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         code, text = explain(error)
         return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text

@@ -134,7 +134,7 @@ def fit(
                     _save(run, checkpoint, identity, step + 1)
                     yield Step("saved", step + 1)
                 if stopped and not last:
-                    raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
+                    raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", flag="--resume")
                 if previews and ranks.rank == 0:
                     yield Step("preview", step + 1, pictures=_preview(run, previews))
         trained.check_moved()

@@ -36,12 +36,16 @@ def failing(monkeypatch, cdtool):
         (errors.ResourceError("No.", "Do so."), 5),
         (errors.GateError("No.", "Do so."), 6),
         (errors.TrainingError("No.", "Do so."), 1),
-        (errors.InterruptedRun("No.", "Do so."), 130),
     ],
 )
 def test_known_errors(failing, error, code):
     said = failing(error)
     assert (said.code, said.out, said.err) == (code, "", "Error: No.\nDo so.\n")
+
+
+def test_a_stop_is_no_error_and_names_the_command_that_goes_on(failing):
+    said = failing(errors.InterruptedRun("Stopped at step 3 of 9.", flag="--resume"), "--json")
+    assert (said.code, said.err) == (130, "Stopped at step 3 of 9.\nGo on with: cdtool list --json --resume\n")
 
 
 def test_an_error_without_a_hint_is_one_line(failing):
