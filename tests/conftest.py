@@ -133,3 +133,11 @@ def sdxl_base(tmp_path_factory):
     import tiny_pipelines
 
     return tiny_pipelines.sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="session")
+def clip_tokenizer(tmp_path_factory):
+    """The tokenizer of the public bases, of CLIP's real vocabulary."""
+    import clip_vocabulary
+
+    return clip_vocabulary.tokenizer(tmp_path_factory.mktemp("clip"))

@@ -108,10 +108,10 @@ def through_cdtool(folder, entry, prompt):
     """The denoiser's output with the concept, and without it."""
     base = load(folder, "unet", "text")
     own = entry.manifest.tokens
-    what = adapter.learned(base, own, load_file(entry.path))
+    what = adapter.load_weights(base, own, load_file(entry.path))
     condition = adapter.encode(base, what, [text.tokenize(base, bind(prompt, own), own)])
     sizes = diffusion.size_condition(base, 16, 16, 1)
     plain = diffusion.predict(base, *latents(), condition, sizes)
-    with adapter.held(base) as give:
+    with adapter.precomputed_kv(base) as give:
         give(adapter.keys_and_values(base, what, condition.features))
         return diffusion.predict(base, *latents(), condition, sizes), plain

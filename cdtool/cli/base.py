@@ -12,7 +12,7 @@ from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
 from cdtool.images import corpora
-from cdtool.store import bases
+from cdtool.store import bases, families
 
 BaseName = Annotated[
     str,
@@ -37,15 +37,15 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
       cdtool base list --json
     """
     out = output.sink(json, quiet)
-    offers = bases.at_hand()
+    found = bases.installed()
     chosen = settings.base_name().value
     rows = [
-        (offer.name, "*" if offer.name == chosen else "", offer.family, output.size(offer.bytes), str(offer.folder))
-        for offer in offers
+        (base.name, "*" if base.name == chosen else "", base.pipeline, output.size(base.bytes), str(base.folder))
+        for base in found
     ]
-    data = [asdict(offer) | {"in_use": offer.name == chosen} for offer in offers]
+    data = [asdict(base) | {"in_use": base.name == chosen} for base in found]
     out.table(("NAME", "USE", "PIPELINE", "SIZE", "FOLDER"), rows, {"bases": data, "in_use": chosen})
-    if absent := [name for name in bases.ALIASES if name not in {offer.name for offer in offers}]:
+    if absent := [name for name in bases.ALIASES if name not in {base.name for base in found}]:
         out.talk(f"Not here: {', '.join(absent)}. Get one with: cdtool base use NAME --fetch")
 
 
@@ -65,6 +65,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
             raise
         out.talk(f"Fetching {base}: weights are some gigabytes.")
         folder = bases.fetch(base)
+    families.check_trainable(base, families.read(folder))
     name = base if bases.is_name(base) else str(folder)
     written = settings.write_base(name)
     in_force = settings.base_name()
@@ -90,17 +91,17 @@ def show(
     if rare_tokens is not None:
         _show_rare(str(name), rare_tokens, output.sink(json, quiet))
         return
-    sheet = bases.describe(bases.locate(name))
+    summary = bases.describe(bases.locate(name))
     facts = {
         "name": name,
-        "pipeline": sheet.family,
-        "resolution": f"{sheet.resolution} px",
-        "predicts": sheet.prediction,
-        "text width": str(sheet.text_width),
-        "K/V": f"{sheet.matrices} matrices, {sheet.numbers:,} numbers" if sheet.matrices else "unknown",
-        "folder": str(sheet.folder),
+        "pipeline": summary.pipeline,
+        "resolution": f"{summary.resolution} px",
+        "predicts": summary.prediction,
+        "text width": str(summary.text_width),
+        "K/V": f"{summary.matrices} matrices, {summary.numbers:,} numbers" if summary.matrices else "unknown",
+        "folder": str(summary.folder),
     }
-    output.sink(json, quiet).facts(facts, {"name": name} | asdict(sheet))
+    output.sink(json, quiet).facts(facts, {"name": name} | asdict(summary))
 
 
 def _show_rare(name: str, path: Path, out: output.Output) -> None:

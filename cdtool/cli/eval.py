@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.selection import CheckpointScore
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.reports.reporting import Picture
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
 
 Photos = Annotated[
     list[Path] | None,
@@ -200,7 +200,7 @@ def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[F
 
     results: list[ForgettingResult] = []
 
-    def images_and_scores() -> Iterator[Drawn | ProbeImage | Scores]:
+    def images_and_scores() -> Iterator[Generated | ProbeImage | Scores]:
         for event in evaluate.run(plan):
             if isinstance(event, ForgettingResult):
                 results.append(event)

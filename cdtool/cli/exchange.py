@@ -142,8 +142,7 @@ def _adopt(
         if if_missing and called in registry.names():
             _tell(voice, registry.find(called), "", f'There is a concept "{called}" already; nothing to do.')
             continue
-        if not force:
-            registry.check_free(called)
+        registry.check_free(called, force=force)
         _tell(voice, registry.adopt(path, called, force=force), "cdtool")
 
 
@@ -167,7 +166,7 @@ def _bring(
     if if_missing and called in registry.names():
         _tell(voice, registry.find(called), "", f'There is a concept "{called}" already; nothing to do.')
         return
-    (registry.check_name if force else registry.check_free)(called)
+    registry.check_free(called, force=force)
     chosen = settings.base_name(base)
     bases.locate(chosen.value)
     if base is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Captions = Annotated[
     Path | None,
-    typer.Option("--captions", metavar="FILE", help="Captions whose meaning is to stay, one a line; else ours."),
+    typer.Option("--captions", metavar="FILE", help="Regularization captions to leave as they are, one a line."),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace what has this name; save though a concept is lost; another --base.")
@@ -89,19 +89,22 @@ def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
 def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
     folder = bases.locate(found.base)
     output.quiet_libraries(diffusers=False)
-    from cdtool.merging import captions as everyday
+    from cdtool.merging import captions as reg_captions
+    from cdtool.merging import diagnostics
     from cdtool.merging import merge as merging
     from cdtool.models import pipelines
 
-    texts = everyday.read(everyday.find(captions, folder))
+    texts = reg_captions.read(reg_captions.find(captions, folder))
     loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
-    key = everyday.key_of(loaded, texts)
-    known = everyday.stored(key)
+    for warning in diagnostics.shared_initializers(found.concepts):
+        out.warn(warning)
+    key = reg_captions.key_of(loaded, texts)
+    known = reg_captions.stored(key)
     if known is None:
-        for _ in out.progress(everyday.encode(loaded, texts, key), len(texts), label="caption"):
+        for _ in out.progress(reg_captions.encode(loaded, texts, key), len(texts), label="caption"):
             pass
-        known = everyday.known(loaded, texts)
+        known = reg_captions.known(loaded, texts)
     return merging.merge(loaded, found, target, known, force=force)
 
 

@@ -22,7 +22,7 @@ from cdtool.tokens import counted
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.subject import Composition
 
 _Set = SampleSettings
@@ -152,6 +152,7 @@ def _draw(
     force: bool,
 ) -> list[Path]:
     from cdtool.models import pipelines
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     for entry in subject.concepts:
@@ -159,10 +160,10 @@ def _draw(
     for remark in sampling.check_prompts(texts, subject.tokens, loaded, joined=len(subject.parts) > 1):
         voice.warn(remark)
     drawn, paths = [], []
-    events = sampling.draw(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
+    events = sampling.generate(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
     for item in voice.progress(events, len(texts) * chosen.count, label="picture"):
-        about = sampling.record(item, subject.text, loaded, chosen)
-        path = sampling.save(item, about, folder)
+        about = records.record(item, subject.text, loaded, chosen)
+        path = records.save(item, about, folder)
         voice.result(str(path), {"path": str(path), **asdict(about)})
         paths.append(path)
         drawn.append(item)
@@ -172,7 +173,7 @@ def _draw(
     return paths
 
 
-def _sheet(drawn: Sequence[Drawn], texts: Sequence[str], chosen: SampleSettings) -> Any:
+def _sheet(drawn: Sequence[Generated], texts: Sequence[str], chosen: SampleSettings) -> Any:
     from cdtool.images.sheets import Row, contact_sheet
 
     rows = []
@@ -187,25 +188,26 @@ def _again(
     voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw a picture from its own record and say how near the new one is."""
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     if not path.is_file():
         raise NotFoundError(f"There is no picture {path}.", "Check the path.")
-    about, chosen = sampling.read_record(path)
+    about, chosen = records.read(path)
     subject = composition.find(concept or about.subject, base or about.base, force=force)
     loaded = _load(base or about.base, chosen, device)
     if loaded.fingerprint != about.fingerprint and not force:
         raise InputError(
             f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}."
         )
-    events = sampling.draw(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
+    events = sampling.generate(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
     drawn = next(events)
-    made = sampling.save(drawn, sampling.record(drawn, subject.text, loaded, chosen), out or path.parent)
+    made = records.save(drawn, records.record(drawn, subject.text, loaded, chosen), out or path.parent)
     voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")
     voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
 
 
-def _difference(path: Path, drawn: Drawn) -> int:
+def _difference(path: Path, drawn: Generated) -> int:
     import numpy as np
     from PIL import Image
 

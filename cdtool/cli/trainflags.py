@@ -90,9 +90,9 @@ FreezeToken = Annotated[
     bool | None,
     _setting("freeze_token", "--freeze-token/--no-freeze-token", help="Leave the modifier token as it begins.", **_how),
 ]
-HoldEmpty = Annotated[
+PreserveUncond = Annotated[
     float | None,
-    _setting("hold_empty", "--hold-empty", metavar="F", **_how,
+    _setting("preserve_uncond", "--preserve-uncond", metavar="F", **_how,
              help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
 ]  # fmt: skip
 Pick = Annotated[

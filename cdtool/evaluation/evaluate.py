@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
@@ -162,11 +162,11 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(asked: Evaluation) -> Iterator[Drawn | ProbeImage | ForgettingResult | Scores]:
+def run(asked: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
     """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
 
     Probe images come as ProbeImage, and the results of forgetting, if requested, after them. The scores
-    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise, and
+    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.generate` raise, and
     NotFoundError where an encoder is missing.
     """
     from cdtool.evaluation import forgetting
@@ -183,7 +183,7 @@ def run(asked: Evaluation) -> Iterator[Drawn | ProbeImage | ForgettingResult | S
     whole = [(subject.concepts, asked.prompts, subject.weights)] if subject.concepts else []
     for concepts, prompts, weights in [*whole, ((), plain, ())]:
         samples: list[Sample] = []
-        for drawn in sample.draw(base, concepts, prompts, asked.settings, weights=weights):
+        for drawn in sample.generate(base, concepts, prompts, asked.settings, weights=weights):
             samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
             yield drawn
         runs.append(samples)

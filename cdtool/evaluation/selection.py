@@ -23,7 +23,7 @@ from cdtool.training import run
 if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import Subject
+    from cdtool.training.batches import ConceptImages
     from cdtool.training.job import Job
     from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
@@ -79,7 +79,7 @@ def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
 def train(
     work: Job,
     base: Base,
-    learned: tuple[Subject, ...],
+    learned: tuple[ConceptImages, ...],
     count: int,
     *,
     resume: bool = False,
@@ -89,6 +89,7 @@ def train(
     force: bool = False,
 ) -> Iterator[Step]:
     """Train as `studies.train` does and raises, and keep the concept as it is at `count` steps for `choose`."""
+    work = run.with_initializers(work, base)
     leads = ranks is None or ranks.rank == 0
     if leads and not resume:
         shutil.rmtree(_folder(work.name), ignore_errors=True)
@@ -160,7 +161,7 @@ def _score(
     plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
     entries = [] if path is None else [Concept(work.name, path, concept.read_header(path)[0], 0)]
     samples = []
-    for drawn in sample.draw(base, entries, prompts if entries else list(plain.values()), drawing):
+    for drawn in sample.generate(base, entries, prompts if entries else list(plain.values()), drawing):
         samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         if stop():
             raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')

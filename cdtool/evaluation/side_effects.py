@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdtool.images.corpora import Member
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.settings import SampleSettings
     from cdtool.store.subject import Composition
 
@@ -137,7 +137,7 @@ def neighbours(probes: ProbePlan, encoder: Encoder) -> list[str]:
 
 def generate(
     base: Base, subject: Composition, probes: ProbePlan, near: Sequence[str], settings: SampleSettings,
-    cached: MutableMapping[Hashable, list[Drawn]] | None = None,
+    cached: MutableMapping[Hashable, list[Generated]] | None = None,
 ) -> Iterator[ProbeImage]:  # fmt: skip
     """Sample every probe with the concept and then, with the same seeds, with the bare base.
 
@@ -148,15 +148,15 @@ def generate(
     groups = [(probe.noun, [probe.prompt], probes.count) for probe in probes.classes]
     groups += [("neighbours", [f"photo of {article(noun)}" for noun in near], probes.near)]
     groups += [("unrelated", list(probes.captions), 1)]
-    known: MutableMapping[Hashable, list[Drawn]] = {} if cached is None else cached
+    known: MutableMapping[Hashable, list[Generated]] = {} if cached is None else cached
     for group, prompts, count in groups:
         chosen, key = replace(settings, count=count), (*prompts, count, settings)
         if not prompts:
             continue
-        for drawn in sample.draw(base, subject.concepts, prompts, chosen, weights=subject.weights):
+        for drawn in sample.generate(base, subject.concepts, prompts, chosen, weights=subject.weights):
             yield ProbeImage(group, True, *drawn)
         made = []
-        for drawn in known[key] if key in known else sample.draw(base, (), prompts, chosen):
+        for drawn in known[key] if key in known else sample.generate(base, (), prompts, chosen):
             made.append(drawn)
             yield ProbeImage(group, False, *drawn)
         known[key] = made

@@ -12,6 +12,7 @@ from cdtool.files import publish, workplace
 from cdtool.models.deltas import Factors
 from cdtool.store import bases, registry
 from cdtool.store.concept import Manifest, row_name
+from cdtool.store.families import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +98,8 @@ def base_info(manifest: Manifest, base: str) -> BaseInfo:
         folder = bases.locate(base)
     except NotFoundError:
         return BaseInfo(hub_id, public, manifest.base.family)
-    schedule = bases.read_json(folder / "scheduler" / "scheduler_config.json")
-    layers = bases.read_json(folder / "unet" / "config.json").get("layers_per_block", 2)
+    schedule = read_json(folder / "scheduler" / "scheduler_config.json")
+    layers = read_json(folder / "unet" / "config.json").get("layers_per_block", 2)
     return BaseInfo(
         hub_id if public else str(folder), public, manifest.base.family,
         str(schedule.get("prediction_type", "epsilon")), layers if isinstance(layers, int) else int(layers[0]),

@@ -32,7 +32,7 @@ class Step:
 
 def steps(entry: Concept, to: str) -> int:
     """How many steps an export of a concept has."""
-    return 1 if FORMATS[to].whole else len(deltas.changed(concept.read_header(entry.path)[1])) + 1
+    return 1 if FORMATS[to].whole else len(deltas.changed_parameters(concept.read_header(entry.path)[1])) + 1
 
 
 def export(
@@ -60,7 +60,7 @@ def export(
     if row.whole and (rank or energy):
         raise UsageError(f"{to} holds whole matrices, which have no rank.", "Leave --rank and --energy out.")
     tensors = concept.read_tensors(entry.path)
-    names = deltas.changed(tensors)
+    names = deltas.changed_parameters(tensors)
     made = ExportBundle(
         stem or bundle.stem(entry.name), entry.manifest, bundle.base_info(entry.manifest, base),
         bundle.rows(entry.manifest, tensors),
@@ -106,7 +106,7 @@ def _factors(
 ) -> Iterator[tuple[str, Factors, float, float]]:
     """Per change its module, its factors, and the squared norms of what they lost and of all of it."""
     for name in names:
-        change = deltas.change(tensors, name)
+        change = deltas.read(tensors, name)
         module = name.removeprefix(parameter_name("")).removesuffix(".weight")
         shape = (change.up.shape[0], *change.down.shape[1:]) if isinstance(change, Factors) else tuple(change.shape)
         if len(shape) != 2:
@@ -116,7 +116,7 @@ def _factors(
             continue
         spectrum = deltas.decompose(change)
         kept = rank or (deltas.rank_for(spectrum.s, energy) if energy else deltas.needed_rank(spectrum.s, shape))
-        factors = deltas.cut(spectrum, min(kept, len(spectrum.s)))
+        factors = deltas.truncate(spectrum, min(kept, len(spectrum.s)))
         squares = spectrum.s.double().square()
         yield (
             module,
@@ -145,5 +145,5 @@ def _whole(entry: Concept, base: str, names: Sequence[str], tensors: Mapping[str
         )
     parameters = {name.removeprefix(parameter_name("")): name for name in names}
     stored = pipelines.read_parameters(loaded.folder, parameters)
-    changes = {parameter: deltas.dense(deltas.change(tensors, name)) for parameter, name in parameters.items()}
+    changes = {parameter: deltas.dense(deltas.read(tensors, name)) for parameter, name in parameters.items()}
     return {parameter: stored[parameter].float() + change for parameter, change in changes.items()}

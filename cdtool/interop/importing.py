@@ -18,6 +18,7 @@ from cdtool.models.deltas import Factors
 from cdtool.models.pipelines import Base
 from cdtool.store import bases
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name
+from cdtool.store.families import FAMILIES, read_json
 from cdtool.tokens import Token
 
 STRANGE = 0.5  # ‖W - W0‖ / ‖W0‖ above this and W was hardly trained on W0: fine-tuning moves some percent
@@ -142,9 +143,7 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 def _bases_like(width: int) -> str:
     """A hint naming public bases by their text width."""
-    families = {family.name for family in pipelines.FAMILIES if family.width == width} | (
-        {"sdxl"} if width == 2048 else set()
-    )
+    families = {family.name for family in FAMILIES if family.width == width} | ({"sdxl"} if width == 2048 else set())
     names = [name for name in bases.ALIASES if any(name.startswith(family) for family in families)]
     return f"Name the base it was trained on: --base {names[0] if names else 'NAME'}"
 
@@ -186,7 +185,7 @@ def _miscounted(words: Sequence[str], tokens: Sequence[Token]) -> TokenError:
 
 def _by_encoder(word: str, rows: Sequence[Tensor], base: Base) -> dict[str, Tensor]:
     """The rows of a word by text encoder, told by their widths. Raises BaseError where they are not the base's."""
-    widths = {encoder: int(bases.read_json(base.folder / encoder / "config.json")["hidden_size"])
+    widths = {encoder: int(read_json(base.folder / encoder / "config.json")["hidden_size"])
               for encoder in base.family.encoders}  # fmt: skip
     left, found = list(rows), {}
     for encoder, width in widths.items():

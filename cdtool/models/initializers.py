@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,10 +21,80 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.tokens import Token
 
-RARE = range(5, 11)  # occurrences in captions of a word that means next to nothing
+PAPER = ("ktn", "pll", "ucd")  # the words the paper's own code begins at
+SHIPPED = Path(__file__).parent.parent / "assets" / "initializers-clip.txt"  # made by tests/benchmarks/rare_words.py
+OCCURRENCES = range(5, 11)  # in captions, of a word that is rare by the paper's rule
+_CONSONANTS = re.compile(r"[b-df-hj-np-tv-xz]{3,4}")  # no vowel: no word of a language, nothing a picture shows
 _SHORTEST_PART = 4  # letters of a word that may stand for a longer one
-# Rare in captions, alphabetic, no part of another: those of the paper's code, and more for bases that hold them.
-INITIALIZERS = ("ktn", "pll", "ucd", "sks", "zqv", "wjx", "bfk", "gdh", "yrp")
+
+
+def assign(
+    tokenizers: Sequence[CLIPTokenizer], tokens: Sequence[Token], taken: Collection[str] = ()
+) -> tuple[Token, ...]:
+    """The tokens with an initializer each: their own where they have one, else a rare word of the vocabulary.
+
+    `taken` are the initializers of other concepts, avoided while the vocabulary holds more. Raises TokenError for an
+    initializer that is no entry of the vocabulary, and when there are fewer rare words than modifier tokens.
+    """
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    own = {token.initializer for token in tokens}
+    nouns = [token.noun for token in tokens if token.modifier and not token.initializer]
+    chosen = iter(choose([word for word in words(vocabularies) if word not in own], nouns, taken) if nouns else ())
+    assigned = []
+    for token in tokens:
+        if token.modifier:
+            word = token.initializer or next(chosen)
+            token = replace(token, initializer=word, ids=_ids(vocabularies, word))
+        assigned.append(token)
+    return tuple(assigned)
+
+
+def choose(words: Sequence[str], nouns: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """One of `words` for each noun, no two alike, and none of `taken` while there are others.
+
+    The order in which a noun tries them depends on the noun alone, so results are stable. Concepts need different
+    words because an embedding moves little in training: a merge cannot tell two apart that began as the same word.
+    """
+    if len(nouns) > len(words):
+        raise TokenError(
+            f"{len(nouns)} modifier tokens need a rare word each to begin as; the base's vocabulary has {len(words)}.",
+            'Train fewer tokens together, or call some by a plain noun: --token "moongate".',
+        )
+    chosen: list[str] = []
+    for noun in nouns:
+        free = [word for word in words if word not in chosen]
+        untaken = [word for word in free if word not in taken]
+        chosen.append(min(untaken or free, key=lambda word: hashlib.sha256(f"{noun} {word}".encode()).digest()))
+    return chosen
+
+
+def words(vocabularies: Sequence[Mapping[str, int]]) -> list[str]:
+    """The rare words that every one of a base's vocabularies holds: the shipped list of CLIP's, or `rare`."""
+    shipped = SHIPPED.read_text(encoding="utf-8").split()
+    known = shipped if all(f"{word}</w>" in vocabularies[0] for word in shipped) else rare(vocabularies[0])
+    return [word for word in dict.fromkeys([*PAPER, *known]) if all(_holds(found, word) for found in vocabularies)]
+
+
+def rare(vocabulary: Mapping[str, int]) -> list[str]:
+    """Entries of a vocabulary for modifier tokens to begin as, most frequent first: the paper's rule without captions.
+
+    Whole words of three or four consonants that are no part of another entry, in the less frequent half: byte pairs
+    are numbered by how frequent they were.
+    """
+    parts = Counter(part for entry in {entry.removesuffix("</w>") for entry in vocabulary} for part in _parts(entry))
+    found = []
+    for entry, index in sorted(vocabulary.items(), key=lambda item: item[1]):
+        word = entry.removesuffix("</w>")
+        whole = entry != word and word not in vocabulary
+        seldom = index >= len(vocabulary) / 2 and parts[word] == 1
+        if whole and seldom and _CONSONANTS.fullmatch(word) and len(set(word)) > 1:
+            found.append(word)
+    return found
+
+
+def _parts(entry: str) -> set[str]:
+    """Every part of three or four characters."""
+    return {entry[start : start + size] for size in (3, 4) for start in range(len(entry) - size + 1)}
 
 
 def vocabulary_ids(tokenizers: Sequence[CLIPTokenizer], word: str) -> tuple[int, ...]:
@@ -30,9 +102,12 @@ def vocabulary_ids(tokenizers: Sequence[CLIPTokenizer], word: str) -> tuple[int,
 
     Raises TokenError when it is no single entry.
     """
+    return _ids([tokenizer.get_vocab() for tokenizer in tokenizers], word)
+
+
+def _ids(vocabularies: Sequence[Mapping[str, int]], word: str) -> tuple[int, ...]:
     ids = []
-    for tokenizer in tokenizers:
-        vocabulary = tokenizer.get_vocab()
+    for vocabulary in vocabularies:
         index = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
         if index is None:
             raise TokenError(
@@ -43,37 +118,7 @@ def vocabulary_ids(tokenizers: Sequence[CLIPTokenizer], word: str) -> tuple[int,
     return tuple(ids)
 
 
-def assign(tokenizers: Sequence[CLIPTokenizer], tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """The tokens with an initializer each: their own where they name one, else a rare word of the vocabulary.
-
-    The noun decides which one, so that concepts trained separately seldom share an initializer: embeddings move little
-    in training, and a merge cannot tell two modifier tokens apart that began as the same word.
-    Raises TokenError when the vocabulary holds too few.
-    """
-    known = [word for word in INITIALIZERS if all(_holds(tokenizer, word) for tokenizer in tokenizers)]
-    taken = {token.initializer for token in tokens}
-    assigned = []
-    for token in tokens:
-        if not token.modifier:
-            assigned.append(token)
-            continue
-        free = [word for word in _ordered(token.noun, known) if word not in taken]
-        if not token.initializer and not free:
-            raise TokenError(f'The base holds too few rare words to start "{token.words()}" from.')
-        word = token.initializer or free[0]
-        taken.add(word)
-        assigned.append(replace(token, initializer=word, ids=vocabulary_ids(tokenizers, word)))
-    return tuple(assigned)
-
-
-def _ordered(noun: str, words: list[str]) -> list[str]:
-    """The words in the order in which a noun tries them."""
-    first = int(hashlib.sha256(noun.encode()).hexdigest(), 16) % max(1, len(words))
-    return words[first:] + words[:first]
-
-
-def _holds(tokenizer: CLIPTokenizer, word: str) -> bool:
-    vocabulary = tokenizer.get_vocab()
+def _holds(vocabulary: Mapping[str, int], word: str) -> bool:
     return word in vocabulary or f"{word}</w>" in vocabulary
 
 
@@ -134,13 +179,13 @@ def rare_words(tokenizers: Sequence[CLIPTokenizer], captions: Sequence[str]) -> 
     for start in range(0, len(captions), 1000):
         for ids in tokenizers[0](list(captions[start : start + 1000]), add_special_tokens=False)["input_ids"]:
             counts.update(ids)
-    vocabulary = tokenizers[0].get_vocab()
-    words = {entry.removesuffix("</w>") for entry in vocabulary}
-    every = "\n".join(sorted(words))
-    rare: dict[str, int] = {}
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    vocabulary = vocabularies[0]
+    every = "\n".join(sorted({entry.removesuffix("</w>") for entry in vocabulary}))
+    found: dict[str, int] = {}
     for entry, index in sorted(vocabulary.items(), key=lambda item: item[1]):
         word = entry.removesuffix("</w>")
-        seldom = counts[index] in RARE and word.isascii() and word.isalpha()
-        if seldom and every.count(word) == 1 and all(_holds(tokenizer, word) for tokenizer in tokenizers):
-            rare[word] = counts[index]
-    return rare
+        seldom = counts[index] in OCCURRENCES and word.isascii() and word.isalpha()
+        if seldom and every.count(word) == 1 and all(_holds(other, word) for other in vocabularies):
+            found[word] = counts[index]
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from cdtool.tokens import Prompt
+from cdtool.tokens import Prompt, own_words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,6 +80,21 @@ def _tokenize(
     ids = [tokenizer.bos_token_id, *kept, tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     return tuple(ids), tuple(slot for slot in slots if slot.position <= len(kept)), len(kept) < len(body)
+
+
+def owners(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> tuple[list[int | None], int]:
+    """The token whose own words stand at each text position [l], None at the others, and the end-of-text's position.
+
+    A family's tokenizers split words alike, so the first one's positions are those of every encoder.
+    """
+    tokenizer = base.tokenizers[0]
+    length = tokenizer.model_max_length
+    body: list[int | None] = []
+    for piece, owner in own_words(prompt, tokens):
+        width = 1 if isinstance(piece, int) else len(tokenizer(piece, add_special_tokens=False)["input_ids"])
+        body += [owner] * width
+    kept = body[: length - 2]
+    return [None, *kept, *[None] * (length - 1 - len(kept))], len(kept) + 1
 
 
 def truncate(prompt: Tokenized, length: int) -> Tokenized:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.alignment import Scores
     from cdtool.evaluation.evaluate import Evaluation
 
-    Picture = tuple[Image.Image, str, int | None]  # with its prompt and its seed, as sampling.Drawn
+    Picture = tuple[Image.Image, str, int | None]  # with its prompt and its seed, as sampling.Generated
 
 _SHOWN = ("steps", "guidance", "scheduler", "eta", "negative", "size", "precision")  # of the sampling settings
 _TRAINED = ("steps", "lr", "batch", "prior", "seed")  # of the settings a concept was trained with

@@ -20,7 +20,7 @@ from cdtool.tokens import bind
 if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.research.study import Study
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.subject import Composition
 
 
@@ -84,20 +84,22 @@ def plan(
     return Comparison(*sides, texts, _photos(sides, folders), device)
 
 
-def run(asked: Comparison) -> Iterator[Drawn | Study]:
+def run(asked: Comparison) -> Iterator[Generated | Study]:
     """Draw both sides; yields each picture and at last the study, shuffled by the seed of the settings.
 
-    Raises what `base.load` and `sampling.draw` raise.
+    Raises what `base.load` and `sampling.generate` raise.
     """
     from cdtool.models import pipelines
     from cdtool.research import study as questionnaire
     from cdtool.sampling import sample
 
-    drawn: list[list[Drawn]] = []
+    drawn: list[list[Generated]] = []
     for side in (asked.a, asked.b):
         base = pipelines.load(side.asked.base, precision=side.settings.precision, device=asked.device)
         drawn.append([])
-        for picture in sample.draw(base, side.asked.concepts, side.prompts, side.settings, weights=side.asked.weights):
+        for picture in sample.generate(
+            base, side.asked.concepts, side.prompts, side.settings, weights=side.asked.weights
+        ):
             drawn[-1].append(picture)
             yield picture
     texts = [text for text in asked.texts for _ in range(asked.a.settings.count)]

@@ -14,7 +14,7 @@ from cdtool.research.suite import ConceptSpec, MethodSpec, PairSpec, Suite, Tabl
 NAME = "customconcept101"
 SINGLE, PAIRS = "dataset.json", "dataset_multiconcept.json"
 _GET = "It is in github.com/adobe-research/custom-diffusion; unpack benchmark_dataset.zip in it and give --data DIR."
-# Both prior-using methods were trained with drawn prior pictures there.
+# Both prior-using methods were trained with drawn class images there.
 METHODS = (
     MethodSpec("Base, the class noun", "base"),
     MethodSpec("Textual Inversion", "train", {"method": "textual-inversion"}),

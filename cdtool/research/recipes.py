@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cdtool.images.photos import Photo
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Concept
 
 
@@ -61,7 +61,7 @@ class RunContext:
     stop: Callable[[], bool] = lambda: False
     works: dict[str, job.Job] = field(default_factory=dict)
     found: dict[Path, list[Photo]] = field(default_factory=dict)
-    bare: dict[Hashable, list[Drawn]] = field(default_factory=dict)  # what the base drew beside cells
+    bare: dict[Hashable, list[Generated]] = field(default_factory=dict)  # what the base drew beside cells
 
     def photos(self, concept: ConceptSpec) -> list[Photo]:
         """A concept's usable photos."""
@@ -147,9 +147,9 @@ def ensure(context: RunContext, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         return
     start = registry.find(recipe.parents[0].name) if recipe.parents else None
     work = training(context, recipe, start)
-    for _ in run.draw_priors(work, context.base, stop=context.stop):
+    for _ in run.generate_priors(work, context.base, stop=context.stop):
         pass
-    learned, _ = run.subjects(work, context.base)
+    learned, _ = run.concept_images(work, context.base)
     resume = run.checkpoint_path(work.name).is_file()
     try:
         for step in run.train(work, context.base, learned, resume=resume, stop=context.stop, force=True):

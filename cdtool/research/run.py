@@ -228,7 +228,7 @@ def _measure(asked: Plan, context: RunContext, scorers: _Encoders, cell: Cell, k
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.draw(context.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
+    for drawn in sampling.generate(context.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
         context.check_stop()

@@ -37,7 +37,7 @@ class Composition:
     @property
     def tokens(self) -> tuple[Token, ...]:
         """The tokens of all parts in order: V1, V2..."""
-        return tuple(token for entry in self.concepts if entry.manifest for token in entry.manifest.tokens)
+        return tokens_of(self.concepts)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -56,6 +56,11 @@ class Composition:
             return Path(self.text).name
         names = zip((entry.name for entry in self.concepts), self.weights, strict=True)
         return "+".join(name if weight == 1 else f"{name}-{weight:g}" for name, weight in names)
+
+
+def tokens_of(entries: Sequence[Concept]) -> tuple[Token, ...]:
+    """The tokens of concepts in order."""
+    return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
 
 
 def parse(text: str) -> tuple[Part, ...]:

@@ -28,7 +28,7 @@ from cdtool.settings import TrainSettings
 from cdtool.store import bases
 from cdtool.tokens import Token
 from cdtool.training import job, loop, processes, run
-from cdtool.training.batches import Subject
+from cdtool.training.batches import ConceptImages
 from tests.benchmarks import shapes
 from tests.benchmarks.bench_step import subject
 
@@ -72,7 +72,7 @@ def settings_of(chosen: argparse.Namespace) -> TrainSettings:
 
 def train(name: str, precision: str, settings: TrainSettings, file: Path) -> None:
     """Train past the checkpoint that is read, alone or as one of several."""
-    with processes.joined("cpu") as group:
+    with processes.distributed("cpu") as group:
         base = pipelines.load(shapes.base(name), precision=precision, device="cpu")
         tokens = initializers.assign(base.tokenizers, (Token("dog"),))
         learned = dogs(base) if name == "mini" else [subject(base, PRIORS)]
@@ -80,10 +80,10 @@ def train(name: str, precision: str, settings: TrainSettings, file: Path) -> Non
             pass
 
 
-def dogs(base: Base) -> Sequence[Subject]:
-    """What `cdtool train` would learn from mini's photos of a dog, its prior pictures included."""
+def dogs(base: Base) -> Sequence[ConceptImages]:
+    """What `cdtool train` would learn from mini's photos of a dog, its class images included."""
     work = job.job([bases.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
-    return run.subjects(work, base)[0]
+    return run.concept_images(work, base)[0]
 
 
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:

@@ -55,7 +55,7 @@ def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> N
     settings = SampleSettings(count=count, batch=count, steps=steps, guidance=GUIDANCE, eta=ETA, scheduler="ddim")
 
     def ours(settings: SampleSettings = settings) -> list[Any]:
-        return list(sample.draw(base, [entry], ["photo of a V* dog on the beach"], settings))
+        return list(sample.generate(base, [entry], ["photo of a V* dog on the beach"], settings))
 
     def theirs(steps: int = steps) -> Any:
         prompts = ["photo of a dog on the beach"] * count

@@ -61,10 +61,10 @@ def init(base: Base, suite: str, names: Sequence[str], drawing: SampleSettings) 
         assert first.manifest is not None
         prompt = f"photo of a {first.manifest.tokens[0].noun}"
         rows.append(
-            sheets.Row(f'"{prompt}": the base', [one.image for one in sample.draw(base, (), [prompt], drawing)])
+            sheets.Row(f'"{prompt}": the base', [one.image for one in sample.generate(base, (), [prompt], drawing)])
         )
         for row in INITS:
-            drawn = sample.draw(base, [stored(suite, row, name)], [prompt], drawing)
+            drawn = sample.generate(base, [stored(suite, row, name)], [prompt], drawing)
             rows.append(sheets.Row(f'"{prompt}": {row}', [one.image for one in drawn]))
     return sheets.contact_sheet(rows, side=96)
 

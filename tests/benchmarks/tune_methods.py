@@ -73,7 +73,7 @@ class RunContext:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
         prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
-        drawn = sample.draw(self.base, [entry] if entry else [], asked, self.drawing)
+        drawn = sample.generate(self.base, [entry] if entry else [], asked, self.drawing)
         samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
         return alignment.score(samples, pictures, self.encoder).concept
@@ -108,15 +108,15 @@ def job(base: Base, concept: str, spec: str, name: str, flags: Mapping[str, Any]
 
 def train(base: Base, work: jobs.Job) -> tuple[registry.Concept, dict[str, float]]:
     """Train and save, over what had the name before; the entry, and seconds of the steps, numbers and bytes."""
-    learned, _ = run.subjects(work, base)
+    learned, _ = run.concept_images(work, base)
     ended, banked = 0.0, 0.0
     for step in run.train(work, base, learned, force=True):
-        banked = step.seconds if step.kind == "bank" else banked
+        banked = step.seconds if step.kind == "latents" else banked
         ended = step.seconds if step.kind == "step" else ended
     entry = registry.find(work.name)
     cost = run.plan(work, str(base.device)).cost
     seconds = {"seconds": ended, "bank_seconds": banked}
-    return entry, {**seconds, "numbers": cost.numbers, "rows": cost.rows, "bytes": entry.bytes}
+    return entry, {**seconds, "numbers": cost.numbers, "rows": cost.embeddings, "bytes": entry.bytes}
 
 
 def about(context: RunContext) -> str:
@@ -157,7 +157,7 @@ def tune(context: RunContext, names: Sequence[str], concepts: Sequence[str], rat
 
 
 def main() -> None:
-    """Train, draw, measure and print."""
+    """Train, sample, measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--base", default="mini")
     options.add_argument("--prompts", type=int, default=10)

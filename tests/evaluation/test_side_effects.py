@@ -11,7 +11,7 @@ from cdtool.evaluation import metrics, side_effects
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.models import encoders
 from cdtool.sampling import sample
-from cdtool.sampling.sample import Drawn
+from cdtool.sampling.sample import Generated
 from cdtool.settings import SampleSettings
 from cdtool.store import subject
 
@@ -98,9 +98,9 @@ def test_what_the_base_drew_is_kept_by_prompt_number_and_settings(dog, monkeypat
 
     def draw(base, concepts, prompts, chosen, weights=()):
         asked.append((bool(concepts), tuple(prompts), chosen.count))
-        return (Drawn(f"{bool(concepts)} {place}", prompts[0], place) for place in range(chosen.count))
+        return (Generated(f"{bool(concepts)} {place}", prompts[0], place) for place in range(chosen.count))
 
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(sample, "generate", draw)
     kind = side_effects.ClassProbe("dog", "photo of a dog", "dog", False)
     kept = {}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from cdtool.errors import TokenError
 from cdtool.models import initializers, pipelines
 from cdtool.tokens import Token
+from tests.benchmarks import rare_words
 
 
 @pytest.fixture(scope="module")
@@ -15,19 +18,90 @@ def sd(sd_base):
     return pipelines.load(str(sd_base), precision="fp32", device="cpu")
 
 
-def test_initializers_are_dealt_by_noun_and_a_named_one_is_kept(sd):
-    found = initializers.assign(sd.tokenizers, [Token("dog"), Token("cat", modifier=False), Token("bird")])
-    assert [token.initializer for token in found] == ["ucd", "", "ktn"]  # both begin at the third, and take turns
-    assert found[1].ids == ()
+# ---------------------------------------------------------------- CLIP's real vocabulary
+
+
+def test_the_real_tokenizer_is_the_one_of_the_public_bases(clip_tokenizer):
+    assert len(clip_tokenizer.get_vocab()) == 49408
+    assert clip_tokenizer("photo of a dog")["input_ids"] == [49406, 1125, 539, 320, 1929, 49407]
+    assert clip_tokenizer("ktn", add_special_tokens=False)["input_ids"] == [74, 7248]
+    assert initializers.vocabulary_ids([clip_tokenizer], "ktn") == (42170,)
+    assert initializers.vocabulary_ids([clip_tokenizer], "pll") == (47629,)
+
+
+def test_the_shipped_words_are_those_the_command_makes(clip_tokenizer):
+    vocabulary = clip_tokenizer.get_vocab()
+    shipped = initializers.SHIPPED.read_text().split()
+    assert shipped == [word for word in initializers.rare(vocabulary) if word not in rare_words.KNOWN]
+    assert set(initializers.rare(vocabulary)) >= rare_words.KNOWN  # none is crossed out in vain
+
+
+def test_each_shipped_word_is_one_token_part_of_no_other_and_seldom(clip_tokenizer):
+    vocabulary = clip_tokenizer.get_vocab()
+    entries = "\n".join({entry.removesuffix("</w>") for entry in vocabulary})
+    shipped = initializers.SHIPPED.read_text().split()
+    assert len(shipped) == len(set(shipped)) >= 300
+    assert "sks" not in shipped
+    ids = clip_tokenizer(shipped, add_special_tokens=False)["input_ids"]
+    assert ids == [[vocabulary[f"{word}</w>"]] for word in shipped]
+    assert all(index > len(vocabulary) / 2 for (index,) in ids)
+    for word in shipped:
+        assert word not in vocabulary  # as it stands inside a word
+        assert entries.count(word) == 1
+
+
+def test_three_hundred_concepts_on_one_machine_all_begin_apart(clip_tokenizer, root):
+    plain = (root / "cdtool" / "assets" / "nouns.txt").read_text().splitlines()
+    nouns = [f"{kind} {noun}".strip() for kind in ("", "wooden", "toy", "old") for noun in plain][:298] + ["dog", "dog"]
+    known, taken = initializers.words([clip_tokenizer.get_vocab()]), []
+    for noun in nouns:
+        taken += initializers.choose(known, [noun], taken)
+    assert len(taken) == len(set(taken)) == 300
+    alone = [initializers.choose(known, [noun])[0] for noun in nouns]  # each on a machine of its own
+    alike = sum(one == other for one, other in itertools.combinations(alone, 2))
+    assert alike / (300 * 299 / 2) < 0.006  # 1 in 334 by chance; 24 % with four words
+
+
+def test_thirty_two_modifier_tokens_in_one_training(clip_tokenizer):
+    tokens = initializers.assign([clip_tokenizer, clip_tokenizer], [Token("dog") for _ in range(32)])
+    assert len({token.initializer for token in tokens}) == len({token.ids for token in tokens}) == 32
+    more = initializers.assign([clip_tokenizer, clip_tokenizer], [*tokens, Token("dog")])
+    assert more[:32] == tokens
+    assert more[32].initializer not in {token.initializer for token in tokens}
+
+
+# ---------------------------------------------------------------- any vocabulary
+
+
+def test_a_noun_decides_and_a_recorded_word_is_kept(sd):
+    tokens = [Token("dog"), Token("cat", modifier=False), Token("bird", initializer="moongate")]
+    first, plain, named = initializers.assign(sd.tokenizers, tokens)
+    assert initializers.assign(sd.tokenizers, tokens) == (first, plain, named)
+    assert (plain.initializer, plain.ids, named.initializer) == ("", (), "moongate")
     vocabulary = sd.tokenizers[0].get_vocab()
-    assert found[0].ids == (vocabulary["ucd"] if "ucd" in vocabulary else vocabulary["ucd</w>"],)
-    named = initializers.assign(sd.tokenizers, [Token("dog"), Token("bird", initializer="ucd")])
-    assert [token.initializer for token in named] == ["ktn", "ucd"]
+    assert named.ids == (vocabulary["moongate</w>"],)
+    other = initializers.assign(sd.tokenizers, [Token("dog")], taken=[first.initializer])[0]
+    assert other.initializer != first.initializer
 
 
-def test_concepts_trained_apart_begin_at_words_of_their_own(sd):
-    alone = [initializers.assign(sd.tokenizers, [Token(noun)])[0].initializer for noun in ("dog", "cat", "gate")]
-    assert sorted(alone) == ["ktn", "pll", "ucd"]
+def test_the_order_of_a_noun_depends_on_the_noun_alone():
+    known = [f"w{number}" for number in range(50)]
+    dog, cat = (initializers.choose(known, [noun])[0] for noun in ("dog", "cat"))
+    assert initializers.choose(known[::-1], ["dog"]) == [dog] != [cat]
+    rest = [word for word in known if word != dog]
+    assert initializers.choose(known, ["dog"], [dog]) == initializers.choose(rest, ["dog"])
+    assert initializers.choose(known, ["cat"], [dog]) == [cat]
+
+
+def test_words_of_other_concepts_are_used_where_no_others_are_left():
+    assert sorted(initializers.choose(["a", "b"], ["dog", "dog"], ["a", "b"])) == ["a", "b"]
+    assert initializers.choose(["a", "b"], ["dog"], ["b"]) == ["a"]
+
+
+def test_too_few_rare_words_are_an_error_that_names_both_numbers(sd):
+    with pytest.raises(TokenError, match=r"4 modifier tokens .* has 3") as caught:
+        initializers.assign(sd.tokenizers, [Token("dog")] * 4)
+    assert "plain noun" in caught.value.hint
 
 
 def test_a_word_that_is_no_single_entry_is_refused_with_the_nearest(sd):
@@ -36,9 +110,14 @@ def test_a_word_that_is_no_single_entry_is_refused_with_the_nearest(sd):
     assert "moongate" in caught.value.hint
 
 
-def test_too_few_rare_words_are_an_error(sd):
-    with pytest.raises(TokenError, match="too few rare words"):
-        initializers.assign(sd.tokenizers, [Token("dog")] * 4)
+def test_rare_words_of_a_vocabulary():
+    common = [f"e{number}" for number in range(12)]
+    parts = ["wxz", "wxz</w>", "zqvd</w>", "zqvdx", "bcd</w>", "xbcdx</w>"]  # not whole words alone, or in another
+    entries = ["brk</w>", *common, "ktn</w>", *parts, "zzz</w>", "pfy</w>", "dog</w>", "gh</w>", "hjkl</w>"]
+    assert initializers.rare({entry: index for index, entry in enumerate(entries)}) == ["ktn", "hjkl"]
+
+
+# ---------------------------------------------------------------- embeddings
 
 
 class Words:

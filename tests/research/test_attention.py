@@ -203,7 +203,7 @@ def test_the_picture_is_what_sampling_draws_and_nothing_stays_on_the_base(base):
     from cdtool.sampling import sample
 
     found = attention.attend(base, [], "photo of a dog", SETTINGS)
-    (plain,) = sample.draw(base, [], ["photo of a dog"], SampleSettings(count=1, steps=2, guidance=3.0, seed=4))
+    (plain,) = sample.generate(base, [], ["photo of a dog"], SampleSettings(count=1, steps=2, guidance=3.0, seed=4))
     assert np.array_equal(np.asarray(found.image), np.asarray(plain.image))
     assert not any(module._forward_pre_hooks for module in base.unet.modules())
     with pytest.raises(KeyError), attention.watched(base, (8, 8)):
