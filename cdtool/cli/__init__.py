@@ -30,6 +30,7 @@ from cdtool.cli import (
     prior,
     priormake,
     sample,
+    stopping,
     train,
 )
 from cdtool.cli import eval as eval_module
@@ -131,7 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is, whatever its bytes
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in words
-    code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+    with stopping.interruptible() as interrupted:
+        code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+        if interrupted() and code in (1, 130):  # 1: a library made another error of it
+            code, text = 130, text if code == 130 and text else "Interrupted."
     # Only now: leaving the handler let go of the frames that held a progress bar open.
     if text:
         output.sink().talk(text)
@@ -142,8 +146,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
         code = tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
-    except typer.Abort:
-        return 130, ""
+    except (typer.Abort, KeyboardInterrupt):
+        return 130, "Interrupted."
     except typer.TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             return 2, error.format_message()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import BaseError, NotFoundError, nearest
-from cdtool.store import families, hub
+from cdtool.store import families, hub, single_file
 from cdtool.store.families import read_json
 
 MINI = Path(__file__).parent.parent / "mini" / "base"
@@ -41,7 +41,9 @@ class InstalledBase:
 
 
 def locate(name: str) -> Path:
-    """The folder of a base: `mini`, an alias, a diffusers folder, or a hub id in the local cache.
+    """The folder of a base: `mini`, an alias, a hub id in the local cache, a diffusers folder, or a checkpoint file.
+
+    A checkpoint is converted into the cache when it is first used.
 
     Raises NotFoundError, with the command that gets it; BaseError for a folder that is no pipeline or lacks weights.
     """
@@ -80,8 +82,18 @@ def installed() -> list[InstalledBase]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a base is called by a name or hub id, not by a folder."""
-    return name in NAMES or (bool(_HUB_ID.fullmatch(name)) and not (Path(name) / "model_index.json").is_file())
+    """Whether a base is called by a name or hub id, not by a folder or file."""
+    return name in NAMES or (bool(_HUB_ID.fullmatch(name)) and not is_local(name))
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is the path of a diffusers folder or of a single-file checkpoint."""
+    path = Path(name).expanduser()
+    return (path / "model_index.json").is_file() or _is_checkpoint(path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix in single_file.SUFFIXES and path.is_file()
 
 
 def describe(folder: Path) -> BaseSummary:
@@ -147,15 +159,16 @@ def _no_mini() -> Path:
 
 
 def _folder(name: str) -> Path | None:
-    """The local folder a name means, or None. Raises BaseError for a folder that is no pipeline."""
+    """The local folder a name means, that of a single-file checkpoint included, or None.
+
+    Raises BaseError for a folder that is no pipeline and for a file that is no checkpoint.
+    """
     folder = Path(name).expanduser()
     if (folder / "model_index.json").is_file():
         return folder
     if folder.is_dir() and not _HUB_ID.fullmatch(name):
         raise BaseError(f"{folder} has no model_index.json, so it is no diffusers pipeline.", "See: cdtool base list")
-    if folder.suffix in (".safetensors", ".ckpt") and folder.is_file():
-        raise BaseError(f"{folder} is a single checkpoint file.", "Convert it to a diffusers folder first.")
-    return None
+    return single_file.folder(folder) if _is_checkpoint(folder) else None
 
 
 def _hub_ids(name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cdtool.errors import BaseError, ConceptError, TokenError, UsageError
 from cdtool.methods import METHODS, beyond_kv, words_only
-from cdtool.store import bases, registry
+from cdtool.store import bases, checkpoints, registry
 
 if TYPE_CHECKING:
     from cdtool.store.registry import Concept
@@ -128,7 +128,9 @@ def beyond_words(entry: Concept) -> ConceptError:
 
 
 def _is_base(name: str) -> bool:
-    return (bases.is_name(name) or (Path(name) / "model_index.json").is_file()) and name not in registry.names()
+    if name.endswith(registry.SUFFIX) and bases.is_local(name):  # a checkpoint, or a concept's own file
+        return checkpoints.has_denoiser(Path(name).expanduser())
+    return (bases.is_name(name) or bases.is_local(name)) and name not in registry.names()
 
 
 def _check_bases(concepts: Sequence[Concept]) -> None:

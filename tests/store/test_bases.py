@@ -69,7 +69,7 @@ def test_things_that_are_no_pipeline(tmp_path):
     with pytest.raises(BaseError, match=r"no model_index\.json"):
         bases.locate(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(BaseError, match="single checkpoint"):
+    with pytest.raises(BaseError, match="damaged"):
         bases.locate(str(tmp_path / "model.safetensors"))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(BaseError, match="cannot be read"):
