@@ -21,7 +21,8 @@ from cdtool.schema import printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm"]
+Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm", "lcm", "tcd",
+                    "ddim-trailing", "euler-trailing"]  # fmt: skip
 
 
 @dataclass(frozen=True)
