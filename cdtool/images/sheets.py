@@ -67,12 +67,17 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def labelled(cells: Sequence[tuple[str, Image.Image]], *, side: int = 128, columns: int = 8) -> Image.Image:
-    """Pictures in rows of `columns`, each at `side` px height with its own label below, cut to the picture's width."""
-    font = ImageFont.load_default(FONT - 2)
+def labelled(
+    cells: Sequence[tuple[str, Image.Image]], *, side: int = 128, columns: int = 8, font: int = FONT - 2
+) -> Image.Image:
+    """Pictures in rows of `columns`, each at `side` px height with its own label below, cut to the picture's width.
+
+    font: px of the labels.
+    """
+    letters = ImageFont.load_default(font)
     scaled = [(label, _scaled(image, side)) for label, image in cells]
     width = max(image.width for _, image in scaled) + GAP
-    height = side + FONT + 2 * GAP
+    height = side + font + 3 * GAP
     sheet = Image.new(
         "RGB", (min(columns, len(cells)) * width + GAP, -(-len(cells) // columns) * height + GAP), "white"
     )
@@ -80,7 +85,7 @@ def labelled(cells: Sequence[tuple[str, Image.Image]], *, side: int = 128, colum
     for place, (label, image) in enumerate(scaled):
         left, top = GAP + place % columns * width, GAP + place // columns * height
         sheet.paste(image, (left, top))
-        pen.text((left, top + side + 2), _fitted(label, font, width - GAP), fill=_INK, font=font)
+        pen.text((left, top + side + 2), _fitted(label, letters, width - GAP), fill=_INK, font=letters)
     return sheet
 
 

@@ -41,11 +41,13 @@ def bars(title: str, groups: Mapping[str, Sequence[float]], unit: str) -> Image.
     return sheet
 
 
-def heat(image: Image.Image, values: NDArray[np.float32], *, side: int = 256) -> Image.Image:
-    """A heat map [h, w] over a picture in grey, both at `side` px height: its largest value yellow, zero clear."""
+def heat(image: Image.Image, values: NDArray[np.float32], *, side: int = 256, top: float | None = None) -> Image.Image:
+    """A heat map [h, w] over a picture in grey, both at `side` px height: `top` yellow, by default its largest value,
+    and zero clear.
+    """
     size = (round(image.width * side / image.height), side)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC), dtype=np.float32)[..., None]
-    strength = values / max(float(values.max(initial=0)), 1e-12)
+    strength = values / max(float(values.max(initial=0)) if top is None else top, 1e-12)
     smooth = Image.fromarray(strength.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     share = np.asarray(smooth)[..., None].clip(0, 1)
     colour = np.concatenate([np.full_like(share, 255), 40 + 190 * share, 20 + 10 * share], axis=-1)
