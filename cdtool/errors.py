@@ -83,10 +83,6 @@ class TrainingError(CdtoolError):
 class InterruptedRun(CdtoolError):
     exit_code = 130
 
-    def __init__(self, message: str, hint: str = "", *, flag: str = "") -> None:
-        super().__init__(message, hint)
-        self.flag = flag  # what the same command needs in addition to go on
-
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known words closest to `word`, or ""."""

@@ -167,9 +167,6 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         return explain(parsing.in_words(error))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
-    except InterruptedRun as stop:
-        again = f"Go on with: {parsing.again(arguments, stop.flag)}" if stop.flag else ""
-        return stop.exit_code, "\n".join(filter(None, [str(stop), stop.hint, again]))
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         code, text = explain(error)
         return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text
@@ -177,6 +174,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
     if _is_out_of_memory(error):

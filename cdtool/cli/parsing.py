@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -170,8 +169,3 @@ def _section(formatter: Any, name: str, rows: Sequence[tuple[str, str]]) -> None
     narrow = formatter.width < 72
     with formatter.section(name):
         formatter.write_dl(rows, col_max=16 if narrow else 24)
-
-
-def again(arguments: Sequence[str], flag: str) -> str:
-    """The command line with `flag`, as a shell would take it."""
-    return shlex.join(["cdtool", *arguments, *([] if flag in arguments else [flag])])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtool.store import bases
-from cdtool.training import run
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def demo_commands(folder: Path) -> list[list[str]]:
         tuned = ["--out", str(folder / chapter.name), *count]
         commands += [
             ["sample", "mini", *chapter.plain, *base],
-            ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", *_as_far(chapter)],
+            ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", "--if-missing"],
             ["sample", chapter.concept, *chapter.prompts, *tuned],
         ]
     dog, *_ = names = [chapter.concept for chapter in CHAPTERS]
@@ -77,11 +76,6 @@ def demo_commands(folder: Path) -> list[list[str]]:
         ["eval", dog, "--report", str(folder / "report.html")],
         ["list"],
     ]
-
-
-def _as_far(chapter: Chapter) -> tuple[str, ...]:
-    """How a training takes up what is there: a concept that is finished, or one that was stopped."""
-    return ("--if-missing", *(["--resume"] if run.checkpoint_path(chapter.concept).is_file() else []))
 
 
 def demo_sheet(folder: Path) -> Path:

@@ -43,9 +43,9 @@ def test_known_errors(failing, error, code):
     assert (said.code, said.out, said.err) == (code, "", "Error: No.\nDo so.\n")
 
 
-def test_a_stop_is_no_error_and_names_the_command_that_goes_on(failing):
-    said = failing(errors.InterruptedRun("Stopped at step 3 of 9.", flag="--resume"), "--json")
-    assert (said.code, said.err) == (130, "Stopped at step 3 of 9.\nGo on with: cdtool list --json --resume\n")
+def test_stopping_is_no_error(failing):
+    said = failing(errors.InterruptedRun("Stopped.", "Go on."))
+    assert (said.code, said.out, said.err) == (130, "", "Stopped.\nGo on.\n")
 
 
 def test_an_error_without_a_hint_is_one_line(failing):
