@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
+WELL = 0.7  # fidelity from which a merged concept looks as it did alone
 Captions = Annotated[
     Path | None,
     typer.Option("--captions", metavar="FILE", help="Regularization captions to leave as they are, one a line."),
@@ -65,21 +66,27 @@ def merge(
 
 
 def _tell(out: Output, report: Report) -> None:
-    """The diagnostics, on stderr."""
+    """What came out, in words on stderr; the figures are in `cdtool show` and --json."""
     for warning in report.warnings:
         out.warn(warning)
-    widest = max(map(len, report.fidelity))
     for name, kept in report.fidelity.items():
-        out.talk(f"{name:<{widest}}  fidelity {kept:6.3f}{'  lost' if name in report.lost else ''}")
+        out.talk(f"{name}: {_verdict(kept)} ({kept:.0%} of what it changes)")
     out.talk(
-        f"{report.rows} rows of text, condition {report.condition:.1e}, constraint error {report.error:.1e}, "
-        f"as saved {report.saved_error:.1e}; "
-        f"drift on other captions {report.drift:.2f} of the concepts' own."
+        f"Other captions move by {report.drift:.0%} of what the concepts change. All figures: cdtool show, --json."
     )
 
 
+def _verdict(kept: float) -> str:
+    """A fidelity in words."""
+    from cdtool.merging.diagnostics import LOST
+
+    if not kept >= LOST:
+        return "lost"
+    return "kept well" if kept >= WELL else "kept in part"
+
+
 def _example(found: Composition) -> str:
-    words = [token.words(place) for place, token in enumerate(found.tokens, 1)]
+    words = [f"V{place} {token.noun}" for place, token in enumerate(found.tokens, 1)]
     return " in front of ".join(words[:2]) + "".join(f" and {word}" for word in words[2:])
 
 
