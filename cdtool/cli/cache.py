@@ -9,7 +9,7 @@ import typer
 
 from cdtool import settings
 from cdtool.cli import options, output
-from cdtool.compression.run import parse_bytes
+from cdtool.compression.goals import parse_bytes
 from cdtool.errors import UsageError, nearest
 
 Most = Annotated[

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cdtool import __version__
-from cdtool.compression.run import Goal
+from cdtool.compression.goals import Goal
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.models import deltas, spectra
 from cdtool.store import concept, registry

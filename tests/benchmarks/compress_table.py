@@ -25,7 +25,7 @@ from PIL import Image
 
 from cdtool import cli
 from cdtool.compression import truncation
-from cdtool.compression.run import Goal
+from cdtool.compression.goals import Goal
 from cdtool.evaluation import evaluate
 from cdtool.images import sheets
 from cdtool.models import deltas, spectra

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdtool.compression import truncation
-from cdtool.compression.run import Goal
+from cdtool.compression.goals import Goal
 from cdtool.errors import ConceptError, InputError, NameTakenError, UsageError
 from cdtool.models import adapter, deltas, initializers, pipelines, spectra
 from cdtool.store import concept, registry
