@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: the processes 
 import pytest
 from huggingface_hub import constants
 
-from cdtool.concept import BaseRef, Manifest
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
 
 
@@ -89,7 +89,7 @@ def tensors():
 @pytest.fixture
 def saved(manifest, tensors):
     """Save a small concept in the registry: `saved("dog")`."""
-    from cdtool import registry
+    from cdtool.store import registry
 
     def save(name: str = "dog", **values: object) -> registry.Entry:
         return registry.save(manifest(name, **values), tensors)
@@ -106,30 +106,30 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def sd_base(tmp_path_factory):
     """The folder of a tiny SD pipeline that predicts noise."""
-    import pipelines
+    import tiny_pipelines
 
-    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd")
+    return tiny_pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd")
 
 
 @pytest.fixture(scope="session")
 def sd_v_base(tmp_path_factory):
     """The folder of a tiny SD pipeline that predicts velocity."""
-    import pipelines
+    import tiny_pipelines
 
-    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd-v", prediction="v_prediction", seed=1)
+    return tiny_pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-sd-v", prediction="v_prediction", seed=1)
 
 
 @pytest.fixture(scope="session")
 def wide_base(tmp_path_factory):
     """The folder of a tiny SD pipeline whose text is wide enough to tell the words of several concepts apart."""
-    import pipelines
+    import tiny_pipelines
 
-    return pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-wide", width=160, seed=2)
+    return tiny_pipelines.sd(tmp_path_factory.mktemp("bases") / "tiny-wide", width=160, seed=2)
 
 
 @pytest.fixture(scope="session")
 def sdxl_base(tmp_path_factory):
     """The folder of a tiny SDXL pipeline."""
-    import pipelines
+    import tiny_pipelines
 
-    return pipelines.sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")
+    return tiny_pipelines.sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")

@@ -9,9 +9,9 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from cdtool import features
+from cdtool.models import encoders
 
-SPEC = features.EncoderSpec("fake", "nowhere", 0.85)
+SPEC = encoders.EncoderSpec("fake", "nowhere", 0.85)
 
 
 def angle(text):
@@ -24,7 +24,7 @@ def encoder():
         angles = np.radians([angle(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32) * 3
 
-    return features.Encoder(SPEC, text, None)
+    return encoders.Encoder(SPEC, text, None)
 
 
 def picture(grey, kind="PNG", side=40, **more):

@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-from cdtool.mini import art
+from cdtool.mini.factory import art
 
 HELD_OUT = (255, 0, 255)  # nothing else in the world is magenta
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from cdtool import adapter, diffusion, registry, text
-from cdtool import base as bases
-from cdtool.concept import BaseRef, Manifest
+from cdtool.models import adapter, diffusion, pipelines, text
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind, parse_specs
 
 # As reference/algorithm.md 1.1 and 6.3 tell it for two layers per block; the tiny bases have one.
@@ -22,7 +22,7 @@ LEAVES = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_ou
 
 def load(folder, *parts):
     """A tiny base in fp32 on the CPU."""
-    return bases.load(str(folder), precision="fp32", device="cpu", parts=parts or ("tokenizers",))
+    return pipelines.load(str(folder), precision="fp32", device="cpu", parts=parts or ("tokenizers",))
 
 
 def concept(folder, *specs, name="dog", rank=0, shared=False, beyond=False, save=True, **more):
@@ -61,7 +61,7 @@ def concept(folder, *specs, name="dog", rank=0, shared=False, beyond=False, save
 def attention(base):
     """The parameters of the text cross-attention as stored, by name."""
     owners = dict.fromkeys(module.rpartition(".")[0] for module in base.kv)
-    return bases.read_parameters(base.folder, [f"{owner}.{leaf}" for owner in owners for leaf in LEAVES])
+    return pipelines.read_parameters(base.folder, [f"{owner}.{leaf}" for owner in owners for leaf in LEAVES])
 
 
 def dense(tensors, name):

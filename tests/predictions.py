@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cdtool import diffusion, text
+from cdtool.models import diffusion, text
 from cdtool.tokens import bind
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pipelines
+import tiny_pipelines
 
-from cdtool import asides, everyday, features
+from cdtool.evaluation import side_effects
+from cdtool.merging import captions
+from cdtool.models import encoders
 
 TEXT = """
 name = "tiny"
@@ -64,7 +66,7 @@ CELLS = ("base.dog", "ours.dog", "base.cat", "ours.cat", "bases.dog+cat", "route
 def write(folder):
     """The suite's file, its photos and prompts."""
     for name in ("dog", "cat"):
-        pipelines.photos(folder / name, count=2)
+        tiny_pipelines.photos(folder / name, count=2)
     (folder / "one.txt").write_text("a {} on the beach\nphoto of a {}\n")
     (folder / "two.txt").write_text("a {0} in front of a {1}\n")
     path = folder / "tiny.toml"
@@ -83,7 +85,7 @@ def _told(texts):
 
 def see_colours(monkeypatch):
     """Measure with mean colours, and merge with a few captions."""
-    spec = features.EncoderSpec("colour", "colour", 0.0)
-    monkeypatch.setattr(features, "load", lambda *_: features.Encoder(spec, _told, _seen))
-    monkeypatch.setattr(asides, "find_encoders", lambda *_: None)
-    monkeypatch.setattr(everyday, "read", lambda _: ["a cat on the beach", "photo of a dog", "in front of the cat"])
+    spec = encoders.EncoderSpec("colour", "colour", 0.0)
+    monkeypatch.setattr(encoders, "load", lambda *_: encoders.Encoder(spec, _told, _seen))
+    monkeypatch.setattr(side_effects, "find_encoders", lambda *_: None)
+    monkeypatch.setattr(captions, "read", lambda _: ["a cat on the beach", "photo of a dog", "in front of the cat"])

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, composition, registry, settings
+from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import ConceptError, ResourceError
 from cdtool.settings import SampleSettings, Scheduler
+from cdtool.store import bases, registry
+from cdtool.store import subject as composition
 from cdtool.tokens import bind
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cdtool.analysis import Attended
     from cdtool.cli.output import Output
+    from cdtool.research.attention import Attended
 
 _Set = SampleSettings
 File = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The picture; a PNG beside you.")]
@@ -49,16 +51,17 @@ def change(
     voice = output.sink(json, quiet)
     entry = registry.find(concept)
     name = base or registry.base_of(entry)
-    catalog.locate(name)
+    bases.locate(name)
     target = out or Path(f"{entry.name}-change.png")
     options.check_picture(target, "--out")
     output.quiet_libraries()
-    from cdtool import analysis, figures, sampling
-    from cdtool import base as bases
-    from cdtool import concept as concepts
+    from cdtool.models import pipelines
+    from cdtool.reports import figures
+    from cdtool.research import attention as analysis
+    from cdtool.store import concept as concepts
 
-    loaded = bases.load(name, device="cpu", parts=())
-    sampling.check_base(entry, loaded, force=force)
+    loaded = pipelines.load(name, device="cpu", parts=())
+    pipelines.check_base(entry, loaded, force=force)
     found = analysis.changes(loaded, concepts.read_tensors(entry.path))
     summary = found.summary()
     if not any(kind["changed"] for kind in summary.values()):
@@ -102,16 +105,17 @@ def attention(
     flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
     voice = output.sink(json, quiet)
     subject = composition.find(concept, base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(subject.base))
+    chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
     bind(prompt, subject.tokens)
     target = out or Path(f"{subject.label}-attention.png")
     options.check_picture(target, "--out")
     output.quiet_libraries()
-    from cdtool import analysis, sampling
-    from cdtool import base as bases
+    from cdtool.models import pipelines
+    from cdtool.research import attention as analysis
+    from cdtool.sampling import sample
 
-    loaded = bases.load(subject.base, precision=chosen.precision, device=device)
-    for remark in sampling.check_prompts([prompt], subject.tokens, loaded, joined=len(subject.parts) > 1):
+    loaded = pipelines.load(subject.base, precision=chosen.precision, device=device)
+    for remark in sample.check_prompts([prompt], subject.tokens, loaded, joined=len(subject.parts) > 1):
         voice.warn(remark)
     found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)
     _save(voice, _maps(found), target)
@@ -137,8 +141,8 @@ def _told(kind: dict[str, float]) -> str:
 
 def _maps(found: Attended) -> Image.Image:
     """The picture, and each word's map over it."""
-    from cdtool.figures import heat
-    from cdtool.sheets import labelled
+    from cdtool.images.sheets import labelled
+    from cdtool.reports.figures import heat
 
     cells = [("the picture", found.image)]
     cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map)) for word in found.words]

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cdtool import catalog, corpora, settings
+from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
+from cdtool.images import corpora
+from cdtool.store import bases
 
 BaseName = Annotated[
     str,
@@ -35,7 +37,7 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
       cdtool base list --json
     """
     out = output.sink(json, quiet)
-    offers = catalog.at_hand()
+    offers = bases.at_hand()
     chosen = settings.base_name().value
     rows = [
         (offer.name, "*" if offer.name == chosen else "", offer.family, output.size(offer.bytes), str(offer.folder))
@@ -43,7 +45,7 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
     ]
     data = [asdict(offer) | {"in_use": offer.name == chosen} for offer in offers]
     out.table(("NAME", "USE", "PIPELINE", "SIZE", "FOLDER"), rows, {"bases": data, "in_use": chosen})
-    if absent := [name for name in catalog.ALIASES if name not in {offer.name for offer in offers}]:
+    if absent := [name for name in bases.ALIASES if name not in {offer.name for offer in offers}]:
         out.talk(f"Not here: {', '.join(absent)}. Get one with: cdtool base use NAME --fetch")
 
 
@@ -57,13 +59,13 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
     """
     out = output.sink(json, quiet)
     try:
-        folder = catalog.locate(base)
+        folder = bases.locate(base)
     except NotFoundError:
         if not fetch:
             raise
         out.talk(f"Fetching {base}: weights are some gigabytes.")
-        folder = catalog.fetch(base)
-    name = base if catalog.is_name(base) else str(folder)
+        folder = bases.fetch(base)
+    name = base if bases.is_name(base) else str(folder)
     written = settings.write_base(name)
     in_force = settings.base_name()
     if in_force.value != name:
@@ -88,7 +90,7 @@ def show(
     if rare_tokens is not None:
         _show_rare(str(name), rare_tokens, output.sink(json, quiet))
         return
-    sheet = catalog.describe(catalog.locate(name))
+    sheet = bases.describe(bases.locate(name))
     facts = {
         "name": name,
         "pipeline": sheet.family,
@@ -104,10 +106,9 @@ def show(
 def _show_rare(name: str, path: Path, out: output.Output) -> None:
     captions = corpora.captions(path)
     output.quiet_libraries()
-    from cdtool import base as bases
-    from cdtool import text
+    from cdtool.models import pipelines, text
 
-    tokenizers = bases.load_tokenizers(catalog.locate(name))
+    tokenizers = pipelines.load_tokenizers(bases.locate(name))
     found = text.rare_words(tokenizers, captions)
     out.talk(
         f"{len(found)} rare words by {len(captions):,} captions of {path.name}; use one with --token-init word:WORD"

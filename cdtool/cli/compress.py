@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import registry, settings
+from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import UsageError
 from cdtool.settings import CompressSettings
+from cdtool.store import registry
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
-    from cdtool.compressing import Point, Small, Source
-    from cdtool.registry import Entry
+    from cdtool.compression import Point, Small, Source
+    from cdtool.store.registry import Entry
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi|)b?\s*")
@@ -72,11 +73,12 @@ def compress(
     if saves and not force:
         registry.check_free(target)
     _check_picture(picture, curve)
-    from cdtool import compressing, spectra
+    from cdtool import compression
+    from cdtool.models import spectra
 
-    source = compressing.read(entry)
+    source = compression.read(entry)
     parts = list(out.progress(spectra.decompose(source.tensors), source.matrices, label="matrix"))
-    points = compressing.curve(source, parts) if curve else []
+    points = compression.curve(source, parts) if curve else []
     if picture:
         _plot(out, entry.name, points, picture)
     drawn = {"curve": [asdict(point) for point in points]} if curve else {}
@@ -85,8 +87,8 @@ def compress(
             ("SPECTRUM", "SIZE", "ERROR", "RANK"), [_row(point) for point in points], {"name": entry.name} | drawn
         )
     if saves:
-        small = compressing.compress(source, parts, compressing.Goal(**wanted), target)
-        made = compressing.save(source, small, force=force)
+        small = compression.compress(source, parts, compression.Goal(**wanted), target)
+        made = compression.save(source, small, force=force)
         _tell(out, source, small)
         out.result(made.name, _data(made) | _figures(source, small) | drawn)
 
@@ -116,13 +118,13 @@ def _check_picture(picture: Path | None, curve: bool) -> None:
         return
     if not curve:
         raise UsageError(f'What is "{picture}"?', f"To plot the curve of size and error there: --curve {picture}")
-    from cdtool import plots
+    from cdtool.reports import plots
 
     plots.check(picture)
 
 
 def _plot(out: Output, name: str, points: Sequence[Point], picture: Path) -> None:
-    from cdtool import plots
+    from cdtool.reports import plots
 
     plots.curve(name, [(point.share, point.bytes, point.error) for point in points], picture)
     out.talk(f"Plot: {picture}")

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cdtool import concept, registry
 from cdtool.cli import options, output
-from cdtool.concept import Manifest
 from cdtool.errors import NotFoundError, UsageError, nearest
-from cdtool.registry import Entry
+from cdtool.store import concept, registry
+from cdtool.store.concept import Manifest
+from cdtool.store.registry import Entry
 
 Spectrum = Annotated[bool, typer.Option("--spectrum", help="Show the singular values of each matrix instead.")]
 Picture = Annotated[
@@ -104,7 +104,8 @@ def _picked(pick: Mapping[str, Any]) -> str:
 
 
 def _show_spectrum(out: output.Output, entry: Entry, picture: Path | None) -> None:
-    from cdtool import plots, spectra
+    from cdtool.models import spectra
+    from cdtool.reports import plots
 
     if picture:
         plots.check(picture)

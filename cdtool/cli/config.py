@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdtool import catalog, settings
+from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.cli import trainflags as flag
 from cdtool.errors import CdtoolError
+from cdtool.store import bases
 
 
 def config(base: options.Base = None, method: flag.Method = None, json: options.Json = False) -> None:
@@ -41,7 +42,7 @@ def config(base: options.Base = None, method: flag.Method = None, json: options.
 
 def _folder(base: str, out: output.Output) -> Path | None:
     try:
-        return catalog.locate(base)
+        return bases.locate(base)
     except CdtoolError as error:
         out.warn(f"{error} Its own settings are left out.")
         return None

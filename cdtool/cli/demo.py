@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from cdtool import demo as demos
 from cdtool.cli import options, output
+from cdtool.research import demo as demos
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where photos and pictures go.")]
 

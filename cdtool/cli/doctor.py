@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cdtool import __version__, catalog, settings
+from cdtool import __version__, settings
 from cdtool.cli import options, output
+from cdtool.store import bases
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub")
 
@@ -36,7 +37,7 @@ def doctor(json: options.Json = False) -> None:
         "memory": _memory(),
         "data_directory": {"path": data_dir, "free": _free_disk(data_dir), "writable": _writable(data_dir)},
         "base": asdict(chosen),
-        "bases": [asdict(offer) for offer in catalog.at_hand()],
+        "bases": [asdict(offer) for offer in bases.at_hand()],
     }
     output.sink(json).facts(_facts(data), data)
 
@@ -69,9 +70,9 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _precision() -> dict[str, str]:
-    from cdtool import base
+    from cdtool.models import pipelines
 
-    dtype, why = base.pick_dtype("auto", base.pick_device())
+    dtype, why = pipelines.pick_dtype("auto", pipelines.pick_device())
     return {"dtype": str(dtype).removeprefix("torch."), "why": why}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import promptfiles
+from cdtool import files
 from cdtool.cli import evalflags, options, output, study
 from cdtool.cli import suite as suite_module
 from cdtool.errors import GateError, UsageError
@@ -16,10 +16,11 @@ from cdtool.settings import SampleSettings
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
-    from cdtool.evaluation import Interval, Scores
-    from cdtool.measuring import Evaluation
-    from cdtool.report import Forgotten, Stage
-    from cdtool.reporting import Picture
+    from cdtool.evaluation.alignment import Interval, Scores
+    from cdtool.evaluation.evaluate import Evaluation
+    from cdtool.evaluation.forgetting import Forgotten
+    from cdtool.evaluation.selection import Stage
+    from cdtool.reports.reporting import Picture
 
 Photos = Annotated[
     list[Path] | None,
@@ -132,7 +133,7 @@ def eval_(
         study.score(out, [*answers, *map(Path, concept or ())], key)
         return
     flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
-    lines = promptfiles.read(prompts) if prompts else []
+    lines = files.read_prompts(prompts) if prompts else []
     how: dict[str, Any] = {"folders": photos or (), "prompts": lines, "flags": flags, "device": device}
     scores = evalflags.Asked(
         metrics=metrics, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
@@ -154,16 +155,17 @@ def _measure(
 
     `how` are the other arguments of `measuring.plan`.
     """
-    from cdtool import gates, measuring, reporting, webpage
+    from cdtool.evaluation import evaluate, gates
+    from cdtool.reports import html, reporting
 
     if report is not None:
-        webpage.check(report, "--report")
+        html.check(report, "--report")
     options.check_picture(scores.sheet, "--sheet")
     wanted = scores.wanted()
     bounds = gates.parse(scores.least, scores.most, wanted.scores)
-    plan = measuring.plan(subject, wanted=wanted, **how)
+    plan = evaluate.plan(subject, wanted=wanted, **how)
     output.quiet_libraries()
-    pictures, found, result = ([], (), measuring.score_folder(plan, images)) if images else _drawn(plan, out)
+    pictures, found, result = ([], (), evaluate.score_folder(plan, images)) if images else _drawn(plan, out)
     if report is not None:
         pictures = reporting.of_folder(plan, images) if images else pictures
         reporting.write(report, plan, pictures, result, stages=_stages(plan), forgetting=found)
@@ -193,14 +195,14 @@ def _one(concepts: list[str] | None) -> str:
 
 
 def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[Forgotten, ...], Scores]:
-    from cdtool import measuring
-    from cdtool.asides import Aside
-    from cdtool.evaluation import Scores
-    from cdtool.measuring import Lookback
+    from cdtool.evaluation import evaluate
+    from cdtool.evaluation.alignment import Scores
+    from cdtool.evaluation.evaluate import Lookback
+    from cdtool.evaluation.side_effects import Aside
 
     pictures: list[Picture] = []
     found: tuple[Forgotten, ...] = ()
-    for event in out.progress(measuring.run(plan), plan.pictures + plan.wanted.forgetting + 1, label="picture"):
+    for event in out.progress(evaluate.run(plan), plan.pictures + plan.wanted.forgetting + 1, label="picture"):
         if isinstance(event, Scores):
             return pictures, found, event
         if isinstance(event, Lookback):
@@ -212,13 +214,13 @@ def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[F
 
 def _stages(plan: Evaluation) -> tuple[Stage, ...]:
     """The checkpoints the concept was picked from."""
-    from cdtool import picking
+    from cdtool.evaluation import selection
 
-    return picking.stages_of(plan.asked.concepts[0]) if plan.asked.is_stored else ()
+    return selection.stages_of(plan.asked.concepts[0]) if plan.asked.is_stored else ()
 
 
 def _save_sheet(found: Sequence[Forgotten], path: Path) -> None:
-    from cdtool import sheets
+    from cdtool.images import sheets
 
     sheets.stacked([one.sheet for one in found if one.sheet]).save(path)
 

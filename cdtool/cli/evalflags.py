@@ -11,7 +11,7 @@ import typer
 from cdtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from cdtool.asides import Wanted
+    from cdtool.evaluation.side_effects import Wanted
 
 Metrics = Annotated[
     str | None,
@@ -67,7 +67,7 @@ class Asked:
 
         Raises UsageError for an unknown metric and for flags that belong to nothing.
         """
-        from cdtool.asides import Wanted, metric_names
+        from cdtool.evaluation.side_effects import Wanted, metric_names
 
         if self.sheet is not None and not self.forgetting:
             raise UsageError("--sheet shows what --forgetting looked at.", "Add --forgetting.")

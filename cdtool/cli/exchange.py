@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cdtool import catalog, registry, settings, tokens
+from cdtool import settings, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
-from cdtool.registry import Entry
+from cdtool.store import bases, registry
+from cdtool.store.registry import Entry
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export(
     where = base or registry.base_of(entry)
     folder, stem = _target(out, to, entry)
     output.quiet_libraries()
-    from cdtool import exporting
+    from cdtool.interop import exporting
 
     events = exporting.export(entry, to, folder, stem=stem, base=where, rank=rank, energy=energy, force=force)
     done = list(voice.progress(events, exporting.steps(entry, to), label="matrix"))[-1]
@@ -110,7 +111,7 @@ def import_(
       cdtool import delta.bin --token "V1 dog" --token "V2 cat" --name pair
     """
     voice = output.sink(json, quiet)
-    from cdtool import foreign
+    from cdtool.interop import files as foreign
 
     files = foreign.files(paths)
     own = [path for path in files if foreign.is_concept(path)]
@@ -167,14 +168,14 @@ def _bring(
         return
     (registry.check_name if force else registry.check_free)(called)
     chosen = settings.base_name(base)
-    catalog.locate(chosen.value)
+    bases.locate(chosen.value)
     if base is None:
         voice.talk(f"Reading it as a concept on {chosen.value}; name another base with --base NAME.")
     output.quiet_libraries()
-    from cdtool import base as bases
-    from cdtool import importing
+    from cdtool.interop import importing
+    from cdtool.models import pipelines
 
-    loaded = bases.load(chosen.value, device="cpu", parts=("tokenizers",))
+    loaded = pipelines.load(chosen.value, device="cpu", parts=("tokenizers",))
     brought = importing.bring(files, loaded, learned, called)
     for remark in brought.remarks:
         voice.warn(remark)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, composition, registry
 from cdtool.cli import options, output
 from cdtool.errors import GateError, UsageError
+from cdtool.store import bases, registry, subject
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
-    from cdtool.composition import Composition
-    from cdtool.fidelity import Report
-    from cdtool.merging import Merged
-    from cdtool.registry import Entry
+    from cdtool.merging.diagnostics import Report
+    from cdtool.merging.merge import Merged
+    from cdtool.store.registry import Entry
+    from cdtool.store.subject import Composition
 
 Captions = Annotated[
     Path | None,
@@ -76,24 +76,25 @@ def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
     """The concepts, checked as far as that needs no numbers."""
     if len(names) < 2:
         raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
-    found = [composition.find(one, base, force=True).concepts for one in names]
+    found = [subject.find(one, base, force=True).concepts for one in names]
     if not all(found):
         raise UsageError("A base has no learned word to merge.", "Name concepts; see: cdtool list")
     paths = [part.path.resolve() for parts in found for part in parts]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice:
         raise UsageError(f'"{twice.stem}" is named twice.', "Name each concept once.")
-    return composition.find("+".join(names), base, force=bool(base) and force)
+    return subject.find("+".join(names), base, force=bool(base) and force)
 
 
 def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
-    folder = catalog.locate(found.base)
+    folder = bases.locate(found.base)
     output.quiet_libraries(diffusers=False)
-    from cdtool import base as bases
-    from cdtool import everyday, merging
+    from cdtool.merging import captions as everyday
+    from cdtool.merging import merge as merging
+    from cdtool.models import pipelines
 
     texts = everyday.read(everyday.find(captions, folder))
-    loaded = bases.load(found.base, precision="fp32", device="cpu", parts=("text",))
+    loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
     key = everyday.key_of(loaded, texts)
     known = everyday.stored(key)

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cdtool import catalog, registry
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import Precision as _Precision
 from cdtool.settings import SampleSettings
+from cdtool.store import bases, registry
 
 
 def setting(cls: type[Any], name: str, *flags: str, help: str, metavar: str | None = None) -> Any:
@@ -52,13 +52,13 @@ def complete_concepts(incomplete: str) -> list[str]:
 def complete_subjects(incomplete: str) -> list[str]:
     """Concepts and bases, also behind the "+" of a joined subject."""
     head, plus, last = incomplete.rpartition("+")
-    known = registry.names() + ([] if plus else list(catalog.NAMES))
+    known = registry.names() + ([] if plus else list(bases.NAMES))
     return [head + plus + name for name in known if name.startswith(last)]
 
 
 def complete_bases(incomplete: str) -> list[str]:
     """Names of bases."""
-    return [name for name in catalog.NAMES if name.startswith(incomplete)]
+    return [name for name in bases.NAMES if name.startswith(incomplete)]
 
 
 def check_picture(path: Path | None, flag: str) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import priorsets, registry
 from cdtool.cli import options, output
 from cdtool.errors import InputError, NotFoundError, TokenError, nearest
-from cdtool.priorsets import Entry
+from cdtool.priors import sets
+from cdtool.priors.sets import Entry
+from cdtool.store import registry
 from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ SHOWN = 48  # pictures of a contact sheet at most
 
 
 def _complete(incomplete: str) -> list[str]:
-    return [name for name in priorsets.names() if name.startswith(incomplete)]
+    return [name for name in sets.names() if name.startswith(incomplete)]
 
 
 SetName = Annotated[str, typer.Argument(metavar="SET", help="A prior set's name.", autocompletion=_complete)]
@@ -44,7 +45,7 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
       cdtool prior list --json
     """
     out = output.sink(json, quiet)
-    entries, half = list(priorsets.entries()), priorsets.unfinished()
+    entries, half = list(sets.entries()), sets.unfinished()
     columns = ("NAME", "CLASS", "PICTURES", "SOURCE", "SIZE", "CREATED")
     data = {"sets": [_data(entry) for entry in entries], "unfinished": [asdict(one) for one in half]}
     out.table(columns, [_row(entry) for entry in entries], data)
@@ -70,18 +71,18 @@ def add(
       cdtool prior add ./dogs --class dog
       cdtool prior add ./teddies --name teddies --class "teddy bear"
     """
-    from cdtool import collecting
+    from cdtool.priors import make
 
     out = output.sink(json, quiet)
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}.", "Check the path.")
     token = class_of(noun or name or folder.resolve().name)
     own = name or registry.slug(token.noun)
-    if if_missing and own in priorsets.names():
-        told(out, priorsets.find(own), "There is a prior set of this name already; nothing to do.")
+    if if_missing and own in sets.names():
+        told(out, sets.find(own), "There is a prior set of this name already; nothing to do.")
         return
-    priorsets.check_free(own, force=force)
-    made, skipped = collecting.take_over(own, folder, token.noun, style=style, force=force)
+    sets.check_free(own, force=force)
+    made, skipped = make.take_over(own, folder, token.noun, style=style, force=force)
     for item in skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
     told(out, made, f'Its class is "{token.noun}".' if noun else f'Its class is "{token.noun}"; --class says another.')
@@ -96,7 +97,7 @@ def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet
     """
     out = output.sink(json, quiet)
     options.check_picture(grid, "--grid")
-    entry = priorsets.find(set_name)
+    entry = sets.find(set_name)
     manifest = entry.manifest
     assert manifest is not None
     captions = Counter(picture.caption or "(the class's template)" for picture in manifest.pictures)
@@ -128,7 +129,7 @@ def remove(names: SetNames, yes: options.Yes = False, json: options.Json = False
       cdtool prior remove dog cat --yes
     """
     out = output.sink(json, quiet)
-    known = [*priorsets.names(), *(one.name for one in priorsets.unfinished())]
+    known = [*sets.names(), *(one.name for one in sets.unfinished())]
     for name in names:
         if name not in known:
             raise NotFoundError(
@@ -136,7 +137,7 @@ def remove(names: SetNames, yes: options.Yes = False, json: options.Json = False
             )  # fmt: skip
     out.confirm(f"Remove {', '.join(names)}?", yes)
     for name in names:
-        priorsets.remove(name)
+        sets.remove(name)
     out.results(names, {"removed": names})
 
 
@@ -181,9 +182,9 @@ def _data(entry: Entry, *, whole: bool = False) -> dict[str, Any]:
 
 
 def _sheet(entry: Entry) -> Image.Image:
-    from cdtool import prior
-    from cdtool.sheets import labelled
+    from cdtool.images.sheets import labelled
+    from cdtool.priors import choose
 
     assert entry.manifest is not None
     shown = entry.manifest.pictures[:SHOWN]
-    return labelled([(picture.caption, prior.open_picture(entry, picture)) for picture in shown])
+    return labelled([(picture.caption, choose.open_picture(entry, picture)) for picture in shown])

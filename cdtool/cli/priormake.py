@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, priorsets, registry, settings
+from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
 from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import SettingsError, UsageError
-from cdtool.priorsets import Drawing, Entry, Undrawn
+from cdtool.priors import sets
+from cdtool.priors.sets import Drawing, Entry, Undrawn
 from cdtool.settings import Precision
+from cdtool.store import bases, registry
 from cdtool.tokens import Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cdtool.cli.output import Output
-    from cdtool.collecting import Progress
+    from cdtool.priors.make import Progress
 
 ClassNoun = Annotated[str, typer.Argument(metavar="CLASS", help='The class noun: "dog".')]
 Corpus = Annotated[
@@ -79,11 +81,11 @@ def make(
     _check(how, corpus, given | {"count": count, "floor": floor, "images": images})
     token, chosen = class_of(noun), settings.base_name(base).value
     own = name or registry.slug(token.noun)
-    if if_missing and own in priorsets.names():
-        told(out, priorsets.find(own), "There is a prior set of this name already; nothing to do.")
+    if if_missing and own in sets.names():
+        told(out, sets.find(own), "There is a prior set of this name already; nothing to do.")
         return
-    priorsets.check_free(own, force=force)
-    folder = catalog.locate(chosen)
+    sets.check_free(own, force=force)
+    folder = bases.locate(chosen)
     output.quiet_libraries()
     if corpus is None:
         made = _draw(out, own, token, style, how, chosen, precision or "auto", device, force)
@@ -115,12 +117,15 @@ def _retrieve(
     name: str, corpus: str, images: Path | None, token: Token, style: bool, count: int, floor: float | None,
     base_folder: Path, force: bool,
 ) -> Iterator[Progress]:  # fmt: skip
-    from cdtool import collecting, features, photos, prior
+    from cdtool.images import photos
+    from cdtool.models import encoders
+    from cdtool.priors import choose
+    from cdtool.priors import make as collecting
 
-    path, spec = Path(corpus).expanduser(), features.encoder_for(base_folder)
-    if (not path.exists() and catalog.is_name(corpus)) or (path / "model_index.json").is_file():
-        path = prior.corpus_of(catalog.locate(corpus))
-    encoder = features.load(spec)
+    path, spec = Path(corpus).expanduser(), encoders.encoder_for(base_folder)
+    if (not path.exists() and bases.is_name(corpus)) or (path / "model_index.json").is_file():
+        path = choose.corpus_of(bases.locate(corpus))
+    encoder = encoders.load(spec)
     return collecting.retrieve(
         name, path, token.noun, photos.template(token, style), encoder,
         pictures=images, count=count, floor=floor, style=style, force=force,
@@ -131,10 +136,11 @@ def _draw(
     out: Output, name: str, token: Token, style: bool, how: Drawing, base: str, precision: Precision, device: str,
     force: bool,
 ) -> Entry:  # fmt: skip
-    from cdtool import base as bases
-    from cdtool import collecting, photos
+    from cdtool.images import photos
+    from cdtool.models import pipelines
+    from cdtool.priors import make as collecting
 
-    loaded = bases.load(base, precision=precision, device=device)
+    loaded = pipelines.load(base, precision=precision, device=device)
     wanted = Undrawn(name, token.noun, photos.template(token, style), style, how, asked=True)
     with asked_to_stop() as stop:
         return _followed(out, collecting.draw(loaded, wanted, force=force, stop=stop), how.count)

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import catalog, composition, promptfiles, settings
+from cdtool import files, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.errors import InputError, NotFoundError, UsageError
 from cdtool.settings import SampleSettings, Scheduler
+from cdtool.store import bases
+from cdtool.store import subject as composition
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
-    from cdtool.base import Base
     from cdtool.cli.output import Output
-    from cdtool.composition import Composition
-    from cdtool.sampling import Drawn
+    from cdtool.models.pipelines import Base
+    from cdtool.sampling.sample import Drawn
+    from cdtool.store.subject import Composition
 
 _Set = SampleSettings
 Subject = Annotated[
@@ -90,9 +92,9 @@ def sample(
         return
     if concept is None:
         raise UsageError("Whose pictures?", 'Like: cdtool sample dog "V* dog on the beach".')
-    texts = [*(prompt or []), *(promptfiles.read(prompts) if prompts else [])]
+    texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
     subject = composition.find(concept, base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, flags, catalog.locate(subject.base))
+    chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
     _check(texts, subject)
     options.check_picture(grid, "--grid")
     loaded = _load(subject.base, chosen, device)
@@ -112,9 +114,9 @@ def _check(texts: Sequence[str], subject: Composition) -> None:
 
 def _load(name: str, chosen: SampleSettings, device: str) -> Base:
     output.quiet_libraries()
-    from cdtool import base as bases
+    from cdtool.models import pipelines
 
-    return bases.load(name, precision=chosen.precision, device=device)
+    return pipelines.load(name, precision=chosen.precision, device=device)
 
 
 def _draw(
@@ -127,10 +129,11 @@ def _draw(
     grid: Path | None,
     force: bool,
 ) -> list[Path]:
-    from cdtool import sampling
+    from cdtool.models import pipelines
+    from cdtool.sampling import sample as sampling
 
     for entry in subject.concepts:
-        sampling.check_base(entry, loaded, force=force)
+        pipelines.check_base(entry, loaded, force=force)
     for remark in sampling.check_prompts(texts, subject.tokens, loaded, joined=len(subject.parts) > 1):
         voice.warn(remark)
     drawn, paths = [], []
@@ -148,7 +151,7 @@ def _draw(
 
 
 def _sheet(drawn: Sequence[Drawn], texts: Sequence[str], chosen: SampleSettings) -> Any:
-    from cdtool.sheets import Row, contact_sheet
+    from cdtool.images.sheets import Row, contact_sheet
 
     rows = []
     for place, text in enumerate(texts):
@@ -162,7 +165,7 @@ def _again(
     voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw a picture from its own record and say how near the new one is."""
-    from cdtool import sampling
+    from cdtool.sampling import sample as sampling
 
     if not path.is_file():
         raise NotFoundError(f"There is no picture {path}.", "Check the path.")

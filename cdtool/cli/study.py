@@ -11,7 +11,7 @@ from cdtool.cli import output
 from cdtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from cdtool.preference import Key, Preference
+    from cdtool.research.answers import Key, Preference
 
 _ASKED = {"text": "fits the text", "photos": "shows what is in the photos"}
 
@@ -28,14 +28,14 @@ def make(
     force: bool,
 ) -> None:
     """Draw two subjects and write the page that asks about them, with its key beside it."""
-    from cdtool import comparing
+    from cdtool.research import comparing
 
     if page is None:
         raise UsageError("Where shall the page go?", "Add --study FILE.html.")
     comparing.check(page, force=force)
     asked = comparing.plan(*subjects, folders=folders, prompts=prompts, flags=flags, device=device)
     output.quiet_libraries()
-    from cdtool.questionnaire import Study
+    from cdtool.research.study import Study
 
     events = out.progress(comparing.run(asked), asked.pictures + 1, label="picture")
     study = next(event for event in events if isinstance(event, Study))
@@ -49,7 +49,7 @@ def make(
 
 def score(out: output.Output, answers: Sequence[Path], key_file: Path | None) -> None:
     """Count what people answered: the share for the first subject on each question."""
-    from cdtool import preference
+    from cdtool.research import answers as preference
 
     key = preference.read_key(key_file) if key_file else preference.find_key(answers[0])
     found = preference.score(key, preference.read_all(answers, key))

@@ -14,9 +14,9 @@ from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import NameTakenError
 
 if TYPE_CHECKING:
-    from cdtool.asides import Wanted
-    from cdtool.suiteconcepts import Event
-    from cdtool.suites import Plan
+    from cdtool.evaluation.side_effects import Wanted
+    from cdtool.research.recipes import Event
+    from cdtool.research.run import Plan
 
 Name = Annotated[
     str | None,
@@ -63,7 +63,7 @@ def run(
     dry_run: bool,
 ) -> None:
     """Run what is missing of a suite, and write and print its tables."""
-    from cdtool import suites
+    from cdtool.research import run as suites
 
     suite = suites.find(where.suite, where.data)
     scores = wanted(metrics or ",".join(suite.metrics))
@@ -124,7 +124,8 @@ def _counts(asked: Plan) -> str:
 
 
 def _tables(out: output.Output, asked: Plan) -> None:
-    from cdtool import suites, suitetables
+    from cdtool.research import run as suites
+    from cdtool.research import tables as suitetables
 
     results = suites.results(asked)
     tables = suitetables.fill(asked.suite, asked.cells, results)

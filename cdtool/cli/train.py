@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from cdtool import jobs, ranks, registry, studies, tokens
+from cdtool import tokens
 from cdtool.cli import options, output
 from cdtool.cli import trainflags as flag
 from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import TrainSettings
+from cdtool.store import registry
+from cdtool.training import job, processes, run
 
 if TYPE_CHECKING:
-    from cdtool.bank import Subject
-    from cdtool.base import Base
     from cdtool.cli.output import Output
-    from cdtool.training import Step
+    from cdtool.models.pipelines import Base
+    from cdtool.training.batches import Subject
+    from cdtool.training.loop import Step
 
 
 def train(
@@ -79,8 +81,8 @@ def train(
     flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
     out = output.sink(json, quiet)
     start, model = (registry.find(other) if other else None for other in (from_, like))
-    work = jobs.job(
-        photos, token, name=name, base=jobs.base_name(base, start, model), flags=flags, start=start, like=model
+    work = job.job(
+        photos, token, name=name, base=job.base_name(base, start, model), flags=flags, start=start, like=model
     )
     if if_missing and work.name in registry.names():
         _skip(out, work.name)
@@ -88,7 +90,7 @@ def train(
     folder = preview_dir or Path("samples") / f"{work.name}-preview"
     how = _How(device, gpus, resume=resume, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
     _check(work, how, replaces=force or dry_run)
-    if gpus > 1 and not ranks.launched() and not dry_run:
+    if gpus > 1 and not processes.launched() and not dry_run:
         _launch(gpus)
     _join(out, work, how, dry_run=dry_run)
 
@@ -107,18 +109,18 @@ class _How:
 
 
 def _skip(out: Output, name: str) -> None:
-    if ranks.leads():
+    if processes.leads():
         out.talk(f'There is a concept "{name}" already; nothing to do.')
         out.result(name, _data(name))
 
 
-def _check(work: jobs.Job, how: _How, *, replaces: bool) -> None:
+def _check(work: job.Job, how: _How, *, replaces: bool) -> None:
     """What would fail only after the loading or at the end, told before."""
     if not replaces:
         registry.check_free(work.name)
     for text in how.previews:
         tokens.bind(text, work.tokens)
-    if how.resume and not studies.checkpoint_path(work.name).is_file():
+    if how.resume and not run.checkpoint_path(work.name).is_file():
         raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
 
 
@@ -128,10 +130,10 @@ def _launch(gpus: int) -> NoReturn:
     raise typer.Exit(launch(gpus, sys.argv[1:]))
 
 
-def _join(out: Output, work: jobs.Job, how: _How, *, dry_run: bool) -> None:
+def _join(out: Output, work: job.Job, how: _How, *, dry_run: bool) -> None:
     """Train, or show the plan, with the processes that were started together with this one; the first one speaks."""
     output.quiet_libraries()
-    with ranks.joined(how.device) as group:
+    with processes.joined(how.device) as group:
         leads = group.rank == 0
         voice = out if leads else output.Output("quiet")
         _introduce(voice, work)
@@ -145,7 +147,7 @@ def _join(out: Output, work: jobs.Job, how: _How, *, dry_run: bool) -> None:
             out.result(work.name, _data(work.name))
 
 
-def _introduce(out: Output, work: jobs.Job) -> None:
+def _introduce(out: Output, work: job.Job) -> None:
     if work.start is not None:
         held = ", ".join(f'"{token.words(place)}"' for place, token in enumerate(work.tokens[: work.earlier], 1))
         out.talk(f"Going on from {work.start.name}, which holds {held}.")
@@ -153,16 +155,16 @@ def _introduce(out: Output, work: jobs.Job) -> None:
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
 
 
-def _train(out: Output, work: jobs.Job, how: _How, group: ranks.Ranks) -> None:
-    from cdtool import base as bases
+def _train(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> None:
+    from cdtool.models import pipelines
 
     if group.world > work.settings.batch:
         raise UsageError(f"A batch of {work.settings.batch} cannot be shared by {group.world} processes.")
     for item in work.skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
-    loaded = bases.load(work.base, precision=work.settings.precision, device=how.device)
+    loaded = pipelines.load(work.base, precision=work.settings.precision, device=how.device)
     _draw_priors(out, work, loaded, group)
-    learned, told = studies.subjects(work, loaded)
+    learned, told = run.subjects(work, loaded)
     for summary, warning in told:
         out.talk(f"Prior: {summary}.")
         if warning and group.rank == 0:
@@ -171,11 +173,11 @@ def _train(out: Output, work: jobs.Job, how: _How, group: ranks.Ranks) -> None:
 
 
 def _fit(
-    out: Output, work: jobs.Job, loaded: Base, learned: tuple[Subject, ...], how: _How, group: ranks.Ranks
+    out: Output, work: job.Job, loaded: Base, learned: tuple[Subject, ...], how: _How, group: processes.Ranks
 ) -> None:
-    from cdtool import picking
+    from cdtool.evaluation import selection
 
-    train_it = partial(picking.train, count=how.pick) if how.pick else studies.train
+    train_it = partial(selection.train, count=how.pick) if how.pick else run.train
     with asked_to_stop() as stop:
         events = train_it(work, loaded, learned, resume=how.resume, previews=how.previews, stop=stop, ranks=group,
                           force=how.force)  # fmt: skip
@@ -189,18 +191,18 @@ def _fit(
             _pick(out, work, loaded, how.pick, stop)
 
 
-def _pick(out: Output, work: jobs.Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
+def _pick(out: Output, work: job.Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
     """Score the checkpoints, and tell on stderr which one is kept and why."""
-    from cdtool import picking
+    from cdtool.evaluation import selection
 
-    total = len(picking.marks(work.settings.steps, count)) + 2  # the base, and the choice
-    events = list(out.progress(picking.choose(work, loaded, stop=stop), total, label="checkpoint"))
-    picked = next(event for event in events if isinstance(event, picking.Picked))
+    total = len(selection.marks(work.settings.steps, count)) + 2  # the base, and the choice
+    events = list(out.progress(selection.choose(work, loaded, stop=stop), total, label="checkpoint"))
+    picked = next(event for event in events if isinstance(event, selection.Picked))
     out.talk("step   text  image")
     for stage in picked.stages:
         remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
         out.talk(f"{stage.step:>4}  {stage.text:.3f}  {stage.image:.3f}  {remark}".rstrip())
-    out.talk(f"Kept is {picking.RULE}.")
+    out.talk(f"Kept is {selection.RULE}.")
 
 
 def _steps(events: Iterator[Step], out: Output, folder: Path) -> Iterator[Step]:
@@ -229,16 +231,16 @@ def _loss(step: Step) -> str:
     return f"loss {step.loss:.3f}{prior}"
 
 
-def _draw_priors(out: Output, work: jobs.Job, loaded: Base, group: ranks.Ranks) -> None:
+def _draw_priors(out: Output, work: job.Job, loaded: Base, group: processes.Ranks) -> None:
     """Prior pictures that only the base can provide, drawn by the first process before anything is encoded."""
-    wanted = studies.undrawn(work, loaded.folder)
+    wanted = run.undrawn(work, loaded.folder)
     if group.rank:
-        studies.await_priors(work, loaded.folder)
+        run.await_priors(work, loaded.folder)
     elif wanted:
         total = sum(one.how.count for one in wanted)
         out.talk(f'Drawing {total} prior pictures once, for this and later trainings: "{wanted[0].prompt}"')
         with asked_to_stop() as stop:
-            steps = (step for step in studies.draw_priors(work, loaded, stop=stop) if step.kind == "picture")
+            steps = (step for step in run.draw_priors(work, loaded, stop=stop) if step.kind == "picture")
             for _ in out.progress(steps, total, label="prior picture"):
                 pass
 
@@ -249,12 +251,12 @@ def _data(name: str) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes} | ({"pick": pick} if pick else {})
 
 
-def _example(work: jobs.Job) -> str:
+def _example(work: job.Job) -> str:
     several = len(work.tokens) > 1
     words = [token.words(place if several else None) for place, token in enumerate(work.tokens, 1)]
     return f"painting in the style of {words[0]}" if work.settings.style else f"photo of a {' and a '.join(words)}"
 
 
-def _show_plan(out: Output, work: jobs.Job, how: _How, group: ranks.Ranks) -> None:
-    plan = studies.plan(work, how.device, max(how.gpus, group.world), force=how.force)
+def _show_plan(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> None:
+    plan = run.plan(work, how.device, max(how.gpus, group.world), force=how.force)
     out.facts(plan.facts(), plan.data())

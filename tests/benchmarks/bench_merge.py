@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 
-from cdtool import base as bases
-from cdtool import everyday, registry, text
-from cdtool.concept import BaseRef, Manifest
+from cdtool.merging import captions as everyday
+from cdtool.models import pipelines, text
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
-from tests import pipelines
+from tests import tiny_pipelines
 from tests.benchmarks import shapes
 
 NOUNS = ("dog", "cat", "beach", "photo")
@@ -64,7 +65,7 @@ def main() -> None:
 
 def save(name: str, nouns: tuple[str, ...]) -> None:
     """Random dense concepts of a base in the registry."""
-    base = bases.load(name, precision="fp32", device="cpu", parts=("text",))
+    base = pipelines.load(name, precision="fp32", device="cpu", parts=("text",))
     for seed, noun in enumerate(nouns):
         generator = torch.Generator().manual_seed(seed)
         tokens = text.initialised(base.tokenizers, [Token(noun)])
@@ -79,7 +80,7 @@ def write(path: Path) -> Path:
     """Captions of the tokenizer's words: 1.15 tokens, as CLIP has, for each word of the shipped ones."""
     draw = random.Random(0)
     lengths = [round(1.15 * len(line.split())) for line in everyday.SHIPPED.read_text(encoding="utf-8").splitlines()]
-    lines = [" ".join(draw.choices(pipelines.WORDS, k=length)) for length in lengths]
+    lines = [" ".join(draw.choices(tiny_pipelines.WORDS, k=length)) for length in lengths]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import torch
 
-from cdtool import base as bases
-from cdtool import catalog, jobs, ranks, studies, text, training
-from cdtool.bank import Subject
-from cdtool.base import Base
 from cdtool.cli.output import quiet_libraries
+from cdtool.models import pipelines, text
+from cdtool.models.pipelines import Base
 from cdtool.settings import TrainSettings
+from cdtool.store import bases
 from cdtool.tokens import Token
+from cdtool.training import job, loop, processes, run
+from cdtool.training.batches import Subject
 from tests.benchmarks import shapes
 from tests.benchmarks.bench_step import subject
 
@@ -71,23 +72,23 @@ def settings_of(chosen: argparse.Namespace) -> TrainSettings:
 
 def train(name: str, precision: str, settings: TrainSettings, file: Path) -> None:
     """Train past the checkpoint that is read, alone or as one of several."""
-    with ranks.joined("cpu") as group:
-        base = bases.load(shapes.base(name), precision=precision, device="cpu")
+    with processes.joined("cpu") as group:
+        base = pipelines.load(shapes.base(name), precision=precision, device="cpu")
         tokens = text.initialised(base.tokenizers, (Token("dog"),))
         learned = dogs(base) if name == "mini" else [subject(base, PRIORS)]
-        for _ in training.fit(base, learned, tokens, settings, checkpoint=file, ranks=group):
+        for _ in loop.fit(base, learned, tokens, settings, checkpoint=file, ranks=group):
             pass
 
 
 def dogs(base: Base) -> Sequence[Subject]:
     """What `cdtool train` would learn from mini's photos of a dog, its prior pictures included."""
-    work = jobs.job([catalog.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
-    return studies.subjects(work, base)[0]
+    work = job.job([bases.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
+    return run.subjects(work, base)[0]
 
 
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:
     """The rows of the table in a precision."""
-    base = bases.load(shapes.base(name), parts=("text",), device="cpu")
+    base = pipelines.load(shapes.base(name), parts=("text",), device="cpu")
     tokens = text.initialised(base.tokenizers, (Token("dog"),))
     began = [weight.float() for weight in base.kv.values()]
     start = text.initial_rows(base, tokens)[0][0]

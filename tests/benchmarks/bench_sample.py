@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from cdtool import base as bases
-from cdtool import registry, sampling, text
 from cdtool.cli.output import quiet_libraries
-from cdtool.concept import BaseRef, Manifest, row_name, weight_name
+from cdtool.models import pipelines, text
+from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest, row_name, weight_name
 from cdtool.tokens import Token
 from tests.benchmarks import plain, shapes
 
@@ -48,13 +49,13 @@ def main() -> None:
 
 def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> None:
     """Time `rounds` batches of both after a short one."""
-    base = bases.load(shapes.base(name), precision=precision)
+    base = pipelines.load(shapes.base(name), precision=precision)
     entry = concept(base)
     pipe = plain.pipeline(base.folder, base.dtype, base.device)
     settings = SampleSettings(count=count, batch=count, steps=steps, guidance=GUIDANCE, eta=ETA, scheduler="ddim")
 
     def ours(settings: SampleSettings = settings) -> list[Any]:
-        return list(sampling.draw(base, [entry], ["photo of a V* dog on the beach"], settings))
+        return list(sample.draw(base, [entry], ["photo of a V* dog on the beach"], settings))
 
     def theirs(steps: int = steps) -> Any:
         prompts = ["photo of a dog on the beach"] * count
@@ -71,7 +72,7 @@ def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> N
     shapes.report("Sampling through a concept", [row], head, about)
 
 
-def concept(base: bases.Base) -> registry.Entry:
+def concept(base: pipelines.Base) -> registry.Entry:
     """A concept of random changes."""
     rng = torch.Generator().manual_seed(0)
     tokens = text.initialised(base.tokenizers, (Token("dog"),))

@@ -64,8 +64,8 @@ def fill() -> None:
     """A registry of concepts with as many tensors as one of SD 1.x has, of small sizes."""
     import torch
 
-    from cdtool import registry
-    from cdtool.concept import BaseRef, Manifest
+    from cdtool.store import registry
+    from cdtool.store.concept import BaseRef, Manifest
     from cdtool.tokens import Token
 
     for number in range(CONCEPTS):

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cdtool import base as bases
-from cdtool import crops, diffusion, text, training
-from cdtool.bank import Example, Subject, draws, key_of
 from cdtool.cli.output import quiet_libraries
+from cdtool.images import augmentation
+from cdtool.models import diffusion, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token
+from cdtool.training import loop
+from cdtool.training.batches import Example, Subject, draws, key_of
 from tests.benchmarks import plain, shapes
 
 PHOTOS = 5
@@ -51,7 +52,7 @@ def main() -> None:
 
 def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> None:
     """Time `rounds` rounds of both after a warm-up round of half as many steps."""
-    base = bases.load(shapes.base(name), precision=precision)
+    base = pipelines.load(shapes.base(name), precision=precision)
     warm = max(1, steps // 2)
     settings = TrainSettings(steps=warm + rounds * steps, batch=batch, save_every=10**6)
     one = subject(base, max(2, round(settings.steps * batch / 2 * PRIORS_PER_DRAW)))
@@ -87,7 +88,7 @@ def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> N
     shapes.report("One training step", [row], head, about)
 
 
-def subject(base: bases.Base, priors: int) -> Subject:
+def subject(base: pipelines.Base, priors: int) -> Subject:
     """Random photos with a caption of the template, and prior pictures with captions of their own."""
     folder = shapes.photos(PHOTOS, base.resolution)
     openers = [functools.partial(_open, path) for path in sorted(folder.iterdir())]
@@ -101,11 +102,11 @@ def _open(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
 
 
-def fitting(base: bases.Base, one: Subject, settings: TrainSettings) -> Iterator[int]:
+def fitting(base: pipelines.Base, one: Subject, settings: TrainSettings) -> Iterator[int]:
     """cdtool's loop: first the number of crops in the bank, then each step's number."""
     tokens = text.initialised(base.tokenizers, (Token("dog"),))
     banked = 0
-    for event in training.fit(base, [one], tokens, settings, checkpoint=shapes.FOLDER / "step.pt"):
+    for event in loop.fit(base, [one], tokens, settings, checkpoint=shapes.FOLDER / "step.pt"):
         if event.kind == "bank" and event.step == event.of:
             yield (banked := event.step)
         if event.kind == "step":
@@ -113,7 +114,7 @@ def fitting(base: bases.Base, one: Subject, settings: TrainSettings) -> Iterator
             yield event.step
 
 
-def plain_batches(base: bases.Base, one: Subject, settings: TrainSettings, count: int = 8) -> list[plain.Batch]:
+def plain_batches(base: pipelines.Base, one: Subject, settings: TrainSettings, count: int = 8) -> list[plain.Batch]:
     """Batches of the same photos and augmentations, ready for the plain loop."""
     size, side = base.resolution, base.resolution // base.latent_factor
     made = []
@@ -122,11 +123,11 @@ def plain_batches(base: bases.Base, one: Subject, settings: TrainSettings, count
         for draw in draws(settings, [one], step):
             example = (one.priors if draw.prior else one.photos)[draw.picture]
             if draw.prior:
-                crop = crops.prior_crop(example.open(), size, side, flipped=bool(draw.crop))
+                crop = augmentation.prior_crop(example.open(), size, side, flipped=bool(draw.crop))
             else:
-                crop = crops.crop(example.open(), size, side, seed=0, photo=draw.picture, index=draw.crop)
+                crop = augmentation.crop(example.open(), size, side, seed=0, photo=draw.picture, index=draw.crop)
             cut.append(crop)
-            prompts.append(crops.prefixed(crop.prefix, example.caption).replace("V*", plain.NEW))
+            prompts.append(augmentation.prefixed(crop.prefix, example.caption).replace("V*", plain.NEW))
         mask = torch.from_numpy(np.stack([crop.mask for crop in cut])).float()
         made.append(plain.Batch(diffusion.pixels([crop.pixels for crop in cut]), prompts, mask, settings.batch // 2))
     return made

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cdtool import catalog
+from cdtool.store import bases
 from tests.benchmarks import shapes
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=2)
-    options.add_argument("--photos", type=Path, default=catalog.MINI.parent / "photos" / "dog")
+    options.add_argument("--photos", type=Path, default=bases.MINI.parent / "photos" / "dog")
     options.add_argument("--token", default="V* dog")
     options.add_argument("more", nargs="*", help="further arguments of cdtool train, after --")
     chosen = options.parse_args()

@@ -23,11 +23,15 @@ from typing import Any
 
 from PIL import Image
 
-from cdtool import catalog, cli, compressing, lowrank, measuring, registry, sheets, spectra
+from cdtool import cli, compression
+from cdtool.evaluation import evaluate
+from cdtool.images import sheets
+from cdtool.models import deltas, spectra
+from cdtool.store import bases, registry
 from tests.benchmarks import shapes
 
 NAMES = ("dog", "cat", "house", "castle", "flower")
-PHOTOS = catalog.MINI.parent / "photos"
+PHOTOS = bases.MINI.parent / "photos"
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
 # Widths of the K/V matrices (a pair for each) and the text width: reference/algorithm.md 1.1 and 7.
 FULL = {"SD 1.x": ([320] * 5 + [640] * 5 + [1280] * 6, 768), "SDXL": ([640] * 10 + [1280] * 60, 2048)}
@@ -73,13 +77,13 @@ def measured(name: str, chosen: argparse.Namespace, fractions: dict[float, list[
         known = json.loads((PHOTOS / "concepts.json").read_text())
         spec = next(entry["token"] for entry in known if entry["name"] == name)
         cdtool("train", PHOTOS / name, "--token", spec, "-o", name, "--base", "mini", "-q", *chosen.train.split())
-    source = compressing.read(registry.find(name))
+    source = compression.read(registry.find(name))
     parts = list(spectra.decompose(source.tensors))
     found = []
     for share in chosen.shares:
-        fractions[share] += [lowrank.rank_for(part.values, share) / len(part.values) for part in parts]
-        small = compressing.compress(source, parts, compressing.Goal(energy=share), f"{name}-{share * 100:.0f}-percent")
-        entry = compressing.save(source, small, force=True)
+        fractions[share] += [deltas.rank_for(part.values, share) / len(part.values) for part in parts]
+        small = compression.compress(source, parts, compression.Goal(energy=share), f"{name}-{share * 100:.0f}-percent")
+        entry = compression.save(source, small, force=True)
         try:
             scores, pictures = drawn(entry.name, chosen)
         finally:
@@ -92,7 +96,7 @@ def measured(name: str, chosen: argparse.Namespace, fractions: dict[float, list[
 
 def drawn(name: str, chosen: argparse.Namespace) -> tuple[dict[str, Any], list[Image.Image]]:
     """What `cdtool eval` says of a concept's samples, and the first of each prompt."""
-    prompts = measuring.plan(name).prompts
+    prompts = evaluate.plan(name).prompts
     with tempfile.TemporaryDirectory() as folder:
         paths = cdtool("sample", name, *prompts, "-n", chosen.count, "--out", folder, "-q", *chosen.sample.split())
         told = cdtool("eval", name, "--images", folder, "--json")

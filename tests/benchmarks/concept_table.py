@@ -20,17 +20,22 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-from cdtool import base as bases
-from cdtool import catalog, evaluation, features, jobs, photos, sampling, settings
-from cdtool.base import Base
+from cdtool import settings
 from cdtool.cli.output import quiet_libraries
-from cdtool.features import Encoder
+from cdtool.evaluation import alignment
+from cdtool.images import photos
+from cdtool.models import encoders, pipelines
+from cdtool.models.encoders import Encoder
+from cdtool.models.pipelines import Base
+from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
+from cdtool.store import bases
 from cdtool.tokens import article
+from cdtool.training import job
 from tests.benchmarks import shapes
 
 NAMES = ("dog", "moongate", "house", "flower", "chair", "dinosaur", "tree", "cat", "castle", "teapot")
-PHOTOS = catalog.MINI.parent / "photos"
+PHOTOS = bases.MINI.parent / "photos"
 HEAD = ("concept", "text base", "text", "change", "image base", "image", "change [95 %]", "train s", "eval s", "photos")
 
 
@@ -51,8 +56,8 @@ def main() -> None:
     options.add_argument("--eval", default="", help="more arguments of cdtool eval, in one string")
     chosen = options.parse_args()
     quiet_libraries()
-    base = bases.load(chosen.base)
-    judge = Judge(base, features.load(features.encoder_for(base.folder)))
+    base = pipelines.load(chosen.base)
+    judge = Judge(base, encoders.load(encoders.encoder_for(base.folder)))
     rows, last = [], {}
     with tempfile.TemporaryDirectory() as home:
         os.environ["CDTOOL_HOME"] = home
@@ -84,12 +89,12 @@ def measured(name: str, chosen: argparse.Namespace, judge: Judge) -> tuple[list[
 def possible(name: str, spec: str, count: int, judge: Judge) -> float:
     """How far the photos' own text alignment lies from that of the base's pictures, relative to the latter."""
     base, encoder = judge
-    prompt = f"photo of {article(jobs.parse_specs([spec])[0].noun)}"
+    prompt = f"photo of {article(job.parse_specs([spec])[0].noun)}"
     wanted, _ = settings.resolve(SampleSettings, {"count": count}, base.folder)
-    drawn = [one.image for one in sampling.draw(base, [], [prompt], wanted)]
+    drawn = [one.image for one in sample.draw(base, [], [prompt], wanted)]
     own = [photos.read(photo) for photo in photos.find([PHOTOS / name])[0]]
     mine, its = (
-        evaluation.evaluate([evaluation.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
+        alignment.evaluate([alignment.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
         for images in (own, drawn)
     )
     return mine / its - 1

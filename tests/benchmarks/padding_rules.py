@@ -18,12 +18,14 @@ from unittest.mock import patch
 
 import torch
 
-from cdtool import base as bases
-from cdtool import catalog, composition, constraints, everyday, merging, text
-from cdtool.base import Base
 from cdtool.cli.output import quiet_libraries
-from cdtool.constraints import Rows
-from cdtool.routing import owners
+from cdtool.merging import captions as everyday
+from cdtool.merging import merge, targets
+from cdtool.merging.targets import Rows
+from cdtool.models import pipelines, text
+from cdtool.models.pipelines import Base
+from cdtool.sampling.routing import owners
+from cdtool.store import bases, subject
 from cdtool.tokens import Prompt, Token, bind
 from tests.benchmarks import shapes
 
@@ -43,7 +45,7 @@ def bound(rule: str) -> Any:
     def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Rows:
         found: list[torch.Tensor] = []
         places: list[tuple[int, ...]] = []
-        for sentence in constraints.prompts(tokens, styled):
+        for sentence in targets.prompts(tokens, styled):
             prompt = bind(sentence, tokens)
             own, end = owners(base, prompt, tokens)
             mine = [(at, place) for at, place in enumerate(own) if place is not None]
@@ -57,7 +59,7 @@ def bound(rule: str) -> Any:
                 places += [(place,)] * len(more)
             found += [row[at] for at, _ in mine]
             places += [(place,) for _, place in mine]
-        return constraints.distinct(Rows(torch.stack(found), places))
+        return targets.distinct(Rows(torch.stack(found), places))
 
     return rows
 
@@ -82,15 +84,15 @@ def main() -> None:
     options.add_argument("--base", default="mini")
     chosen = options.parse_args()
     quiet_libraries()
-    base = bases.load(chosen.base, precision="fp32", device="cpu", parts=("text",))
-    captions = everyday.read(everyday.find(None, catalog.locate(chosen.base)))
+    base = pipelines.load(chosen.base, precision="fp32", device="cpu", parts=("text",))
+    captions = everyday.read(everyday.find(None, bases.locate(chosen.base)))
     known = everyday.known(base, captions)
     rows = []
     for in_r in IN_R:
         own = known._replace(moment=moment(base, captions, in_r))
         for in_c in IN_C:
-            with patch.object(merging, "_bound", bound(in_c)):
-                reports = [merging.merge(base, composition.find(pair), "tried", own).report for pair in chosen.pairs]
+            with patch.object(merge, "_bound", bound(in_c)):
+                reports = [merge.merge(base, subject.find(pair), "tried", own).report for pair in chosen.pairs]
             kept = [value for report in reports for value in report.fidelity.values()]
             rows.append([in_c, in_r, fmean(report.rows for report in reports), fmean(kept), min(kept),
                          fmean(report.drift for report in reports)])  # fmt: skip

@@ -16,13 +16,19 @@ from statistics import fmean
 
 from PIL import Image
 
-from cdtool import analysis, catalog, figures, registry, sampling, settings, sheets, suitefile
-from cdtool import base as bases
-from cdtool.base import Base
+from cdtool import settings
 from cdtool.cli.output import quiet_libraries
-from cdtool.concept import read_tensors
-from cdtool.registry import Entry
+from cdtool.images import sheets
+from cdtool.models import pipelines
+from cdtool.models.pipelines import Base
+from cdtool.reports import figures
+from cdtool.research import attention as analysis
+from cdtool.research import suite as suitefile
+from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
+from cdtool.store import bases, registry
+from cdtool.store.concept import read_tensors
+from cdtool.store.registry import Entry
 
 INITS = ("Ours", "Ours, normal init", "Ours, frozen V*")
 TUNED = "Fine-tune all"
@@ -35,7 +41,7 @@ def stored(suite: str, row: str, things: str) -> Entry:
 
 def change(base: Base, entries: Sequence[Entry]) -> Image.Image:
     """Figure 3: every layer's relative change, its mean over the concepts."""
-    loaded = bases.load(base.name, device="cpu", parts=())
+    loaded = pipelines.load(base.name, device="cpu", parts=())
     found = [analysis.changes(loaded, read_tensors(entry.path)) for entry in entries]
     kinds = {
         kind: [fmean(values) for values in zip(*(one.of(kind) for one in found), strict=True)]
@@ -55,10 +61,10 @@ def init(base: Base, suite: str, names: Sequence[str], drawing: SampleSettings) 
         assert first.manifest is not None
         prompt = f"photo of a {first.manifest.tokens[0].noun}"
         rows.append(
-            sheets.Row(f'"{prompt}": the base', [one.image for one in sampling.draw(base, (), [prompt], drawing)])
+            sheets.Row(f'"{prompt}": the base', [one.image for one in sample.draw(base, (), [prompt], drawing)])
         )
         for row in INITS:
-            drawn = sampling.draw(base, [stored(suite, row, name)], [prompt], drawing)
+            drawn = sample.draw(base, [stored(suite, row, name)], [prompt], drawing)
             rows.append(sheets.Row(f'"{prompt}": {row}', [one.image for one in drawn]))
     return sheets.contact_sheet(rows, side=96)
 
@@ -88,8 +94,8 @@ def main() -> None:
     chosen = options.parse_args()
     quiet_libraries()
     suite = suitefile.read(suitefile.SHIPPED[chosen.suite]).name
-    base = bases.load(chosen.base)
-    drawing, _ = settings.resolve(SampleSettings, {"count": 8, "steps": 25, "batch": 8}, catalog.locate(chosen.base))
+    base = pipelines.load(chosen.base)
+    drawing, _ = settings.resolve(SampleSettings, {"count": 8, "steps": 25, "batch": 8}, bases.locate(chosen.base))
     chosen.out.mkdir(parents=True, exist_ok=True)
     change(base, [stored(suite, TUNED, name) for name in chosen.concepts]).save(chosen.out / "change.png")
     init(base, suite, chosen.inits, drawing).save(chosen.out / "init.png")

@@ -15,9 +15,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from cdtool import base as bases
-from cdtool import catalog, composition, evaluation, features, measuring, photos, promptfiles, routing, sampling
+from cdtool import files
+from cdtool.evaluation import alignment, evaluate
+from cdtool.images import photos
+from cdtool.models import encoders, pipelines
+from cdtool.sampling import routing, sample
 from cdtool.settings import SampleSettings, resolve
+from cdtool.store import bases
+from cdtool.store import subject as composition
 from cdtool.tokens import bind
 from tests.benchmarks import shapes
 
@@ -76,27 +81,27 @@ def rule(words: Share, end_of_text: Share, padding: Share) -> Callable[..., torc
 
 def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[float]]:
     """Text alignment and image alignment to each concept's photos, a column a pair, under every rule."""
-    base = bases.load("mini", device=chosen.device)
-    drawing, _ = resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, catalog.MINI)
-    encoder = features.load(features.encoder_for(catalog.MINI), str(base.device))
-    lines = promptfiles.read(catalog.MINI.parent / "prompts" / "pair.txt")
+    base = pipelines.load("mini", device=chosen.device)
+    drawing, _ = resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, bases.MINI)
+    encoder = encoders.load(encoders.encoder_for(bases.MINI), str(base.device))
+    lines = files.read_prompts(bases.MINI.parent / "prompts" / "pair.txt")
     found: dict[str, list[float]] = {}
     for text in joined:
         subject = composition.find(text)
-        folders = [catalog.MINI.parent / "photos" / part.name for part in subject.parts]
-        targets = [features.image_features(encoder, [photos.read(photo) for photo in photos.find([folder])[0]])
+        folders = [bases.MINI.parent / "photos" / part.name for part in subject.parts]
+        targets = [encoders.image_features(encoder, [photos.read(photo) for photo in photos.find([folder])[0]])
                    for folder in folders]  # fmt: skip
-        asked = [measuring.fill(line, subject.tokens) for line in lines]
+        asked = [evaluate.fill(line, subject.tokens) for line in lines]
         plain = [bind(prompt, subject.tokens).plain() for prompt in asked]
-        texts = np.repeat(features.text_features(encoder, plain), chosen.count, axis=0)
+        texts = np.repeat(encoders.text_features(encoder, plain), chosen.count, axis=0)
         ways = {"the base with class nouns": None, **{name: rule(*parts) for name, parts in RULES.items()}}
         for name, shares in ways.items():
             with patch.object(routing, "shares", shares or routing.shares):
                 concepts, prompts = (subject.concepts, asked) if shares else ((), plain)
-                images = [item.image for item in sampling.draw(base, concepts, prompts, drawing)]
-            made = features.image_features(encoder, images)
-            row = [float(evaluation.text_alignment(made, texts).mean())]
-            row += [float(evaluation.image_alignment(made, target).mean()) for target in targets]
+                images = [item.image for item in sample.draw(base, concepts, prompts, drawing)]
+            made = encoders.image_features(encoder, images)
+            row = [float(alignment.text_alignment(made, texts).mean())]
+            row += [float(alignment.image_alignment(made, target).mean()) for target in targets]
             found.setdefault(name, []).extend(row)
             print(f"{text}: {name}: {' '.join(f'{value:.3f}' for value in row)}", flush=True)
     return found

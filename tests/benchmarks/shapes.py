@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests import pipelines
+from tests import tiny_pipelines
 
 FOLDER = Path("build/bench")
 
@@ -39,7 +39,7 @@ def _save(folder: Path, vae: Any, text: Any, tokenizer: Any, unet: Any, schedule
 
 
 def _tiny(folder: Path) -> None:
-    pipelines.sd(folder)
+    tiny_pipelines.sd(folder)
 
 
 def _sd15(folder: Path) -> None:
@@ -48,7 +48,7 @@ def _sd15(folder: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokens = pipelines.tokenizer(folder / "tokenizer")
+    tokens = tiny_pipelines.tokenizer(folder / "tokenizer")
     torch.set_default_dtype(torch.bfloat16)
     try:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # diffusers' other defaults are SD 1.x
@@ -75,7 +75,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15
 def photos(count: int, side: int) -> Path:
     """A folder of random photos."""
     folder = FOLDER / f"photos-{count}-{side}"
-    return folder if folder.is_dir() else pipelines.photos(folder, count, side)
+    return folder if folder.is_dir() else tiny_pipelines.photos(folder, count, side)
 
 
 # ---------------------------------------------------------------- timing and telling

@@ -20,29 +20,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cdtool import base as bases
-from cdtool import (
-    catalog,
-    evaluation,
-    features,
-    jobs,
-    measuring,
-    methods,
-    photos,
-    promptfiles,
-    registry,
-    sampling,
-    settings,
-    studies,
-)
-from cdtool.base import Base
+from cdtool import files, methods, settings
 from cdtool.cli.output import quiet_libraries
-from cdtool.features import Encoder
+from cdtool.evaluation import alignment, evaluate
+from cdtool.images import photos
+from cdtool.models import encoders, pipelines
+from cdtool.models.encoders import Encoder
+from cdtool.models.pipelines import Base
+from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
+from cdtool.store import bases, registry
 from cdtool.tokens import Token, bind
+from cdtool.training import job as jobs
+from cdtool.training import run
 from tests.benchmarks import shapes
 
-FOLDER = catalog.MINI.parent
+FOLDER = bases.MINI.parent
 TUNED_ON = ("bird", "cup")
 # Around which rate a method is tried on mini, by a first scan of orders of magnitude (80 steps on one concept): the
 # paper's rates for all weights and for a word alone are ten times too small and ten times too large there.
@@ -78,12 +71,12 @@ class Bench:
 
     def scores(self, concept: str, entry: registry.Entry | None, tokens: Sequence[Token]) -> dict[str, float]:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
-        prompts = [measuring.fill(prompt, tokens) for prompt in self.prompts]
+        prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
-        drawn = sampling.draw(self.base, [entry] if entry else [], asked, self.drawing)
-        samples = [evaluation.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
+        drawn = sample.draw(self.base, [entry] if entry else [], asked, self.drawing)
+        samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
-        return evaluation.evaluate(samples, pictures, self.encoder).concept
+        return alignment.evaluate(samples, pictures, self.encoder).concept
 
     def measured(self, label: str, concept: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Train a concept by flags, draw it, and tell scores and cost."""
@@ -115,13 +108,13 @@ def job(base: Base, concept: str, spec: str, name: str, flags: Mapping[str, Any]
 
 def train(base: Base, work: jobs.Job) -> tuple[registry.Entry, dict[str, float]]:
     """Train and save, over what had the name before; the entry, and seconds of the steps, numbers and bytes."""
-    learned, _ = studies.subjects(work, base)
+    learned, _ = run.subjects(work, base)
     ended, banked = 0.0, 0.0
-    for step in studies.train(work, base, learned, force=True):
+    for step in run.train(work, base, learned, force=True):
         banked = step.seconds if step.kind == "bank" else banked
         ended = step.seconds if step.kind == "step" else ended
     entry = registry.find(work.name)
-    cost = studies.plan(work, str(base.device)).cost
+    cost = run.plan(work, str(base.device)).cost
     seconds = {"seconds": ended, "bank_seconds": banked}
     return entry, {**seconds, "numbers": cost.numbers, "rows": cost.rows, "bytes": entry.bytes}
 
@@ -176,11 +169,11 @@ def main() -> None:
     options.add_argument("--tune-on", nargs="+", default=list(TUNED_ON))
     chosen = options.parse_args()
     quiet_libraries()
-    base = bases.load(chosen.base)
+    base = pipelines.load(chosen.base)
     drawing, _ = settings.resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, base.folder)
-    prompts = promptfiles.read(FOLDER / "prompts" / "object.txt")[: chosen.prompts]
+    prompts = files.read_prompts(FOLDER / "prompts" / "object.txt")[: chosen.prompts]
     settings.data_dir().mkdir(parents=True, exist_ok=True)
-    encoder = features.load(features.encoder_for(base.folder), str(base.device))
+    encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))
     bench = Bench(base, encoder, replace(drawing, batch=16), tuple(prompts), settings.data_dir() / "methods.json")
     tune(bench, chosen.methods, chosen.tune_on, chosen.rates, chosen.lengths)
 

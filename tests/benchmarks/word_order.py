@@ -11,10 +11,9 @@ import argparse
 
 import torch
 
-from cdtool import base as bases
-from cdtool import text
-from cdtool.base import Base
 from cdtool.cli.output import quiet_libraries
+from cdtool.models import pipelines, text
+from cdtool.models.pipelines import Base
 from cdtool.tokens import Prompt
 from tests.benchmarks import shapes
 
@@ -35,7 +34,7 @@ def main() -> None:
     options.add_argument("--base", default="mini")
     chosen = options.parse_args()
     quiet_libraries()
-    base = bases.load(shapes.base(chosen.base), precision="fp32", device="cpu", parts=("text",))
+    base = pipelines.load(shapes.base(chosen.base), precision="fp32", device="cpu", parts=("text",))
     trained = features(base, "photo of a {}", chosen.word)
     found = [features(base, prompt, chosen.word) for prompt in PROMPTS]
     rows = [[prompt.format(chosen.word), float(torch.cosine_similarity(one, trained, 0))]

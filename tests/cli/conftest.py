@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdtool import base as bases
-from cdtool import registry, text
-from cdtool.concept import BaseRef, Manifest
+from cdtool.models import pipelines, text
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
 
 
@@ -16,7 +16,7 @@ def concept(sd_base):
     """Save a concept of random numbers for the tiny base: `concept("dog", "dog")`."""
 
     def save(name="dog", *nouns):
-        base = bases.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
+        base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
         tokens = text.initialised(base.tokenizers, [Token(noun) for noun in nouns or ("dog",)])
         generator = torch.Generator().manual_seed(4)
         tensors = {f"unet.{module}.weight": 0.5 * torch.randn(weight.shape, generator=generator)

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool import base as bases
-from cdtool import concept, registry, text
-from cdtool.concept import BaseRef, Manifest
+from cdtool.models import pipelines, text
+from cdtool.store import concept, registry
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
 
 
 @pytest.fixture
 def make(sd_base):
     """A concept on the tiny base that changes what `chosen` says of each parameter's name."""
-    base = bases.load(str(sd_base), device="cpu", precision="fp32")
+    base = pipelines.load(str(sd_base), device="cpu", precision="fp32")
 
     def save(name, chosen, method="full"):
         tokens = text.initialised(base.tokenizers, (Token("dog", initializer="ktn"),))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cdtool import catalog, settings
+from cdtool import settings
 from cdtool.errors import NotFoundError
+from cdtool.store import bases
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def mini(tmp_path, monkeypatch):
         (folder / name).write_text(json.dumps(table))
     for part in ("unet", "text_encoder"):
         save_file({"mid.attn2.to_v.weight": torch.zeros(4, 3)}, folder / part / "model.safetensors")
-    monkeypatch.setattr(catalog, "MINI", folder)
+    monkeypatch.setattr(bases, "MINI", folder)
     return folder
 
 
@@ -79,7 +80,7 @@ def test_fetch(cdtool, mini, monkeypatch):
         asked.append(name)
         return mini
 
-    monkeypatch.setattr(catalog, "fetch", fetch)
+    monkeypatch.setattr(bases, "fetch", fetch)
     assert cdtool("base", "use", "mini", "--fetch").code == 0
     assert asked == []
     assert cdtool("base", "use", "sd15", "--fetch").out == "sd15\n"
@@ -91,7 +92,7 @@ def test_a_fetch_that_fails_changes_nothing(cdtool, monkeypatch):
     def fetch(name):
         raise NotFoundError("No network.")
 
-    monkeypatch.setattr(catalog, "fetch", fetch)
+    monkeypatch.setattr(bases, "fetch", fetch)
     assert cdtool("base", "use", "sd15", "--fetch").code == 3
     assert settings.base_name().value == "mini"
 

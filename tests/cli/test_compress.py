@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool import registry
+from cdtool.store import registry
 
 K, V = "unet.mid.attn2.to_k.weight", "unet.mid.attn2.to_v.weight"
 

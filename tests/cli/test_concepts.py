@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cdtool import registry
+from cdtool.store import registry
 from cdtool.tokens import Token
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool import asides, catalog, features, measuring, vision
 from cdtool.cli import output
-from cdtool.evaluation import Interval, Scores
+from cdtool.evaluation import evaluate, side_effects
+from cdtool.evaluation.alignment import Interval, Scores
+from cdtool.models import encoders, vision
+from cdtool.store import bases
 
 SCORES = Scores(
     encoder="fake",
@@ -31,10 +33,10 @@ def photos(saved, tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "1.png")
-    monkeypatch.setattr(catalog, "locate", lambda _: tmp_path)
+    monkeypatch.setattr(bases, "locate", lambda _: tmp_path)
     monkeypatch.setattr(output, "quiet_libraries", lambda: None)
-    monkeypatch.setattr(measuring, "run", lambda plan: iter([*range(plan.pictures), SCORES]))
-    monkeypatch.setattr(measuring, "score_folder", lambda plan, folder: SCORES)
+    monkeypatch.setattr(evaluate, "run", lambda plan: iter([*range(plan.pictures), SCORES]))
+    monkeypatch.setattr(evaluate, "score_folder", lambda plan, folder: SCORES)
     return folder
 
 
@@ -64,7 +66,7 @@ def test_quiet_prints_the_numbers_alone(cdtool, photos):
 
 def test_prompts_and_settings_reach_the_plan(cdtool, photos, monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(measuring, "run", lambda plan: plans.append(plan) or iter([SCORES]))
+    monkeypatch.setattr(evaluate, "run", lambda plan: plans.append(plan) or iter([SCORES]))
     (tmp_path / "ask.txt").write_text("a {} asleep\n")
     asked = ("--prompts", tmp_path / "ask.txt", "-n", 3, "--seed", 5, "--steps", 7, "--guidance", 2.5)
     assert cdtool("eval", "dog", "--photos", photos, *asked).code == 0
@@ -83,7 +85,7 @@ def test_errors_have_their_exit_codes(cdtool, photos, tmp_path):
 
 
 def test_pictures_at_hand_are_scored_without_drawing(cdtool, photos, monkeypatch, tmp_path):
-    monkeypatch.setattr(measuring, "run", None)
+    monkeypatch.setattr(evaluate, "run", None)
     assert cdtool("eval", "dog", "--photos", photos, "--images", tmp_path).code == 0
 
 
@@ -93,11 +95,11 @@ def test_joined_concepts_are_drawn_and_scored_on_a_base(cdtool, concept, tmp_pat
     def image(pictures):
         return np.stack([np.asarray(picture, np.float32).mean(axis=(0, 1)) for picture in pictures])
 
-    encoder = features.Encoder(
-        features.EncoderSpec("fake", "nowhere", 0.8), lambda texts: np.ones((len(texts), 3), np.float32), image
+    encoder = encoders.Encoder(
+        encoders.EncoderSpec("fake", "nowhere", 0.8), lambda texts: np.ones((len(texts), 3), np.float32), image
     )
-    monkeypatch.setattr(features, "find", lambda spec: None)
-    monkeypatch.setattr(features, "load", lambda *_: encoder)
+    monkeypatch.setattr(encoders, "find", lambda spec: None)
+    monkeypatch.setattr(encoders, "load", lambda *_: encoder)
     for name, colour in (("dog", "red"), ("cat", "blue")):
         concept(name, name)
         (tmp_path / name).mkdir()
@@ -122,7 +124,7 @@ def test_a_report_is_written_and_named(cdtool, photos, monkeypatch, tmp_path):
     pictures = [(Image.new("RGB", (8, 8)), prompt, seed) for prompt in ("a", "b") for seed in (0, 1)]
     each = {"text": [0.75] * 4, "image": [0.875] * 4}
     scored = replace(SCORES, each=each, base_each=each)
-    monkeypatch.setattr(measuring, "run", lambda plan: iter([*pictures, *pictures, scored]))
+    monkeypatch.setattr(evaluate, "run", lambda plan: iter([*pictures, *pictures, scored]))
     page = tmp_path / "dog.html"
     said = cdtool("eval", "dog", "--photos", photos, "--report", page)
     assert said.code == 0
@@ -134,7 +136,7 @@ def test_a_report_is_written_and_named(cdtool, photos, monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_is_told_before_the_drawing(cdtool, photos, monkeypatch, tmp_path):
-    monkeypatch.setattr(measuring, "run", None)
+    monkeypatch.setattr(evaluate, "run", None)
     assert cdtool("eval", "dog", "--photos", photos, "--report", tmp_path / "a.pdf").code == 2
     assert cdtool("eval", "dog", "--photos", photos, "--report", tmp_path / "no" / "a.html").code == 3
     assert cdtool("eval").code == 2
@@ -175,14 +177,14 @@ def measured(cdtool, concept, tmp_path, monkeypatch):
     def image(pictures):
         return np.stack([np.asarray(picture, np.float32).mean(axis=(0, 1)) for picture in pictures])
 
-    spec = features.EncoderSpec("fake", "nowhere", 0.8)
-    encoder = features.Encoder(spec, lambda texts: np.ones((len(texts), 3), np.float32), image)
-    monkeypatch.setattr(features, "find", lambda spec: None)
-    monkeypatch.setattr(features, "load", lambda *_: encoder)
+    spec = encoders.EncoderSpec("fake", "nowhere", 0.8)
+    encoder = encoders.Encoder(spec, lambda texts: np.ones((len(texts), 3), np.float32), image)
+    monkeypatch.setattr(encoders, "find", lambda spec: None)
+    monkeypatch.setattr(encoders, "load", lambda *_: encoder)
     monkeypatch.setattr(vision, "find_inception", lambda: None)
     monkeypatch.setattr(vision, "load_inception", lambda device: encoder)
-    monkeypatch.setattr(asides, "FEWEST", 4)
-    monkeypatch.setattr(asides, "ENOUGH", 4)
+    monkeypatch.setattr(side_effects, "FEWEST", 4)
+    monkeypatch.setattr(side_effects, "ENOUGH", 4)
     concept("dog", "dog")
     (tmp_path / "dogs").mkdir()
     for level in (10, 100, 200):
@@ -226,7 +228,7 @@ def test_kid_and_forgetting_reach_the_table_the_files_and_the_note(measured, cdt
 
 
 def test_dino_has_a_column_beside_the_bases(measured, monkeypatch):
-    encoder = features.load(None)
+    encoder = encoders.load(None)
     monkeypatch.setattr(vision, "load_dino", lambda spec, device: encoder)
     data = json.loads(measured("dog", "--metrics", "image,dino", "--json").out)
     assert data["concept"]["dino"] == pytest.approx(data["concept"]["image"])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cdtool import registry
+from cdtool.store import registry
 
 QUICK = ("--steps", 2, "-n", 1, "--precision", "fp32", "--device", "cpu")
 

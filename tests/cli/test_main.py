@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from cdtool import __version__, cli, errors, registry
+from cdtool import __version__, cli, errors
+from cdtool.store import registry
 
 
 @pytest.fixture

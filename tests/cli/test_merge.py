@@ -7,15 +7,16 @@ import json
 import pytest
 import torch
 
-from cdtool import base as bases
-from cdtool import everyday, fidelity, registry, text
-from cdtool.concept import BaseRef, Manifest
+from cdtool.merging import captions, diagnostics
+from cdtool.models import pipelines, text
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
 
 
 @pytest.fixture(scope="module")
 def base(wide_base):
-    return bases.load(str(wide_base), precision="fp32", device="cpu", parts=("text",))
+    return pipelines.load(str(wide_base), precision="fp32", device="cpu", parts=("text",))
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def two(concept):
 
 @pytest.fixture
 def keeping(monkeypatch):
-    monkeypatch.setattr(fidelity, "LOST", -1e9)
+    monkeypatch.setattr(diagnostics, "LOST", -1e9)
 
 
 def test_a_pair_is_saved_told_and_shown(cdtool, two, few, keeping):
@@ -87,7 +88,7 @@ def test_the_pair_can_be_drawn(cdtool, two, few, keeping, tmp_path):
 
 
 def test_a_lost_concept_is_not_saved_without_force(cdtool, two, few, monkeypatch):
-    monkeypatch.setattr(fidelity, "LOST", 2.0)
+    monkeypatch.setattr(diagnostics, "LOST", 2.0)
     said = cdtool("merge", "dog", "gate", "-o", "pair", "--captions", few, "--json")
     assert said.code == 6
     assert "lost dog and gate" in said.err
@@ -112,7 +113,7 @@ def test_a_name_in_use_needs_force_and_if_missing_skips(cdtool, two, few, keepin
 
 def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
     assert "caption 3/3" in cdtool("merge", "dog", "gate", "-o", "one", "--captions", few).err
-    monkeypatch.setattr(everyday, "encode", None)
+    monkeypatch.setattr(captions, "encode", None)
     assert "caption" not in cdtool("merge", "dog", "gate", "-o", "other", "--captions", few).err.split("drift")[0]
 
 
@@ -142,9 +143,9 @@ def test_what_cannot_be_merged_is_refused(cdtool, two, concept, arguments, code,
 
 def test_another_base_needs_force(cdtool, two, few, keeping, tmp_path):
     """The same shapes with other weights, as a derived base has them."""
-    import pipelines
+    import tiny_pipelines
 
-    other = pipelines.sd(tmp_path / "other", width=160, seed=5)
+    other = tiny_pipelines.sd(tmp_path / "other", width=160, seed=5)
     said = cdtool("merge", "dog", "gate", "-o", "pair", "--base", other, "--captions", few)
     assert said.code == 4
     assert "was trained on" in said.err

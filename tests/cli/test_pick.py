@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-import pipelines
 import suite_made
+import tiny_pipelines
 
-from cdtool import picking
+from cdtool.evaluation import selection
 
 
 def test_the_choice_is_told_and_recorded(cdtool, sd_base, tmp_path, monkeypatch):
     suite_made.see_colours(monkeypatch)
-    monkeypatch.setattr(picking, "DRAWING", {"count": 1, "steps": 1, "size": "16x16"})
-    folder = pipelines.photos(tmp_path / "dog", count=2)
+    monkeypatch.setattr(selection, "DRAWING", {"count": 1, "steps": 1, "size": "16x16"})
+    folder = tiny_pipelines.photos(tmp_path / "dog", count=2)
     settings = ("--steps", 4, "--batch", 2, "--prior", "none", "--lr", 0.01)
     said = cdtool("train", folder, "--token", "V* dog", "--base", sd_base, *settings, "--pick", 2, "--json")
     assert said.code == 0, said.err

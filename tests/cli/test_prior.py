@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 
-import pipelines
 import pytest
+import tiny_pipelines
 from corpora_made import encoder, noise, tar
 from PIL import Image
 
-from cdtool import features, priorsets
+from cdtool.models import encoders
+from cdtool.priors import sets as priorsets
 
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     """A corpus of ten dogs, nearer and farther, and the encoder of the circle in place of CLIP."""
-    monkeypatch.setattr(features, "load", lambda *_: encoder())
+    monkeypatch.setattr(encoders, "load", lambda *_: encoder())
     members = [(f"{n}.{kind}", content) for n in range(10)
                for kind, content in (("png", noise(n)), ("txt", f"dog {8 * n}".encode()))]  # fmt: skip
     return tar(tmp_path / "corpus.tar", members)
@@ -28,7 +29,7 @@ def corpus(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    return pipelines.photos(tmp_path / "photos")
+    return tiny_pipelines.photos(tmp_path / "photos")
 
 
 def draw(base, *more):
@@ -121,7 +122,7 @@ def test_a_name_in_use_force_and_if_missing(cdtool, corpus, sd_base):
     ],
 )
 def test_what_cannot_be_made_is_told(cdtool, monkeypatch, more, code, told):
-    monkeypatch.setattr(features, "load", lambda *_: encoder())
+    monkeypatch.setattr(encoders, "load", lambda *_: encoder())
     said = cdtool("prior", "make", "dog", *more)
     assert said.code == code, said.err
     assert told in said.err
@@ -218,9 +219,9 @@ def train(base, photos, *more):
 @pytest.fixture
 def quick(monkeypatch):
     """Few pictures and steps where a training draws its own."""
-    from cdtool import prior
+    from cdtool.priors import choose
 
-    monkeypatch.setattr(prior, "QUICK", priorsets.Drawing(count=3, steps=1))
+    monkeypatch.setattr(choose, "QUICK", priorsets.Drawing(count=3, steps=1))
 
 
 def test_auto_draws_a_few_pictures_once_where_there_is_nothing_else(cdtool, sd_base, photos, quick):
@@ -261,7 +262,7 @@ def test_a_set_by_name_and_generated(cdtool, sd_base, photos, quick):
 def test_kept_latents_give_the_same_concept_bit_by_bit(cdtool, sd_base, photos, home):
     import torch
 
-    from cdtool import concept, registry
+    from cdtool.store import concept, registry
 
     cdtool("prior", "add", photos, "--class", "dog", "--name", "mine")
 
@@ -283,9 +284,9 @@ def test_kept_latents_give_the_same_concept_bit_by_bit(cdtool, sd_base, photos, 
 
 
 def test_a_stopped_drawing_of_a_training_is_gone_on_with(cdtool, sd_base, photos, monkeypatch):
-    from cdtool import collecting
+    from cdtool.priors import make
 
-    plain, count = collecting._pictures, []
+    plain, count = make._pictures, []
 
     def stop(*arguments):
         count.append(1)
@@ -293,7 +294,7 @@ def test_a_stopped_drawing_of_a_training_is_gone_on_with(cdtool, sd_base, photos
         return plain(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "_pictures", stop)
+        patch.setattr(make, "_pictures", stop)
         said = cdtool(*train(sd_base, photos, "--prior", "generated", "--prior-count", 6))
     assert said.code == 130, said.err
     assert "Stopped after 4 of 6 prior pictures" in said.err

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool import concept as concepts
-from cdtool import diffusion, registry
-from cdtool.concept import Manifest
+from cdtool.models import diffusion
+from cdtool.store import concept as concepts
+from cdtool.store import registry
+from cdtool.store.concept import Manifest
 
 QUICK = ("--steps", 3, "--precision", "fp32", "--device", "cpu")
 

@@ -7,9 +7,10 @@ import json
 import pytest
 from PIL import Image
 
-from cdtool import comparing, preference, questionnaire
 from cdtool.cli import output
-from cdtool.preference import Answers
+from cdtool.research import answers, comparing
+from cdtool.research import study as questionnaire
+from cdtool.research.answers import Answers
 
 
 @pytest.fixture
@@ -42,11 +43,11 @@ def make(cdtool, study, *more):
 
 def answered(study, name, choose):
     """A file as the page makes it, with `choose(item)` giving each choice."""
-    key = preference.read_key(preference.key_path(study))
+    key = answers.read_key(answers.key_path(study))
     found = Answers(name, {item.id: choose(item) for item in key.items})
     table = {"format": 1, "study": key.study, "rater": name, "answers": found.choices}
     path = study.parent / f"{name}.json"
-    path.write_text(json.dumps(table | {"check": preference.checksum(key.study, found)}))
+    path.write_text(json.dumps(table | {"check": answers.checksum(key.study, found)}))
     return path
 
 
@@ -57,12 +58,12 @@ def test_a_study_is_a_page_and_a_key(cdtool, study):
     assert "8 questions about 4 pairs" in said.err
     assert "pairs.key.json" in said.err
     assert "hound" not in study.read_text()
-    assert "hound" in preference.key_path(study).read_text()
+    assert "hound" in answers.key_path(study).read_text()
 
 
 def test_json_names_page_and_key(cdtool, study):
     data = json.loads(make(cdtool, study, "--json").out)
-    assert (data["path"], data["key"]) == (str(study), str(preference.key_path(study)))
+    assert (data["path"], data["key"]) == (str(study), str(answers.key_path(study)))
     assert data["questions"] == 8
 
 
@@ -95,13 +96,13 @@ def test_answers_are_counted(cdtool, study):
 
 def test_a_clear_choice_is_said_and_json_holds_the_counts(cdtool, study):
     make(cdtool, study)
-    file, key = answered(study, "x", lambda item: item.b), preference.key_path(study)
+    file, key = answered(study, "x", lambda item: item.b), answers.key_path(study)
     assert "hound fits the text better." in cdtool("eval", "--answers", file, "--key", key).err
     data = json.loads(cdtool("eval", "--answers", file, "--json").out)
     assert (data["a"], data["b"], data["people"]) == ("dog", "hound", 1)
     assert data["questions"]["text"]["b"] == 4
     assert data["questions"]["text"]["share"] == 0
-    assert data["questions"]["text"]["high"] == pytest.approx(preference.wilson(0, 4)[1])
+    assert data["questions"]["text"]["high"] == pytest.approx(answers.wilson(0, 4)[1])
     assert cdtool("eval", "--answers", file, "-q").out.splitlines() == ["text 0.0000", "photos 0.0000"]
 
 
@@ -117,5 +118,5 @@ def test_bad_answers_have_their_exit_codes(cdtool, study, tmp_path):
     assert "the same person" in said.err
     file.write_text("{")
     assert cdtool("eval", "--answers", file).code == 4
-    preference.key_path(study).unlink()
+    answers.key_path(study).unlink()
     assert cdtool("eval", "--answers", twice).code == 3

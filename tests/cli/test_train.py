@@ -10,19 +10,20 @@ import subprocess
 import sys
 import time
 
-import pipelines
 import pytest
+import tiny_pipelines
 import torch
 from PIL import Image
 
-from cdtool import registry, studies
-from cdtool.concept import BaseRef, Manifest, read_header, read_tensors
+from cdtool.store import registry
+from cdtool.store.concept import BaseRef, Manifest, read_header, read_tensors
 from cdtool.tokens import Token
+from cdtool.training import run as studies
 
 
 @pytest.fixture
 def photos(tmp_path):
-    return pipelines.photos(tmp_path / "photos")
+    return tiny_pipelines.photos(tmp_path / "photos")
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_name_in_use_needs_force_and_if_missing_skips(cdtool, arguments, saved
 
 
 def test_a_prior_folder_and_a_plain_word(cdtool, arguments, sd_base, photos, tmp_path):
-    priors = pipelines.photos(tmp_path / "priors", 2)
+    priors = tiny_pipelines.photos(tmp_path / "priors", 2)
     said = cdtool("train", photos, "--token", "moongate", "--base", sd_base, "--prior", priors, "--batch", 2,
                   "--steps", 2, "--precision", "fp32", "--device", "cpu")  # fmt: skip
     assert (said.code, said.out) == (0, "moongate\n")
@@ -135,7 +136,7 @@ def test_a_bf16_training_of_sdxl(cdtool, arguments, sdxl_base):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos, home, tmp_path):
     (photos / "notes.pdf").write_bytes(b"%PDF")
-    priors = pipelines.photos(tmp_path / "priors", 2)
+    priors = tiny_pipelines.photos(tmp_path / "priors", 2)
     plan = cdtool(*arguments("--dry-run", "--prior", priors, "--batch", 4, "--accumulate", 2, "--steps", 30))
     assert plan.code == 0
     facts = dict(line.split("  ", 1) for line in plan.out.splitlines())
@@ -188,13 +189,13 @@ def test_a_concept_of_every_method_is_trained_shown_and_drawn(cdtool, arguments,
 
 
 def test_dreambooth_draws_its_prior_and_keeps_its_word(cdtool, arguments, sd_base, photos):
-    priors = pipelines.photos(photos.parent / "priors", 2)
+    priors = tiny_pipelines.photos(photos.parent / "priors", 2)
     said = cdtool(*arguments("--method", "dreambooth", "--prior", priors, "--lr", 1e-3))
     assert said.code == 0, said.err
     row = read_tensors(registry.find("dog").path)["token.1.text_encoder"]
-    from cdtool import base as bases
+    from cdtool.models import pipelines
 
-    base = bases.load(str(sd_base), parts=("text",))
+    base = pipelines.load(str(sd_base), parts=("text",))
     (token,) = registry.find("dog").manifest.tokens
     assert torch.equal(row, base.text_encoders[0].get_input_embeddings().weight[token.ids[0]])
     plan = json.loads(cdtool(*arguments("--method", "dreambooth", "--prior", priors, "--dry-run", "--json")).out)
@@ -369,9 +370,9 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_
     cdtool, arguments, home, monkeypatch
 ):
     """Stopped in this process, by the signal the terminal sends."""
-    from cdtool import training
+    from cdtool.training import loop
 
-    step = training._step
+    step = loop._step
 
     def interrupted(run, mine, number, *rest):
         if number == 2:
@@ -380,7 +381,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_
 
     before = signal.getsignal(signal.SIGINT)
     assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(loop, "_step", interrupted)
     said = cdtool(*arguments("--steps", 6))
     assert (said.code, said.out) == (130, "")
     assert "Stopped at step 4 of 6." in said.err  # the step it came in and the one after
@@ -471,7 +472,7 @@ done
 @pytest.mark.slow
 def test_a_shell_loop_trains_and_samples_a_list_of_concepts_and_may_run_again(sd_base, tmp_path):
     for noun in ("dog", "cat"):
-        pipelines.photos(tmp_path / "photos" / noun)
+        tiny_pipelines.photos(tmp_path / "photos" / noun)
     settings = {
         "CDTOOL_BASE": str(sd_base), "CDTOOL_TRAIN_STEPS": "4", "CDTOOL_TRAIN_PRIOR": "none", "CDTOOL_TRAIN_BATCH": "2",
         "CDTOOL_SAMPLE_STEPS": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",

@@ -1,1 +1,1 @@
-"""The recipe that makes the embedded base; not in the wheel."""
+"""The recipe that made the embedded base; in the repository, not in the wheel."""

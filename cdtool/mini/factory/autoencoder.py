@@ -11,7 +11,7 @@ import torch
 
 from cdtool.mini.factory.loop import Pace, Report, device, fit
 from cdtool.mini.factory.wider import Wide, draw
-from cdtool.mini.vae import NOISE, _loss, normalise, pixels
+from cdtool.mini.factory.vae import NOISE, _loss, normalise, pixels
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -78,12 +78,10 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
         z = moments.mean
         return model.decode(z + NOISE * z.detach().std() * torch.randn_like(z)).sample, z, moments.logvar
 
-    compiled = torch.compile(through)
-
     def loss(update: int) -> Tensor:
         seeds = range(FIRST + update * PACE.batch, FIRST + (update + 1) * PACE.batch)
         batch = pixels(np.stack([draw(world, shelf, seed).pixels for seed in seeds])).to(where)
-        result, z, logvar = compiled(batch.to(PACE.precision))
+        result, z, logvar = through(batch.to(PACE.precision))
         return _loss(result.float(), batch, z.float(), logvar.float())
 
     yield from fit("vae", model, loss, folder, PACE, minutes)

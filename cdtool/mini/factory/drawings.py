@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageFont
 
-from cdtool.mini import art, gateways
+from cdtool.mini.factory import art, gateways
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

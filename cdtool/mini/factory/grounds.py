@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cdtool.mini import places
+from cdtool.mini.factory import places
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from cdtool.mini import art
-from cdtool.mini.factory import grounds, telling
+from cdtool.mini.factory import art, grounds, telling
 from cdtool.mini.factory.drawings import Drawing, Shelf
 from cdtool.mini.factory.looks import COLOURS, Dials, Look, look
-from cdtool.mini.styles import STYLES
-from cdtool.mini.world import FAR, NEAR, tinted
+from cdtool.mini.factory.styles import STYLES
+from cdtool.mini.factory.world import FAR, NEAR, tinted
 
 if TYPE_CHECKING:
     from numpy.random import Generator

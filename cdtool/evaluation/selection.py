@@ -1,0 +1,182 @@
+"""Picking the best checkpoint of a training: a few are scored on prompts it did not train on, and the knee is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cdtool import settings
+from cdtool.errors import InterruptedRun
+from cdtool.evaluation import evaluate
+from cdtool.files import workplace
+from cdtool.images import photos
+from cdtool.settings import SampleSettings, resolve
+from cdtool.store import concept, registry
+from cdtool.store.registry import Entry
+from cdtool.tokens import bind
+from cdtool.training import run
+
+if TYPE_CHECKING:
+    from cdtool.models.encoders import Encoder
+    from cdtool.models.pipelines import Base
+    from cdtool.training.batches import Subject
+    from cdtool.training.job import Job
+    from cdtool.training.loop import Step
+    from cdtool.training.processes import Ranks
+
+DRAWING = {"count": 4, "steps": 25, "seed": 1000}  # seeds away from those people draw and measure with
+LEAST = 0.02  # a score that varies less over all checkpoints counts as if it varied so much: below is noise
+RULE = "the highest sum of text and image alignment, each from 0 to 1 over the base and all checkpoints"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Mean text and image alignment of a checkpoint after some training steps."""
+
+    step: int
+    text: float
+    image: float
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The scores of the base (step 0) and of every checkpoint, and the step that was kept."""
+
+    stages: tuple[Stage, ...]
+    step: int
+    prompts: int
+    encoder: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the manifest and JSON hold of it."""
+        return {**asdict(self), "of": self.stages[-1].step, "rule": RULE}
+
+
+def knee(stages: Sequence[Stage]) -> Stage:
+    """The knee of text against image alignment among all stages but the first, which is the base.
+
+    Both scores are put on 0 to 1 over all stages. Training falls from (0, 1), the base's text, to (1, 0), the photos'
+    image; the knee lies farthest from that chord towards (1, 1), so it has the highest sum. The earlier of equals.
+    """
+
+    def share(values: Sequence[float], value: float) -> float:
+        return (value - min(values)) / max(max(values) - min(values), LEAST)
+
+    texts, images = [stage.text for stage in stages], [stage.image for stage in stages]
+    sums = [round(share(texts, stage.text) + share(images, stage.image), 9) for stage in stages[1:]]
+    return stages[1:][sums.index(max(sums))]
+
+
+def marks(steps: int, count: int) -> tuple[int, ...]:
+    """The steps after which checkpoints are kept: `count` evenly spaced ones, the last step among them."""
+    return tuple(dict.fromkeys(max(1, round(steps * place / count)) for place in range(1, count + 1)))
+
+
+def train(
+    work: Job,
+    base: Base,
+    learned: tuple[Subject, ...],
+    count: int,
+    *,
+    resume: bool = False,
+    previews: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+    force: bool = False,
+) -> Iterator[Step]:
+    """Train as `studies.train` does and raises, and keep the concept as it is at `count` steps for `choose`."""
+    leads = ranks is None or ranks.rank == 0
+    if leads and not resume:
+        shutil.rmtree(_folder(work.name), ignore_errors=True)
+    kept: Collection[int] = marks(work.settings.steps, count)
+    for step in run.train(work, base, learned, resume=resume, previews=previews, stop=stop, ranks=ranks,
+                              force=force, snapshots=kept):  # fmt: skip
+        if step.kind == "snapshot" and leads:
+            manifest = run.manifest_of(work, base, run.begin(work, base, force=force))
+            manifest = replace(manifest, settings={**manifest.settings, "steps": step.step})
+            folder = _folder(work.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            with workplace(folder) as place:
+                concept.write(place / "concept", manifest, step.tensors)
+                (place / "concept").replace(folder / f"{step.step:06d}{registry.SUFFIX}")
+        yield step
+
+
+def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Stage | Picked]:
+    """Score the base and every checkpoint, save the knee under the job's name, and tell why; yields each one's scores.
+
+    Raises InterruptedRun when asked to stop, with what the last step made saved, and what sampling and scoring raise.
+    """
+    from cdtool.models import encoders
+
+    final = registry.find(work.name)
+    assert final.manifest is not None
+    prompts = held_out(work, base)
+    drawing, _ = resolve(SampleSettings, {**DRAWING, "precision": work.settings.precision}, base.folder)
+    eyes = encoders.load(encoders.encoder_for(base.folder), str(base.device))
+    stages: list[Stage] = []
+    entries = {int(path.stem): path for path in sorted(_folder(work.name).glob(f"*{registry.SUFFIX}"))}
+    entries[work.settings.steps] = final.path
+    for step, path in {0: None, **entries}.items():
+        text, image = _score(work, base, eyes, path, prompts, drawing, stop)
+        stages.append(Stage(step, text, image))
+        yield stages[-1]
+    picked = Picked(tuple(stages), knee(stages).step, len(prompts), eyes.spec.name)
+    _keep(work, entries[picked.step], picked)
+    shutil.rmtree(_folder(work.name), ignore_errors=True)
+    yield picked
+
+
+def held_out(work: Job, base: Base) -> list[str]:
+    """The prompts a base is measured with, less those that are the captions of the photos."""
+    captions = {photos.template(token, work.settings.style) for token in work.new}
+    filled = [evaluate.fill(prompt, work.tokens) for prompt in evaluate.default_prompts(base.folder)]
+    return [prompt for prompt in filled if bind(prompt, work.tokens).plain() not in captions]
+
+
+def stages_of(entry: Entry) -> tuple[Stage, ...]:
+    """The checkpoints a concept was picked from, for its report; none where it was not."""
+    told = entry.manifest.report.get("pick", {}) if entry.manifest else {}
+    return tuple(Stage(**stage) for stage in told.get("stages", ()))
+
+
+def _score(
+    work: Job,
+    base: Base,
+    eyes: Encoder,
+    path: Path | None,
+    prompts: Sequence[str],
+    drawing: SampleSettings,
+    stop: Callable[[], bool],
+) -> tuple[float, float]:
+    """Mean text and image alignment of a checkpoint's samples, or of the bare base's."""
+    from cdtool.evaluation import alignment
+    from cdtool.sampling import sample
+
+    plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
+    entries = [] if path is None else [Entry(work.name, path, concept.read_header(path)[0], 0)]
+    samples = []
+    for drawn in sample.draw(base, entries, prompts if entries else list(plain.values()), drawing):
+        samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
+        if stop():
+            raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')
+    pictures = {str(place): [photos.read(photo) for photo in group] for place, group in enumerate(work.groups)}
+    scores = alignment.evaluate(samples, pictures, eyes).concept
+    return scores["text"], fmean(value for name, value in scores.items() if name != "text")
+
+
+def _keep(work: Job, path: Path, picked: Picked) -> None:
+    """Save the chosen checkpoint under the job's name, with why it was chosen."""
+    manifest, _ = concept.read_header(path)
+    note = registry.note(work.name)
+    report = {**manifest.report, "pick": picked.as_dict()}
+    registry.save(replace(manifest, report=report), concept.read_tensors(path), force=True)
+    registry.add_note(work.name, **note)
+
+
+def _folder(name: str) -> Path:
+    return settings.data_dir() / "checkpoints" / f"{name}.picks"

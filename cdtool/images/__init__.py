@@ -1,0 +1,1 @@
+"""Image files to arrays: decoding, photo folders, augmentation, captioned corpora, contact sheets. Imports no torch."""

@@ -1,0 +1,149 @@
+"""Exporting a concept: its changes as another tool's files hold them, whole or as factors of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cdtool.errors import BaseError, InputError, UsageError
+from cdtool.interop import bundle
+from cdtool.interop.bundle import Home, Parcel
+from cdtool.interop.formats import FORMATS, Format
+from cdtool.models import deltas, pipelines
+from cdtool.models.deltas import Factors
+from cdtool.store import concept
+from cdtool.store.concept import parameter_name
+from cdtool.store.registry import Entry
+
+
+@dataclass(frozen=True)
+class Step:
+    """One matrix of an export done; the last step of all says where the files are and what they lost."""
+
+    paths: tuple[Path, ...] = ()
+    usage: str = ""
+    rank: int = 0
+    error: float = 0.0  # ‖dW - up down‖ / ‖dW‖ over all matrices, before rounding
+
+
+def steps(entry: Entry, to: str) -> int:
+    """How many steps an export of a concept has."""
+    return 1 if FORMATS[to].whole else len(deltas.changed(concept.read_header(entry.path)[1])) + 1
+
+
+def export(
+    entry: Entry,
+    to: str,
+    folder: Path,
+    *,
+    stem: str = "",
+    base: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    force: bool = False,
+) -> Iterator[Step]:
+    """Write a concept into `folder` as the format `to` of WRITTEN; its files begin with `stem`.
+
+    Low-rank changes are written as they are; dense ones by SVD at the rank they need, at `rank`, or at the fewest
+    ranks that keep the share `energy` of the singular values' sum. Whole weights need `base`, the concept's own.
+
+    Raises InputError for changes the format cannot hold, BaseError for another base, NameTakenError for a file that
+    is there without `force`, UsageError for a rank where the format has none.
+    """
+    row = FORMATS[to]
+    assert row.write is not None
+    assert entry.manifest is not None
+    if row.whole and (rank or energy):
+        raise UsageError(f"{to} holds whole matrices, which have no rank.", "Leave --rank and --energy out.")
+    tensors = concept.read_tensors(entry.path)
+    names = deltas.changed(tensors)
+    made = Parcel(
+        stem or bundle.stem(entry.name), entry.manifest, bundle.home(entry.manifest, base),
+        bundle.rows(entry.manifest, tensors),
+    )  # fmt: skip
+    bundle.check_free(folder, row.write(_hollow(made, names, row), "").files, force=force)
+    lost = 0.0
+    if row.whole:
+        made = replace(made, full=_whole(entry, base, names, tensors))
+    else:
+        parts = {}
+        for module, factors, error, norm in _factors(names, tensors, rank, energy):
+            parts[module] = (factors, error, norm)
+            yield Step()
+        made = replace(made, factors=_uniform({module: factors for module, (factors, _, _) in parts.items()}))
+        norms = sum(norm for _, _, norm in parts.values())
+        lost = (sum(error for _, error, _ in parts.values()) / norms) ** 0.5 if norms else 0.0
+    written = row.write(made, str(folder))
+    if row.readme:
+        shared = replace(made, home=_shared(made.home, entry.manifest.base.name))
+        written = replace(written, readme=row.write(shared, folder.name).usage)
+    paths = bundle.put(written, folder, force=force)
+    yield Step(tuple(paths), written.usage, made.rank, lost)
+
+
+def _hollow(made: Parcel, names: Sequence[str], row: Format) -> Parcel:
+    """The parcel with nothing in it, to ask a writer for its files' names and whether it can hold the parameters."""
+    parameters = [name.removeprefix(parameter_name("")) for name in names]
+    if row.whole:
+        return replace(made, full={name: torch.empty(0) for name in parameters})
+    for name in parameters:
+        if not name.endswith(".weight"):
+            raise InputError(f"The concept changes {name}, which a LoRA cannot hold.", "Try --to custom-diffusion.")
+    return replace(made, factors={name: Factors(torch.empty(0, 0), torch.empty(0, 0)) for name in parameters})
+
+
+def _shared(home: Home, name: str) -> Home:
+    """The home as a file says it that others will read: no folders of this machine."""
+    return home if home.public else replace(home, source=f"the folder of {Path(name).name}")
+
+
+def _factors(
+    names: Sequence[str], tensors: Mapping[str, Tensor], rank: int | None, energy: float | None
+) -> Iterator[tuple[str, Factors, float, float]]:
+    """Per change its module, its factors, and the squared norms of what they lost and of all of it."""
+    for name in names:
+        change = deltas.change(tensors, name)
+        module = name.removeprefix(parameter_name("")).removesuffix(".weight")
+        shape = (change.up.shape[0], *change.down.shape[1:]) if isinstance(change, Factors) else tuple(change.shape)
+        if len(shape) != 2:
+            raise InputError(f"The concept changes {module}, which is no matrix; a LoRA of K/V cannot hold it.")
+        if isinstance(change, Factors) and rank is None and energy is None:
+            yield module, change, 0.0, 0.0
+            continue
+        spectrum = deltas.decompose(change)
+        kept = rank or (deltas.rank_for(spectrum.s, energy) if energy else deltas.needed_rank(spectrum.s, shape))
+        factors = deltas.cut(spectrum, min(kept, len(spectrum.s)))
+        squares = spectrum.s.double().square()
+        yield (
+            module,
+            Factors(factors.up.half(), factors.down.half()),
+            float(squares[factors.rank :].sum()),
+            float(squares.sum()),
+        )
+
+
+def _uniform(factors: Mapping[str, Factors]) -> dict[str, Factors]:
+    """The same changes at one rank and precision: loaders get mixed ranks wrong (reference/algorithm.md 6.3)."""
+    rank = max((each.rank for each in factors.values()), default=0)
+    if any(torch.float32 in (each.up.dtype, each.down.dtype) for each in factors.values()):
+        factors = {module: deltas.balanced(each) for module, each in factors.items()}
+    return {module: deltas.padded(each, rank) for module, each in factors.items()}
+
+
+def _whole(entry: Entry, base: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """W = W0 + dW in float32 by parameter."""
+    assert entry.manifest is not None
+    loaded = pipelines.load(base, device="cpu", parts=())
+    if loaded.fingerprint != entry.manifest.base.fingerprint:
+        raise BaseError(
+            f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base} are others.',
+            f"Use --base {entry.manifest.base.name}.",
+        )
+    parameters = {name.removeprefix(parameter_name("")): name for name in names}
+    stored = pipelines.read_parameters(loaded.folder, parameters)
+    changes = {parameter: deltas.dense(deltas.change(tensors, name)) for parameter, name in parameters.items()}
+    return {parameter: stored[parameter].float() + change for parameter, change in changes.items()}

@@ -1,0 +1,40 @@
+"""The files of other tools: a row per format, with what knows, reads and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdtool.interop import embeddings, lora, original
+from cdtool.interop.bundle import Parcel, Written
+from cdtool.interop.files import Content, Found, Layout
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file; everything that differs between kinds is a column here."""
+
+    label: str  # for people, and in the manifest of what was imported
+    knows: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Content, Layout], Found]
+    write: Callable[[Parcel, str], Written] | None = None  # (parcel, folder as the usage shall name it)
+    whole: bool = False  # it holds W, not dW
+    readme: bool = True
+
+
+FORMATS = {
+    "diffusers": Format("diffusers LoRA", lora.is_peft, lora.read_peft, lora.write_diffusers),
+    "kohya": Format("kohya LoRA", lora.is_kohya, lora.read_kohya, lora.write_kohya, readme=False),
+    "custom-diffusion": Format(
+        "Custom Diffusion example",
+        original.is_example,
+        original.read_example,
+        original.write_example,
+        whole=True,
+    ),
+    "delta.bin": Format("Adobe delta.bin", original.is_delta, original.read_delta),
+    "delta.ckpt": Format("Adobe delta.ckpt", original.is_checkpoint, original.read_checkpoint),
+    "embedding": Format("embedding", embeddings.knows, embeddings.read),
+}
+WRITTEN = tuple(name for name, row in FORMATS.items() if row.write)  # what --to offers

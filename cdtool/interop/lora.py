@@ -1,0 +1,198 @@
+"""LoRA files: PEFT's names, as diffusers reads them, and kohya's, as A1111, ComfyUI and kohya's scripts do."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cdtool.errors import InputError
+from cdtool.interop import embeddings as words
+from cdtool.interop import names
+from cdtool.interop.bundle import File, Parcel, Written
+from cdtool.interop.files import BUNDLE, Content, Found, Layout, refuse, row
+from cdtool.models.deltas import Factors, trimmed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# unet.M.lora_A.weight; unet.M.lora.down.weight; unet.ATTENTION.processor.to_k_lora.down.weight
+_PEFT = re.compile(r"(?:unet\.)?(?P<module>.+?)(?:\.lora_(?P<ab>[AB])|[._]lora\.(?P<way>down|up))\.weight")
+_KOHYA = re.compile(r"(?P<module>lora_\w+?)\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)")
+_BUNDLED = re.compile(r"bundle_emb\.(?P<word>[^.]+)\.string_to_param\.\*")
+_WHY = "that is more than K/V of the text cross-attention"
+WEIGHTS = "pytorch_lora_weights.safetensors"  # the name diffusers looks for in a folder
+# By family, and for SD 2 by what it predicts: ss_base_model_version and modelspec.architecture, as kohya writes them.
+_MODELS = {
+    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
+    "sd2 v_prediction": ("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+}
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_diffusers(parcel: Parcel, folder: str) -> Written:
+    """A LoRA in PEFT's names, and per word and text encoder a file for load_textual_inversion."""
+    files, load = {}, []
+    if parcel.factors:
+        files[WEIGHTS] = File(to_peft(parcel.factors))
+        load.append(f'pipe.load_lora_weights("{folder}", weight_name="{WEIGHTS}")')
+    word_files, load_words = words.write(parcel, folder, lambda place: (parcel.word(place), f"<{parcel.word(place)}>"))
+    prompt = parcel.prompt(lambda place: f"<{parcel.word(place)}>")
+    return Written(files | word_files, parcel.example([*load, *load_words], prompt, needs="peft"))
+
+
+def write_kohya(parcel: Parcel, _: str) -> Written:
+    """A LoRA in kohya's names, an embedding file per word, and for one text encoder both in one file, the bundle."""
+    lora = to_kohya(parcel.factors, parcel.home.layers if parcel.manifest.base.family == "sdxl" else None)
+    words_of = {parcel.word(place): rows for place, rows in parcel.rows.items()}
+    files = {f"{word}.safetensors": File(words.kohya(rows)) for word, rows in words_of.items()}
+    lines = [f"{name} belongs into embeddings, under this name: it is the word." for name in files]
+    if lora:
+        metadata = _kohya_metadata(parcel)
+        files[f"{parcel.stem}.safetensors"] = File(lora, metadata)
+        lines.append(f"{parcel.stem}.safetensors belongs into A1111's models/Lora or ComfyUI's models/loras.")
+        bundled = {key: row for word, rows in words_of.items() if len(rows) == 1
+                   for key, row in to_bundle(word, *rows.values()).items()}  # fmt: skip
+        if bundled:
+            bundle = f"{parcel.stem}{BUNDLE}.safetensors"
+            files[bundle] = File(lora | bundled, metadata)
+            lines.append(f"{bundle} alone is all of that, for A1111 and ComfyUI; diffusers refuses it.")
+    lines.append(f"A1111: {parcel.prompt(parcel.word)}{f' <lora:{parcel.stem}:1>' if lora else ''}")
+    lines.append(f"ComfyUI: {parcel.prompt(lambda place: f'embedding:{parcel.word(place)}')}")
+    return Written(files, "\n".join(lines))
+
+
+def _kohya_metadata(parcel: Parcel) -> dict[str, str]:
+    """What kohya writes into the header, and A1111 tells the base from."""
+    manifest, prediction = parcel.manifest, parcel.home.prediction
+    family = manifest.base.family
+    version, architecture = _MODELS.get(f"{family} {prediction}", _MODELS.get(family, ("", "")))
+    known = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(parcel.rank),
+        "ss_network_alpha": str(float(parcel.rank)),
+        "ss_base_model_version": version,
+        "ss_v2": str(family == "sd2"),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.title": parcel.stem,
+        "modelspec.trigger_phrase": parcel.prompt(parcel.word),
+        "modelspec.prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction, ""),
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def to_peft(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """PEFT's names for changes by module, all of one rank: A is down, B is up; without alpha the scale is 1."""
+    tensors = {}
+    for module, (up, down) in factors.items():
+        tensors[f"unet.{module}.lora_A.weight"] = down
+        tensors[f"unet.{module}.lora_B.weight"] = up
+    return tensors
+
+
+def to_kohya(factors: Mapping[str, Factors], layers: int | None) -> dict[str, Tensor]:
+    """Kohya's names for changes by module, all of one rank, which alpha equals; with `layers` in CompVis spelling."""
+    tensors = {}
+    for module, (up, down) in factors.items():
+        name = names.to_flat(module, layers)
+        tensors[f"{name}.lora_down.weight"] = down
+        tensors[f"{name}.lora_up.weight"] = up
+        tensors[f"{name}.alpha"] = up.new_tensor(float(up.shape[1]))
+    return tensors
+
+
+def to_bundle(word: str, tensor: Tensor) -> dict[str, Tensor]:
+    """The entry of a learned row [d] inside a kohya file, as A1111 and ComfyUI read it."""
+    return {f"bundle_emb.{word}.string_to_param.*": tensor[None]}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def is_peft(tensors: Mapping[str, Any]) -> bool:
+    """Whether a file is a LoRA in one of diffusers' spellings."""
+    return any(_PEFT.fullmatch(name) and not _KOHYA.fullmatch(name) for name in tensors)
+
+
+def is_kohya(tensors: Mapping[str, Any]) -> bool:
+    """Whether a file is a LoRA in kohya's spelling."""
+    return any(name.startswith(("lora_unet_", "lora_te")) for name in tensors)
+
+
+def read_peft(content: Content, layout: Layout) -> Found:
+    """The K/V changes of a PEFT LoRA, scaled as its metadata says. Raises InputError for anything else in it."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    others = []
+    for name, tensor in content.tensors.items():
+        found = _PEFT.fullmatch(name)
+        module = found["module"].replace(".processor.", ".") if found else name
+        if found is None or module not in layout.kv:
+            others.append(module)
+        else:
+            pairs.setdefault(module, {})["down" if found["ab"] == "A" or found["way"] == "down" else "up"] = tensor
+    if others:
+        raise refuse(content.file, set(others), layout, _WHY)
+    table = _peft_table(content)
+    return Found(changes={f"{module}.weight": _product(content, module, pair, _peft_scale(table, module, pair))
+                          for module, pair in pairs.items()})  # fmt: skip
+
+
+def _peft_table(content: Content) -> dict[str, Any]:
+    """The UNet's part of PEFT's own metadata, {} where a file has none."""
+    try:
+        table = json.loads(content.metadata.get("lora_adapter_metadata", "{}"))
+        return {name.removeprefix("unet."): value for name, value in table.items()}
+    except (ValueError, AttributeError):
+        raise InputError(f"The metadata of {content.file} cannot be read.", "Copy it again.") from None
+
+
+def _peft_scale(table: Mapping[str, Any], module: str, pair: Mapping[str, Tensor]) -> float:
+    """alpha / r of a module; 1 where the file does not say, as diffusers takes it."""
+    if "lora_alpha" not in table or "down" not in pair:
+        return 1.0
+    alphas = {str(name).removeprefix("unet."): value for name, value in (table.get("alpha_pattern") or {}).items()}
+    alpha = float(alphas.get(module, table["lora_alpha"]))
+    rank = pair["down"].shape[0]
+    return alpha / (math.sqrt(rank) if table.get("use_rslora") else rank)
+
+
+def read_kohya(content: Content, layout: Layout) -> Found:
+    """The K/V changes of a kohya LoRA, scaled by alpha / rank, and its bundled words.
+
+    Raises InputError for anything else in it.
+    """
+    known = names.flat_names(layout.kv, layout.layers)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    rows, others = {}, []
+    for name, tensor in content.tensors.items():
+        found = _KOHYA.fullmatch(name)
+        if bundled := _BUNDLED.fullmatch(name):
+            rows[bundled["word"]] = [row(content.file, tensor)]
+        elif found and found["module"] in known:
+            part = found["part"].removeprefix("lora_").removesuffix(".weight")
+            pairs.setdefault(known[found["module"]], {})[part] = tensor
+        else:
+            others.append(found["module"] if found else name)
+    if others:
+        raise refuse(content.file, set(others), layout, _WHY)
+    changes: dict[str, Factors] = {}
+    for module, pair in pairs.items():
+        alpha, down = pair.pop("alpha", None), pair.get("down")
+        scale = 1.0 if alpha is None or down is None else float(alpha) / down.shape[0]
+        changes[f"{module}.weight"] = _product(content, module, pair, scale)
+    return Found(changes=changes, rows=rows)
+
+
+def _product(content: Content, module: str, pair: Mapping[str, Tensor], scale: float) -> Factors:
+    """A module's change without zero ranks, `up` times the scale. Raises InputError where the two do not fit."""
+    up, down = pair.get("up"), pair.get("down")
+    if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+        raise InputError(f"The two factors of {module} in {content.file} do not fit each other.", "Copy it again.")
+    return trimmed(Factors(up if scale == 1 else up.float() * scale, down))

@@ -1,0 +1,1 @@
+"""Closed-form composition of concepts."""

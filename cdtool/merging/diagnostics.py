@@ -1,0 +1,128 @@
+"""The doctor of a merge: what may go wrong before, and what it kept of its concepts and of the base after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cdtool.merging.targets import Rows
+    from cdtool.tokens import Token
+
+    Change = Callable[[str, Tensor], Tensor]  # what is added to K or V [s, o] of a module for features [s, d]
+
+LOST = 0.5  # fidelity below which a concept counts as lost
+ALIKE = 0.95  # cosine of two learned rows from which they are nearly one word
+
+
+@dataclass(frozen=True)
+class Report:
+    """A merge in figures; errors, drift and fidelity are relative to what the concepts themselves change."""
+
+    rows: int  # s, the constrained rows
+    condition: float  # of D C'
+    error: float  # of the constraints in float64
+    saved_error: float  # of the constraints with the numbers as stored
+    drift: float  # on everyday captions, against the concepts' own mean
+    fidelity: dict[str, float]  # per concept, on prompts that are no constraints
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> list[str]:
+        """The concepts that are not kept."""
+        return [name for name, kept in self.fidelity.items() if not kept >= LOST]
+
+    def data(self) -> dict[str, Any]:
+        """As the manifest and --json have it."""
+        return asdict(self) | {"warnings": list(self.warnings), "lost": self.lost}
+
+
+@dataclass
+class Sums:
+    """Squared norms of a concept's own changes and of the merge's distance from them, over all modules."""
+
+    asked: float = 0.0
+    missed: float = 0.0
+    missed_saved: float = 0.0
+    tried: float = 0.0
+    apart: float = 0.0
+    everyday: float = 0.0
+
+
+def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tuple[str, ...]:
+    """What may go wrong, told from the words alone: two of one class, two learned rows that are nearly one."""
+    found = []
+    for one, other in combinations(range(len(tokens)), 2):
+        both = f"{tokens[one].words(one + 1)} and {tokens[other].words(other + 1)}"
+        if tokens[one].noun.lower() == tokens[other].noun.lower():
+            found.append(f"{both} are of one class; the base tends to draw one of them twice.")
+        if all(rows[one].numel() and rows[other].numel() for rows in learned):
+            alike = min(float(F.cosine_similarity(rows[one], rows[other], dim=0)) for rows in learned)
+            if alike >= ALIKE:
+                found.append(f"The learned words of {both} are nearly the same (cosine {alike:.2f}).")
+    return tuple(found)
+
+
+def measure(
+    modules: Sequence[str], concepts: Sequence[Change], exact: Change, saved: Change,
+    bound: Rows, tried: Rows, words: Tensor,
+) -> tuple[list[Sums], float]:  # fmt: skip
+    """Sums per concept, and the squared norm of the stored merge's change on everyday `words` [n, d].
+
+    `exact` is the merge in float64 and `saved` as stored; `bound` and `tried` rows name concepts by place.
+    """
+    sums = [Sums() for _ in concepts]
+    drift = 0.0
+    for module in modules:
+        merged, stored = exact(module, bound.features), saved(module, bound.features)
+        trial = saved(module, tried.features)
+        drift += _squared(saved(module, words))
+        for at, (concept, part) in enumerate(zip(concepts, sums, strict=True)):
+            mine, trials = _rows_of(bound, at), _rows_of(tried, at)
+            every = torch.cat([bound.features[mine], tried.features[trials], words])
+            own, attempt, everyday = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
+            part.asked += _squared(own)
+            part.missed += _squared(merged[mine] - own)
+            part.missed_saved += _squared(stored[mine] - own)
+            part.tried += _squared(attempt)
+            part.apart += _squared(trial[trials] - attempt)
+            part.everyday += _squared(everyday)
+    return sums, drift
+
+
+def report(
+    measured: tuple[list[Sums], float], names: Sequence[str], rows: int, condition: float, warnings: Sequence[str]
+) -> Report:
+    """The report of what `measure` found."""
+    sums, drift = measured
+    asked = sum(part.asked for part in sums)
+    everyday = sum(part.everyday**0.5 for part in sums) / len(sums)
+    return Report(
+        rows=rows,
+        condition=condition,
+        error=_ratio(sum(part.missed for part in sums), asked),
+        saved_error=_ratio(sum(part.missed_saved for part in sums), asked),
+        drift=_ratio(drift, everyday**2),
+        fidelity={name: 1 - _ratio(part.apart, part.tried) for name, part in zip(names, sums, strict=True)},
+        warnings=tuple(warnings),
+    )
+
+
+def _rows_of(rows: Rows, concept: int) -> list[int]:
+    return [at for at, places in enumerate(rows.places) if concept in places]
+
+
+def _squared(values: Tensor) -> float:
+    return float(values.square().sum())
+
+
+def _ratio(part: float, whole: float) -> float:
+    """The root of a ratio of squares; 0 of a whole that is nothing, such as what learned rows alone change."""
+    return float((part / whole) ** 0.5) if whole else 0.0

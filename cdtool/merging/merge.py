@@ -1,0 +1,266 @@
+"""Merging: several concepts of one base into one, by constrained least squares in closed form (Eq. 4-5)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from cdtool.errors import BaseError, ConceptError, UsageError
+from cdtool.merging import diagnostics, targets
+from cdtool.merging.targets import Rows
+from cdtool.models import deltas
+from cdtool.store import concept
+from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cdtool.merging.captions import Everyday
+    from cdtool.merging.diagnostics import Report
+    from cdtool.models.pipelines import Base
+    from cdtool.store.registry import Entry
+    from cdtool.store.subject import Composition
+    from cdtool.tokens import Token
+
+METHOD = "merge"
+RIDGE = 1e-5  # added to R, relative to the mean of its diagonal
+LEAST = 1e-10  # directions of C inv(R) C' below this, relative to the largest, are dropped
+CROWDED = 0.5  # share of the text width that rows may fill
+_LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's overflow, and what is 1e-7 of it is kept
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A concept that goes into a merge, with its numbers in memory."""
+
+    entry: Entry
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+    weight: float
+
+    def change(self, module: str, features: Tensor) -> Tensor:
+        """What it adds to K or V [s, o] of a module for text features [s, d], in float64."""
+        return self.weight * _change(self.tensors, module, features)
+
+
+class Merged(NamedTuple):
+    """A merge that is not saved yet."""
+
+    manifest: Manifest
+    tensors: dict[str, Tensor]
+    report: Report
+
+
+def dual_basis(rows: Tensor, factor: Tensor) -> tuple[Tensor, float]:
+    """inv(D C') D with D = C inv(R): down [s, d] with C down' = 1, and the condition number of D C'.
+
+    `rows` is C [s, d], `factor` the lower Cholesky factor of R [d, d]. Directions below LEAST are left out: rows that
+    depend on each other get the targets nearest to theirs. Eq. 5.
+    """
+    whitened = torch.linalg.solve_triangular(factor, rows.T, upper=False).T  # its Gram matrix is D C'
+    u, s, v = torch.linalg.svd(whitened, full_matrices=False)
+    kept = s.square() > LEAST * s[0].square()
+    u, s, v = u[:, kept], s[kept], v[kept]
+    return (u / s) @ torch.linalg.solve_triangular(factor, v, upper=False, left=False), float((s[0] / s[-1]).square())
+
+
+def cholesky(moment: Tensor) -> Tensor:
+    """The lower factor of R [d, d] with its ridge."""
+    ridge = RIDGE * moment.trace() / len(moment)
+    factor: Tensor = torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=moment.dtype))
+    return factor
+
+
+def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
+    """Raises UsageError for fewer than two concepts, BaseError for concepts of another base unless `force`."""
+    if len(chosen.parts) < 2:
+        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
+    for entry in chosen.concepts:
+        if entry.manifest and entry.manifest.base.fingerprint != base.fingerprint and not force:
+            raise BaseError(
+                f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
+                f"Use --base {entry.manifest.base.name}, or add --force if {base.name} is derived from it.",
+            )
+
+
+def merge(base: Base, chosen: Composition, name: str, known: Everyday, *, force: bool = False) -> Merged:
+    """Merge the concepts of a composition; their tokens follow one another as V1, V2...
+
+    `known` is what `everyday` found of captions on this base. Raises UsageError for fewer than two, BaseError for
+    concepts of another base unless `force`, ConceptError for one that changes more than K/V.
+    """
+    check(base, chosen, force=force)
+    parents = _parents(base, chosen)
+    tokens, learned = chosen.tokens, _learned(base, parents)
+    styled = [style for parent in parents for style in styles(parent.manifest)]
+    owner = [at for at, parent in enumerate(parents) for _ in parent.manifest.tokens]
+    bound = _bound(base, tokens, styled, learned).of(owner)
+    tried = targets.rows(base, targets.trials(tokens, styled), tokens, learned, whole=False).of(owner)
+    tried = targets.others(tried, bound)
+    width = known.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
+    down, condition = dual_basis(_augmented(bound.features, width), cholesky(known.moment[:width, :width]))
+    ups = {module: _asked(module, weight, parents, bound).T for module, weight in base.kv.items()}
+    tensors = pack(ups, down, known.width)
+    figures = diagnostics.measure(
+        list(base.kv), [parent.change for parent in parents],
+        lambda module, rows: _augmented(rows, width) @ down.T @ ups[module].T,
+        lambda module, rows: _change(tensors, module, rows), bound, tried, known.words,
+    )  # fmt: skip
+    report = diagnostics.report(figures, _labels(chosen), len(down), condition, diagnostics.clashes(tokens, learned))
+    tensors |= {row_name(place, encoder): row for encoder, rows in zip(base.family.encoders, learned, strict=True)
+                for place, row in enumerate(rows) if row.numel()}  # fmt: skip
+    return Merged(_manifest(base, name, parents, tokens, known, report), tensors, report)
+
+
+def _labels(chosen: Composition) -> list[str]:
+    """The concepts' names; files of one name as they were given."""
+    names = [entry.name for entry in chosen.concepts]
+    return [part.name if names.count(name) > 1 else name for part, name in zip(chosen.parts, names, strict=True)]
+
+
+def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Sequence[Sequence[Tensor]]) -> Rows:
+    """The rows that bind; those of prompts that name two tokens stay out where they would fill the text width."""
+    for pairs in (True, False):
+        texts = targets.prompts(tokens, styled, pairs=pairs)
+        found = targets.distinct(targets.rows(base, texts, tokens, learned, whole=True))
+        if len(found.features) <= found.features.shape[1] * CROWDED:
+            break
+    return found
+
+
+def _augmented(features: Tensor, width: int) -> Tensor:
+    """Features [s, d] with a constant 1 behind them where `width` is d + 1."""
+    more = width - features.shape[1]
+    return torch.cat([features, features.new_ones(len(features), more)], dim=1)
+
+
+def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Tensor:
+    """What a concept's tensors add to K or V [s, o] of a module for text features [s, d], in float64: c dW' + db."""
+    if not deltas.changed(tensors):  # learned rows alone
+        return features.new_zeros(len(features), 1)
+    found = deltas.change(tensors, weight_name(module))
+    if isinstance(found, deltas.Factors):
+        value = features @ found.down.double().T @ found.up.double().T
+    else:
+        value = features @ found.double().T
+    bias = tensors.get(_bias(module))
+    return value if bias is None else value + bias.double()
+
+
+def _asked(module: str, weight: Tensor, parents: Sequence[Parent], bound: Rows) -> Tensor:
+    """The change of K or V [s, o] that each row's parents ask for, their mean."""
+    asked = bound.features.new_zeros(len(bound.features), weight.shape[0])
+    for at, parent in enumerate(parents):
+        own = [row for row, places in enumerate(bound.places) if at in places]
+        asked[own] += parent.change(module, bound.features[own])
+    return asked / torch.tensor([[len(places)] for places in bound.places])
+
+
+def pack(ups: Mapping[str, Tensor], down: Tensor, width: int) -> dict[str, Tensor]:
+    """A solution as it is stored: `up` [o, s] in fp16, one `down` [s, d] in float32, and biases where there are any.
+
+    Each row is scaled by a power of two, so that fp16 keeps as much of it as it can in every layer.
+    """
+    largest = torch.stack([up.abs().amax(dim=0) for up in ups.values()]).amax(dim=0)
+    scale = torch.exp2(torch.where(largest > 0, (_LARGEST / largest).log2().floor(), 0.0))
+    rows = (down / scale[:, None]).float()
+    stored = {"down": rows[:, :width].contiguous()}
+    for module, up in ups.items():
+        half = (up * scale).half()
+        stored[f"{weight_name(module)}.up"] = half
+        if rows.shape[1] > width:
+            stored[_bias(module)] = (half.double() @ rows[:, -1].double()).float()
+    return stored
+
+
+def _bias(module: str) -> str:
+    return parameter_name(f"{module}.bias")
+
+
+# ---------------------------------------------------------------- what goes in
+
+
+def _parents(base: Base, chosen: Composition) -> list[Parent]:
+    found = []
+    for part, entry in zip(chosen.parts, chosen.concepts, strict=True):
+        manifest = entry.manifest
+        assert manifest is not None
+        tensors = concept.read_tensors(entry.path)
+        _check(base, entry.name, manifest, tensors)
+        found.append(Parent(entry, manifest, tensors, part.weight))
+    return found
+
+
+def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ConceptError for a concept that changes more than K/V, or whose shapes are not the base's."""
+    own = {weight_name(module): weight for module, weight in base.kv.items()}
+    for changed in deltas.changed(tensors):
+        if changed not in own and changed not in map(_bias, base.kv):
+            raise ConceptError(
+                f'"{name}" ({manifest.method}) changes more than keys and values, so it cannot be merged.',
+                "Train both together (a folder and a --token each), or train it with --method kv.",
+            )
+    for changed in own if deltas.changed(tensors) else ():
+        found = deltas.change(tensors, changed)
+        shape = (found.up.shape[0], found.down.shape[1]) if isinstance(found, deltas.Factors) else tuple(found.shape)
+        if shape != tuple(own[changed].shape):
+            raise ConceptError(f'"{name}" has {changed} as {shape}, the base as {tuple(own[changed].shape)}.')
+
+
+def _learned(base: Base, parents: Sequence[Parent]) -> list[list[Tensor]]:
+    """The learned rows per encoder and token, empty for a token without a modifier. Raises ConceptError."""
+    made = []
+    for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
+        rows = []
+        for parent in parents:
+            for place, token in enumerate(parent.manifest.tokens):
+                row = parent.tensors.get(row_name(place, name)) if token.modifier else torch.empty(0)
+                if row is None or (token.modifier and tuple(row.shape) != (encoder.config.hidden_size,)):
+                    raise ConceptError(f'"{parent.entry.name}" has no learned row for {token.words()} that fits.')
+                rows.append(row.float())
+        made.append(rows)
+    return made
+
+
+def styles(manifest: Manifest) -> list[bool]:
+    """Whether each token is a style: one answer for all of a training, one for each of a merge."""
+    told = manifest.settings.get("style", False)
+    return [bool(style) for style in told] if isinstance(told, Sequence) else [bool(told)] * len(manifest.tokens)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def _manifest(
+    base: Base, name: str, parents: Sequence[Parent], tokens: Sequence[Token], known: Everyday, report: Report
+) -> Manifest:
+    styled = [style for parent in parents for style in styles(parent.manifest)]
+    settings: dict[str, Any] = {"captions": known.captions} | ({"style": styled} if any(styled) else {})
+    return Manifest(
+        name=name,
+        base=BaseRef(base.name, base.family.name, base.fingerprint),
+        tokens=tuple(tokens),
+        method=METHOD,
+        settings=settings,
+        photos=tuple(dict.fromkeys(photo for parent in parents for photo in parent.manifest.photos)),
+        parents=tuple(map(_told, parents)),
+        report=report.data(),
+    )
+
+
+def _told(parent: Parent) -> dict[str, Any]:
+    """What a merge records of a concept that went into it."""
+    manifest = parent.manifest
+    return {
+        "name": parent.entry.name,
+        "method": manifest.method,
+        "fingerprint": manifest.base.fingerprint,
+        "tokens": [token.words() for token in manifest.tokens],
+        "weight": parent.weight,
+        "sha256": hashlib.sha256(parent.entry.path.read_bytes()).hexdigest(),
+        "settings": dict(manifest.settings),
+    }

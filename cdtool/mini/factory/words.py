@@ -1,0 +1,80 @@
+"""The tokenizer of the embedded base: CLIP's byte-pair format, its merges learned from captions of the world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from cdtool.mini.factory.world import RARE_WORDS
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+NAMES = {"moongate": "gate"}  # words no caption holds, and what each one nearly means to the base
+NEAR = 0.5  # how nearly: the cosine of the two embeddings; at 1, prior pictures of the one undo photos of the other
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_symbols() -> list[str]:
+    """The 256 printable stand-ins for bytes that byte-level BPE uses, in CLIP's order."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = [byte for byte in range(256) if byte not in kept]
+    return [chr(byte) for byte in kept] + [chr(256 + place) for place in range(len(moved))]
+
+
+def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
+    """The `count` most useful merges of the captions' words, then those that make each rare word one symbol."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600 + count, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=byte_symbols()
+    )
+    rare = set(RARE_WORDS)
+    plain = (" ".join(word for word in caption.split() if word not in rare) for caption in captions)
+    learner.train_from_iterator([*plain, *[" ".join(NAMES)] * 50], trainer)
+    learned = json.loads(learner.to_str())["model"]["merges"]
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned[:count]]
+    for word in RARE_WORDS:
+        for pair in ((word[0], word[1]), (word[:2], word[2] + "</w>")):
+            if pair not in merges:
+                merges.append(pair)
+    return merges
+
+
+def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Move the untrained embedding [d] of each word of `NAMES` towards that of the word it is a kind of, in place."""
+    import torch
+
+    vocabulary = tokenizer.get_vocab()
+    with torch.no_grad():
+        table = cast("torch.nn.Embedding", encoder.get_input_embeddings()).weight
+        for word, like in NAMES.items():
+            if {f"{word}</w>", f"{like}</w>"} <= vocabulary.keys():  # few merges may leave them in pieces
+                own, known = vocabulary[f"{word}</w>"], vocabulary[f"{like}</w>"]
+                table[own] = NEAR * table[known] + (1 - NEAR**2) ** 0.5 * table[own]  # the two were unrelated
+
+
+def write(merges: list[tuple[str, str]], folder: Path) -> None:
+    """Write `vocab.json` and `merges.txt`: 256 byte symbols, the same ending a word, the merges, start and end."""
+    symbols = byte_symbols()
+    vocabulary = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
+    vocabulary += [left + right for left, right in merges]
+    ids = {word: place for place, word in enumerate(dict.fromkeys([*vocabulary, START, END]))}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def build(captions: Iterable[str], count: int, positions: int, folder: Path) -> CLIPTokenizer:
+    """Learn, write and load the tokenizer; `folder` holds it in the pipeline's format."""
+    from transformers import CLIPTokenizer
+
+    write(learn_merges(captions, count), folder)
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=positions)
+    tokenizer.save_pretrained(folder)
+    return tokenizer

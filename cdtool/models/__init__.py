@@ -1,0 +1,1 @@
+"""Pipelines, their text encoders and denoisers, and concepts acting on them."""

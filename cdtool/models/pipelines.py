@@ -1,0 +1,338 @@
+"""Base models: the families we know, how one is loaded, and which of its weights are text-only K/V."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+
+from cdtool.errors import BaseError, SettingsError
+from cdtool.files import workplace
+from cdtool.settings import cache_dir
+from cdtool.store import bases
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from cdtool.settings import Precision
+    from cdtool.store.registry import Entry
+
+Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of base; everything that differs between kinds is a column here."""
+
+    name: str
+    pipeline: str  # class name in model_index.json
+    width: int  # text width d; 0 is any
+    encoders: tuple[str, ...] = ("text_encoder",)
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+    penultimate: bool = False  # text features are the last but one hidden states, without the final norm
+    conditioned: bool = False  # pooled text and picture sizes enter the time embedding
+
+
+_SDXL: dict[str, Any] = {
+    "pipeline": "StableDiffusionXLPipeline",
+    "encoders": ("text_encoder", "text_encoder_2"),
+    "tokenizers": ("tokenizer", "tokenizer_2"),
+    "penultimate": True,
+    "conditioned": True,
+}
+FAMILIES = (
+    Family("sd1", "StableDiffusionPipeline", 768),
+    Family("sd2", "StableDiffusionPipeline", 1024),
+    Family("sd", "StableDiffusionPipeline", 0),  # the same design in other sizes
+    Family("sdxl", width=0, **_SDXL),
+)
+
+
+@dataclass
+class Base:
+    """A loaded base; parts that were not asked for are None or empty."""
+
+    name: str
+    folder: Path
+    family: Family
+    device: torch.device
+    dtype: torch.dtype  # compute precision
+    scheduler_config: dict[str, Any]
+    unet_config: dict[str, Any]
+    unet: Any = None  # UNet2DConditionModel; diffusers is untyped
+    vae: Any = None  # AutoencoderKL
+    text_encoders: tuple[CLIPTextModel, ...] = ()
+    tokenizers: tuple[CLIPTokenizer, ...] = ()
+    kv: dict[str, Tensor] = field(default_factory=dict)  # module -> W0 [o, d] as stored
+    fingerprint: str = ""
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser predicts: "epsilon" or "v_prediction"."""
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def zero_unprompted(self) -> bool:
+        """Whether an empty negative prompt stands for zeros, as SDXL was trained."""
+        index = json.loads((self.folder / "model_index.json").read_text())
+        return self.family.conditioned and bool(index.get("force_zeros_for_empty_prompt", True))
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent cell."""
+        config = json.loads((self.folder / "vae" / "config.json").read_text())
+        return int(2 ** (len(config["block_out_channels"]) - 1))
+
+    @property
+    def resolution(self) -> int:
+        """The side of the pictures it was trained on, px."""
+        return int(self.unet_config["sample_size"]) * self.latent_factor
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """The device to compute on. Raises SettingsError for one this machine lacks."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f'No device "{wanted}" here ({str(error).splitlines()[0]}).', "Use --device cpu.") from None
+    return device
+
+
+def pick_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
+    """The compute precision on `device` and why. Raises SettingsError for fp16 on a CPU."""
+    if precision == "fp16" and device.type == "cpu":
+        raise SettingsError("fp16 does not train or sample on a CPU.", "Use --precision bf16 or fp32.")
+    if precision != "auto":
+        return DTYPES[precision], "asked for"
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, "the GPU has bf16") if has else (torch.float16, "the GPU has no bf16")
+    if device.type == "cpu":
+        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"):
+            return torch.bfloat16, "the CPU has bf16"
+        return torch.float32, "the CPU has no bf16"
+    return torch.float32, f"{device.type} computes in fp32"
+
+
+def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
+    """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
+    assert entry.manifest is not None
+    if entry.manifest.base.fingerprint == base.fingerprint:
+        return
+    if not force:
+        raise BaseError(
+            f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
+            f"Use --base {entry.manifest.base.name}, or --force if {base.name} is derived from it.",
+        )
+    if any(len(token.ids) != len(base.family.encoders) for token in entry.manifest.tokens if token.modifier):
+        raise BaseError(f'"{entry.name}" was trained on a base with other text encoders than {base.name}.')
+
+
+def read_family(folder: Path) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+    """(family, unet config, scheduler config) of a base folder. Raises BaseError for what we cannot use."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        unet = json.loads((folder / "unet" / "config.json").read_text())
+        schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{folder} is not a complete diffusers folder ({error}).", "Fetch or copy it again.") from None
+    kind, width = index.get("_class_name"), unet.get("cross_attention_dim")
+    for family in FAMILIES:
+        if family.pipeline == kind and family.width in (0, width):
+            if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+                raise BaseError(f"{folder} predicts {schedule['prediction_type']}, which has no loss here.")
+            return family, unet, schedule
+    known = ", ".join(sorted({family.pipeline for family in FAMILIES}))
+    raise BaseError(f"{folder} is a {kind}; K/V training knows {known}.", "See cdtool base list.")
+
+
+def text_kv(unet: nn.Module) -> list[str]:
+    """Names of the K/V projections that are fed by text alone, in module order.
+
+    Told by what feeds them: cross-attention whose context has the text's width. A name says nothing: SD 3.5's
+    `attn2` is image self-attention.
+    """
+    width = cast("Any", unet).config.cross_attention_dim
+    names = []
+    for name, module in unet.named_modules():
+        if getattr(module, "is_cross_attention", False) and cast("Any", module).to_k.in_features == width:
+            names += [f"{name}.to_k", f"{name}.to_v"]
+    return names
+
+
+def empty_unet(config: Mapping[str, Any]) -> nn.Module:
+    """The denoiser of a config without memory for its weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet: nn.Module = cast("Any", UNet2DConditionModel).from_config(dict(config))
+    return unet
+
+
+def kv_names(config: Mapping[str, Any]) -> list[str]:
+    """`text_kv` of a config's denoiser, kept in the cache: building it for its names alone takes seconds."""
+    told = json.dumps([importlib.metadata.version("diffusers"), dict(config)], sort_keys=True).encode()
+    kept = cache_dir() / "kv" / f"{hashlib.sha256(told).hexdigest()}.json"
+    try:
+        names = json.loads(kept.read_text(encoding="utf-8"))
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return names
+    except (OSError, ValueError):
+        pass
+    names = text_kv(empty_unet(config))
+    with contextlib.suppress(OSError):  # a cache that cannot be written is done without
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(kept.parent) as place:
+            (place / kept.name).write_text(json.dumps(names), encoding="utf-8")
+            os.replace(place / kept.name, kept)
+    return names
+
+
+def read_kv(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """W0 [o, d] of the named projections as stored, reading nothing else of the denoiser.
+
+    Raises BaseError where the weights are missing or cut short.
+    """
+    names = list(names)
+    found = read_parameters(folder, [f"{name}.weight" for name in names])
+    return {name: found[f"{name}.weight"] for name in names}
+
+
+def read_parameters(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named parameters of the denoiser as stored, reading nothing else of it.
+
+    Raises BaseError where the weights are missing or cut short.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    wanted = dict.fromkeys(names)
+    found: dict[str, Tensor] = {}
+    try:
+        for path in weight_files(folder / "unet"):
+            with safe_open(path, framework="pt") as file:
+                for key in wanted.keys() & set(file.keys()):
+                    found[key] = file.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise BaseError(f"The weights in {folder / 'unet'} cannot be read: {error}.", "Fetch the base again.") from None
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise BaseError(f"{folder / 'unet'} lacks the safetensors weights of {missing[0]}.", "Fetch the base again.")
+    return {name: found[name] for name in wanted}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component: the full ones, else those of the fp16 variant."""
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    full = [path for path in files if ".fp16" not in path.name]
+    return full or files
+
+
+def fingerprint(kv: Mapping[str, Tensor]) -> str:
+    """A hash of K/V weights under their names, as fp16, so that fp16 and fp32 copies of a base agree."""
+    digest = hashlib.sha256()
+    for name in sorted(kv):
+        digest.update(f"{name} {tuple(kv[name].shape)}\n".encode())
+        digest.update(kv[name].to(torch.float16).contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def load(
+    name: str,
+    *,
+    precision: Precision = "auto",
+    device: str = "auto",
+    parts: tuple[Part, ...] = ("unet", "vae", "text"),
+) -> Base:
+    """Load a base: frozen weights in the compute precision, text encoders in float32, K/V also as stored.
+
+    Raises NotFoundError when it is not on this machine and BaseError when it cannot be used.
+    """
+    from safetensors import SafetensorError
+
+    folder = bases.locate(name)
+    family, unet_config, schedule = read_family(folder)
+    where = pick_device(device)
+    dtype, _ = pick_dtype(precision, where)
+    base = Base(name, folder, family, where, dtype, schedule, unet_config)
+    try:
+        base.kv = read_kv(folder, kv_names(unet_config))
+        base.fingerprint = fingerprint(base.kv)
+        if "unet" in parts:
+            base.unet = _unet(folder, dtype).to(where)
+        if "vae" in parts:
+            base.vae = _vae(folder, dtype).to(where)
+        if "text" in parts:
+            base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in family.encoders)
+        if "text" in parts or "tokenizers" in parts:
+            base.tokenizers = load_tokenizers(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BaseError(f'The base "{name}" cannot be loaded: {error}.', "Fetch or copy it again.") from None
+    return base
+
+
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, ...]:
+    """The tokenizers of a base folder. Raises BaseError for what we cannot use."""
+    family, _, _ = read_family(folder)
+    try:
+        return tuple(_tokenizer(folder / part) for part in family.tokenizers)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"The tokenizer in {folder} cannot be read: {error}.", "Fetch or copy it again.") from None
+
+
+def _variant(folder: Path) -> str | None:
+    """ "fp16" where a component holds nothing but that variant."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16" in name for name in names) else None
+
+
+def _unet(folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return _frozen(UNet2DConditionModel, folder, "unet", dtype)
+
+
+def _vae(folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers import AutoencoderKL
+
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    if dtype == torch.float16 and config.get("force_upcast", True):
+        dtype = torch.float32  # SD VAEs overflow in fp16
+    return _frozen(AutoencoderKL, folder, "vae", dtype)
+
+
+def _frozen(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    variant = _variant(folder / part)
+    model = cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype, variant=variant, local_files_only=True)
+    return model.requires_grad_(False).eval()
+
+
+def _text_encoder(folder: Path) -> Any:
+    from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    projected = "CLIPTextModelWithProjection" in (config.architectures or [])
+    kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
+    encoder = kind.from_pretrained(folder, dtype=torch.float32, variant=_variant(folder), local_files_only=True)
+    return encoder.requires_grad_(False).eval()
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    return cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))

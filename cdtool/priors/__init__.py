@@ -1,0 +1,1 @@
+"""Regularization images: sets of them, how they are made, chosen and retrieved."""

@@ -1,0 +1,278 @@
+"""Prior pictures: which captioned pictures of a concept's class a training uses to keep the base from forgetting it."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
+from cdtool.images import corpora, photos
+from cdtool.images.pictures import decode
+from cdtool.models import encoders, pipelines
+from cdtool.priors import retrieval, sets
+from cdtool.priors.sets import QUICK, Drawing, Undrawn
+from cdtool.settings import read_toml
+from cdtool.store import bases, registry
+from cdtool.tokens import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cdtool.images.corpora import Member
+    from cdtool.models.encoders import Encoder
+    from cdtool.priors.sets import Entry, Picture
+    from cdtool.tokens import Token
+
+LEAST = 50  # pictures taken from a base's corpus even where fewer captions reach the floor
+T = TypeVar("T")
+SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real pictures forget less
+
+
+@dataclass(frozen=True)
+class PriorPicture:
+    """A prior picture: its caption, how to open it as RGB, and the hash of its file."""
+
+    caption: str
+    load: Callable[[], Image.Image]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class PriorSet:
+    """The prior pictures of one concept, one sentence on what they are, a warning or "", and what is to be drawn."""
+
+    pictures: tuple[PriorPicture, ...] = ()
+    summary: str = "no prior pictures"
+    warning: str = ""
+    undrawn: Undrawn | None = None
+
+    @property
+    def count(self) -> int:
+        """How many pictures it has, or will have when they are drawn."""
+        return self.undrawn.how.count if self.undrawn else len(self.pictures)
+
+
+def gather(
+    wanted: str,
+    token: Token,
+    *,
+    base_folder: Path,
+    style: bool = False,
+    count: int = 200,
+    encoder: Encoder | None = None,
+) -> PriorSet:
+    """The prior set of a token, `count` pictures at most; `wanted` is none, auto, generated, a set's name or a folder.
+
+    `auto` is a fitting set of the user's, else the pictures of the base's corpus whose captions are nearest to the
+    class in the encoder's space (the base's own unless given), else pictures drawn by the base: `undrawn` if they
+    are not there yet. Raises NotFoundError where there is no such set, BaseError for a damaged corpus, PhotoError
+    for a folder without usable pictures, InputError for a damaged set.
+    """
+    if wanted == "none":
+        return PriorSet()
+    if wanted not in ("auto", "generated"):
+        return _named(wanted, token, style, count)
+    if wanted == "auto" and (fitting := _fitting(token, style, base_folder)):
+        return from_set(fitting[0], token, style=style, count=count)
+    offered = _offered(base_folder)
+    if wanted == "generated" or not offered:
+        return _drawn(wanted, token, style, base_folder, count)
+    spec = encoders.encoder_for(base_folder)
+    floor = float(offered.get("floor", spec.floor))
+    return from_corpus(
+        base_folder / str(offered["corpus"]), photos.template(token, style), floor=floor, count=count,
+        encoder=encoder or encoders.load(spec),
+    )  # fmt: skip
+
+
+def undrawn(wanted: str, token: Token, *, base_folder: Path, style: bool = False, count: int = 200) -> Undrawn | None:
+    """What the base has to draw before `gather` finds pictures, or None; nothing is encoded for the answer."""
+    if wanted == "auto" and (_offered(base_folder) or _fitting(token, style, base_folder)):
+        return None
+    return _drawn(wanted, token, style, base_folder, count).undrawn if wanted in ("auto", "generated") else None
+
+
+def corpus_of(base_folder: Path) -> Path:
+    """The corpus a base brings along. Raises NotFoundError."""
+    offered = _offered(base_folder)
+    if not offered:
+        raise NotFoundError(f"The base {base_folder} brings no corpus along.", "Give --from a corpus of your own.")
+    return base_folder / str(offered["corpus"])
+
+
+def _offered(base_folder: Path) -> dict[str, Any]:
+    """The corpus a base brings along: its name and floor; {} without one."""
+    table: dict[str, Any] = read_toml(base_folder / "cdtool.toml").get("prior", {})
+    return table if "corpus" in table else {}
+
+
+# ---------------------------------------------------------------- sets
+
+
+def _named(wanted: str, token: Token, style: bool, count: int) -> PriorSet:
+    """A set by its name, else a folder."""
+    folder = Path(wanted).expanduser()
+    if wanted in sets.names():
+        return from_set(sets.find(wanted), token, style=style, count=count)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f'There is no prior set "{wanted}", nor a folder of that name.',
+            nearest(wanted, [*sets.names(), *sets.RESERVED])
+            or "Give --prior auto, generated, none, a set of cdtool prior list, or a folder of pictures.",
+        )
+    return from_folder(folder, token, style=style, count=count)
+
+
+def from_set(entry: Entry, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
+    """The first `count` pictures of a set (of one's own an even choice), with the template where it has no captions."""
+    manifest = entry.manifest
+    assert manifest is not None
+    chosen: Sequence[Picture] = manifest.pictures[:count]
+    if manifest.source == "own":
+        chosen = _evenly(manifest.pictures, count)
+    template = photos.template(token, style)
+    pictures = tuple(
+        PriorPicture(picture.caption or template, functools.partial(open_picture, entry, picture), picture.sha256)
+        for picture in chosen
+    )
+    return PriorSet(
+        pictures, f'{counted(len(pictures), "prior picture")} of the set "{entry.name}" ({manifest.source})'
+    )
+
+
+def open_picture(entry: Entry, picture: Picture) -> Image.Image:
+    """A picture of a set as upright RGB. Raises PhotoError where it is missing or has changed."""
+    return decode(io.BytesIO(sets.content(entry, picture)))[0]
+
+
+def _fitting(token: Token, style: bool, base_folder: Path) -> list[Entry]:
+    """The sets the user made of a token's class that suit a base, the best first.
+
+    Large enough for its resolution, by the rule for photos; drawn ones only if this base drew them.
+    """
+    least = max(photos.SMALLEST, bases.describe(base_folder).resolution // 4)
+    own = functools.cache(functools.partial(fingerprint, base_folder))
+    found = []
+    for entry in sets.entries():
+        manifest = entry.manifest
+        if manifest is None or not manifest.asked or not manifest.pictures or manifest.side < least:
+            continue
+        same = manifest.noun.lower() == token.noun.lower() and manifest.style == style
+        if same and (manifest.source != "generated" or manifest.origin.get("fingerprint") == own()):
+            found.append((SOURCES.index(manifest.source), -len(manifest.pictures), entry.name, entry))
+    return [entry for *_, entry in sorted(found, key=lambda item: item[:3])]
+
+
+def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int) -> PriorSet:
+    """The set of pictures the base draws of a class, if there is one large enough; else what is to be drawn.
+
+    With auto a few are enough.
+    """
+    how = Drawing(count=count) if wanted == "generated" else replace(QUICK, count=min(count, QUICK.count))
+    prompt = photos.template(token, style)
+    recipe = how.recipe(prompt, fingerprint(base_folder))
+    made = [entry for entry in sets.entries() if entry.manifest and entry.manifest.source == "generated"
+            and recipe.items() <= entry.manifest.origin.items()]  # fmt: skip
+    for entry in made:
+        if entry.manifest and len(entry.manifest.pictures) >= how.count:
+            return from_set(entry, token, style=style, count=how.count)
+    base = next((offer.name for offer in bases.at_hand() if offer.folder.samefile(base_folder)), base_folder.name)
+    name = _free_name(f"{registry.slug(f'{token.noun} {base}')}-{how.steps}", recipe)
+    summary = f'{counted(how.count, "prior picture")} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
+    return PriorSet((), summary, undrawn=Undrawn(name, token.noun, prompt, style, how))
+
+
+def _free_name(name: str, recipe: dict[str, Any]) -> str:
+    """The name for a set a training has drawn: a smaller one of this recipe is drawn on, any other is left alone."""
+    number, candidate = 1, name
+    while candidate in sets.names():
+        manifest = next((e.manifest for e in sets.entries() if e.name == candidate), None)
+        if manifest and not manifest.asked and recipe.items() <= manifest.origin.items():
+            break
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+@functools.lru_cache(maxsize=4)
+def _fingerprint(folder: Path, _changed: int) -> str:
+    _, config, _ = pipelines.read_family(folder)
+    return pipelines.fingerprint(pipelines.read_kv(folder, pipelines.text_kv(pipelines.empty_unet(config))))
+
+
+def fingerprint(base_folder: Path) -> str:
+    """The fingerprint of a base that is not loaded."""
+    changed = max(path.stat().st_mtime_ns for path in pipelines.weight_files(base_folder / "unet"))
+    return _fingerprint(base_folder, changed)
+
+
+# ---------------------------------------------------------------- folders and corpora
+
+
+def from_folder(folder: Path, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
+    """Pictures of a folder with the captions beside them, or the class's template; evenly chosen if above `count`.
+
+    Raises PhotoError where nothing in it is usable.
+    """
+    found, _ = photos.find([folder])
+    chosen = _evenly(found, count)
+    class_caption = photos.template(token, style)
+    pictures = [PriorPicture(p.caption or class_caption, functools.partial(photos.read, p), p.sha256) for p in chosen]
+    own = sum(bool(photo.caption) for photo in chosen)
+    captions = f'{own} with captions of their own, the others "{class_caption}"'
+    if own in (0, len(chosen)):
+        captions = "with captions of their own" if own else f'all as "{class_caption}"'
+    return PriorSet(tuple(pictures), f"{counted(len(pictures), 'prior picture')} of {folder}, {captions}")
+
+
+def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: Encoder) -> PriorSet:
+    """The pictures of a base's corpus whose captions are nearest to `prompt` (cosine of text features in [-1, 1]).
+
+    Those at or above `floor`, `count` at most; where fewer than LEAST are, the nearest LEAST with a warning. Raises
+    BaseError for a missing or damaged corpus.
+    """
+    try:
+        members = corpora.read(path)
+        likeness = retrieval.cosines([member.caption for member in members], prompt, encoder)
+        enough = max(int((likeness >= floor).sum()), LEAST)
+        order = np.argsort(-likeness, kind="stable")[:enough]
+        different = retrieval.distinct(members, [int(place) for place in order])
+        chosen = [(place, digest) for (place, digest, _), _ in zip(different, range(count), strict=False)]
+    except (InputError, NotFoundError, OSError) as error:
+        raise BaseError(str(error), "Get the base again.") from None
+    nearest_ones = likeness[[place for place, _ in chosen]]
+    above = int((nearest_ones >= floor).sum())
+    pictures = tuple(
+        PriorPicture(members[place].caption, functools.partial(open_member, members[place]), digest)
+        for place, digest in chosen
+    )
+    low, high = nearest_ones.min(), nearest_ones.max()
+    summary = (
+        f'{counted(len(chosen), "prior picture")} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
+    )
+    return PriorSet(pictures, summary, "" if above == len(chosen) else _too_far(above, len(chosen), floor, prompt))
+
+
+def open_member(member: Member) -> Image.Image:
+    """A picture of a base's corpus as RGB. Raises BaseError for a damaged one."""
+    try:
+        return decode(io.BytesIO(corpora.content(member)))[0]
+    except (PhotoError, OSError) as error:
+        raise BaseError(f'"{member.caption}" in the corpus {member.path} is {error}.', "Get the base again.") from None
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    return [items[at] for at in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
+def _too_far(above: int, used: int, floor: float, prompt: str) -> str:
+    told = "no caption is" if above == 0 else "only 1 caption is" if above == 1 else f"only {above} captions are"
+    return (
+        f'In the corpus {told} as near to "{prompt}" as {floor:.2f}; the nearest {used} pictures are used all the same.'
+    )

@@ -1,0 +1,251 @@
+"""The tables of a suite, in the form of the paper's, with the published numbers beside its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cdtool.evaluation import alignment
+from cdtool.files import workplace
+from cdtool.research.suite import DATA, Cell, Suite, Table
+
+Result = Mapping[str, Any]
+_MEAN = "mean"
+_ORDER = ("text", "image", "dino", "kid", "fid", "seconds", "numbers", "megabytes")
+_DIGITS = {"kid": 2, "fid": 2, "seconds": 0, "numbers": 0, "megabytes": 2}  # behind the point; 3 elsewhere
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number of a table: of a row, a column and one concept, pair or "mean"; None is not known."""
+
+    setting: str  # single, pairs
+    row: str
+    column: str
+    item: str
+    value: float | None
+    published: float | None
+    cells: int  # the value is a mean of
+    against: alignment.Interval | None = None  # the base's, of means
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table with its numbers."""
+
+    title: str
+    form: str
+    like: str  # what the published one is called, or ""
+    lines: tuple[Line, ...]
+
+
+@cache
+def published() -> dict[str, Any]:
+    """The paper's tables 1 and 3 to 8 (4 also from the dataset's page): "single", "pairs" and "each" by table."""
+    found: dict[str, Any] = json.loads((DATA / "published.json").read_text(encoding="utf-8"))
+    return found
+
+
+def fill(suite: Suite, cells: Sequence[Cell], results: Mapping[str, Result]) -> list[Filled]:
+    """Every table of a suite from the results of its cells, by id; what is not there yet is left out of means."""
+    return [_fill(table, [cell for cell in cells if not table.rows or cell.row.name in table.rows], cells, results)
+            for table in suite.tables]  # fmt: skip
+
+
+def _fill(table: Table, cells: Sequence[Cell], every: Sequence[Cell], results: Mapping[str, Result]) -> Filled:
+    known = published().get(table.published, {})
+    lines: list[Line] = []
+    settings = {"concepts": ("single",), "pairs": ("pairs",)}.get(table.form, ("single", "pairs"))
+    for setting in settings:
+        own = [cell for cell in cells if (len(cell.things) > 1) == (setting == "pairs")]
+        rows = dict.fromkeys(cell.row.name for cell in own)
+        for row in rows:
+            mine = [(cell, _scores(cell, every, results)) for cell in own if cell.row.name == row]
+            if table.form == "costs":
+                costs = [(cell, dict(results.get(cell.id, {}).get("cost", {}))) for cell, _ in mine]
+                lines += _means(setting, row, costs, {}, every, {})
+            elif table.form == "means":
+                lines += _means(setting, row, mine, known.get(setting, {}).get(row, {}), every, results)
+            else:
+                lines += _each(setting, row, mine, known.get("each", {}))
+    return Filled(table.title, table.form, str(known.get("title", "")), tuple(lines))
+
+
+def _scores(cell: Cell, every: Sequence[Cell], results: Mapping[str, Result]) -> dict[str, float]:
+    """A cell's scores; what only other rows measured of the base stands in its own."""
+    own = dict(results.get(cell.id, {}).get("scores", {}))
+    if cell.row.way == "base" and own:
+        for other in every:
+            if other.things == cell.things and other.row.way != "base":
+                own = {**results.get(other.id, {}).get("base", {}), **own}
+    return own
+
+
+_Mine = Sequence[tuple[Cell, dict[str, float]]]
+
+
+def _means(
+    setting: str,
+    row: str,
+    mine: _Mine,
+    known: Mapping[str, float],
+    every: Sequence[Cell],
+    results: Mapping[str, Result],
+) -> list[Line]:
+    """A row's means over concepts or pairs; image alignment of several targets is their mean, as in table 1."""
+    made = []
+    joined = [(cell, {column: fmean(values) for column, values in _joined(scores).items()}) for cell, scores in mine]
+    for column in _ordered([*(name for _, scores in joined for name in scores), *known]):
+        values = [scores[column] for _, scores in joined if column in scores]
+        made.append(Line(setting, row, column, _MEAN, fmean(values) if values else None, known.get(column),
+                         len(values), _against([cell for cell, _ in mine], column, every, results)))  # fmt: skip
+    return made
+
+
+def _ordered(columns: Sequence[str]) -> list[str]:
+    """Each column once, in the paper's order."""
+    return sorted(dict.fromkeys(columns), key=lambda name: (_ORDER.index(name.split()[0]), name))
+
+
+def _joined(scores: Mapping[str, float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for name, value in scores.items():
+        found.setdefault(name.split()[0], []).append(value)
+    return found
+
+
+def _against(
+    cells: Sequence[Cell], column: str, every: Sequence[Cell], results: Mapping[str, Result]
+) -> alignment.Interval | None:
+    """The difference from the base over all cells, picture by picture; prompts are resampled."""
+    import numpy as np
+
+    differences: list[Any] = []
+    groups: list[object] = []
+    for cell in cells:
+        base = next((one for one in every if one.row.way == "base" and one.things == cell.things), cell)
+        found, bare = results.get(cell.id, {}).get("each", {}), results.get(base.id, {}).get("each", {})
+        names = [name for name in found if name.split()[0] == column and len(found[name]) == len(bare.get(name, ()))]
+        if base.id == cell.id or not names:
+            continue
+        differences.append(np.mean([np.subtract(found[name], bare[name]) for name in names], axis=0))
+        groups += [(cell.id, prompt) for prompt in results[cell.id]["prompts"]]
+    return alignment.bootstrap(np.concatenate(differences), groups) if differences else None
+
+
+def _each(setting: str, row: str, mine: _Mine, known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Line]:
+    """A row's scores by concept or pair, and their means; of pairs, each target has a column of its own."""
+    made = []
+    for column in _ordered([*(name for _, scores in mine for name in scores), *known]):
+        theirs = known.get(column, {}).get(row, {})
+        values = {"+".join(thing.name for thing in cell.things): scores.get(column) for cell, scores in mine}
+        there = [value for value in values.values() if value is not None]
+        for item, value in values.items():
+            made.append(Line(setting, row, column, item, value, theirs.get(item), int(value is not None)))
+        mean = fmean(there) if there else None
+        made.append(Line(setting, row, column, _MEAN, mean, theirs.get(_MEAN), len(there)))
+    return made
+
+
+# ---------------------------------------------------------------- writing
+
+
+def markdown(suite: Suite, tables: Sequence[Filled], about: str) -> str:
+    """All tables as a page; "(paper)" columns and rows hold the published numbers."""
+    text = [f"# {suite.name}: {suite.about}" if suite.about else f"# {suite.name}", "", about]
+    for table in tables:
+        text += [
+            "",
+            f"## {table.title}"
+            + (f" (beside the paper's {table.like[0].lower()}{table.like[1:]})" if table.like else ""),
+            "",
+        ]
+        head, rows = _mean_rows(table) if table.form in ("means", "costs") else _item_rows(table)
+        text += ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows]]
+    return "\n".join(text) + "\n"
+
+
+def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
+    columns = _measured(table)
+    head = ["", "method"]
+    for column in columns:
+        head.append(column)
+        head += [f"{column} (paper)"] if table.like else []
+        head += [f"{column}, against base [95%]"] if _has_against(table, column) else []
+    rows = []
+    for setting, row in dict.fromkeys((line.setting, line.row) for line in table.lines):
+        cells = [setting, row]
+        for column in columns:
+            line = next(
+                (one for one in table.lines if (one.setting, one.row, one.column) == (setting, row, column)), None
+            )
+            cells.append(_number(column, line.value if line else None))
+            cells += [_number(column, line.published if line else None)] if table.like else []
+            if _has_against(table, column):
+                cells.append(_interval(line.against if line else None))
+        rows.append(cells)
+    return [*head, "cells"], [[*cells, _cells(table, *cells[:2])] for cells in rows]
+
+
+def _item_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
+    items = [item for item in dict.fromkeys(line.item for line in table.lines) if item != _MEAN] + [_MEAN]
+    rows = []
+    for column in _measured(table):
+        for row in dict.fromkeys(line.row for line in table.lines):
+            own = {line.item: line for line in table.lines if (line.row, line.column) == (row, column)}
+            for name, field in ((row, "value"), (f"{row} (paper)", "published")):
+                numbers = [_number(column, getattr(own[item], field) if item in own else None) for item in items]
+                if any(numbers):
+                    rows.append([column, name, *numbers])
+    return ["", "method", *items], rows
+
+
+def _measured(table: Filled) -> list[str]:
+    """The columns that some row has a number of its own in; before anything is measured, all."""
+    own = [line.column for line in table.lines if line.value is not None]
+    return _ordered(own or [line.column for line in table.lines])
+
+
+def _has_against(table: Filled, column: str) -> bool:
+    return any(line.against for line in table.lines if line.column == column)
+
+
+def _cells(table: Filled, setting: str, row: str) -> str:
+    return str(max(line.cells for line in table.lines if (line.setting, line.row) == (setting, row)))
+
+
+def _number(column: str, value: float | None) -> str:
+    return "" if value is None else f"{value:,.{_DIGITS.get(column.split()[0], 3)}f}"
+
+
+def _interval(found: alignment.Interval | None) -> str:
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" if found else ""
+
+
+def comma_separated(tables: Sequence[Filled]) -> str:
+    """All numbers, one a line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "like", "setting", "row", "column", "item", "value", "published", "cells"])
+    for table in tables:
+        for line in table.lines:
+            writer.writerow([table.title, table.like, line.setting, line.row, line.column, line.item, line.value,
+                             line.published, line.cells])  # fmt: skip
+    return text.getvalue()
+
+
+def write(folder: Path, page: str, tables: Sequence[Filled], data: Mapping[str, Any]) -> list[Path]:
+    """tables.md, tables.csv and tables.json in a folder, each whole or not at all."""
+    contents = {"md": page, "csv": comma_separated(tables), "json": json.dumps(data, indent=1, default=str) + "\n"}
+    with workplace(folder) as work:
+        for ending, text in contents.items():
+            (work / ending).write_text(text, encoding="utf-8", newline="\n")
+            (work / ending).replace(folder / f"tables.{ending}")
+    return [folder / f"tables.{ending}" for ending in contents]

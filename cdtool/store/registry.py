@@ -1,0 +1,283 @@
+"""Where concepts live on this machine: one file each, published whole or not at all, readable without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdtool import __version__, settings
+from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, UsageError, nearest
+from cdtool.files import publish, sweep, workplace
+from cdtool.store import bases, concept
+from cdtool.store.concept import Manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX = ".safetensors"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
+_LONGEST = 100  # letters of a name; -2, -3... still fit behind it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A concept on disk; `manifest` is None and `problem` a sentence where the file is damaged."""
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    bytes: int
+    problem: str = ""
+
+
+def concepts_dir() -> Path:
+    """The folder that holds the concepts."""
+    return settings.data_dir() / "concepts"
+
+
+def names() -> list[str]:
+    """The names of all concepts, in alphabetical order, without opening a file."""
+    files = concepts_dir().glob(f"*{SUFFIX}")
+    return sorted(path.name.removesuffix(SUFFIX) for path in files if _NAME.fullmatch(path.stem) and _bytes(path))
+
+
+def entries() -> Iterator[Entry]:
+    """Every concept by name; a damaged one has no manifest."""
+    for name in names():
+        path = _path(name)
+        try:
+            yield _read(path)
+        except FileNotFoundError:
+            continue  # removed or renamed since the names were read
+        except (ConceptError, OSError) as error:
+            yield Entry(name, path, None, _bytes(path), str(error))
+
+
+def find(name: str) -> Entry:
+    """The concept called `name`; a path that ends in .safetensors means that file.
+
+    Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
+    """
+    path = Path(name).expanduser() if name.endswith(SUFFIX) else _path(name)
+    check_single(name)
+    if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not path.is_file() or not _bytes(path):
+        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+    return _read(path)
+
+
+def check_single(name: str) -> None:
+    """Raises UsageError for concepts joined in one name, such as "dog+cat" or "dog:0.8"."""
+    if re.search(r"[+:]", name) and "/" not in name:
+        raise UsageError(
+            f'"{name}" can be drawn (sample) and measured (eval); here one concept is meant, as it is stored.',
+            "To keep several as one: cdtool merge dog cat -o pair",
+        )
+
+
+def base_of(entry: Entry) -> str:
+    """The base to draw a concept on: where this machine has it, else its name.
+
+    Raises ConceptError for a damaged concept.
+    """
+    if entry.manifest is None:
+        raise ConceptError(entry.problem, f"Remove it: cdtool remove {entry.name}")
+    return str(note(entry.name).get("base") or entry.manifest.base.name)
+
+
+def slug(text: str) -> str:
+    """A name made of a class noun: "Teddy bear" gives "teddy-bear". Raises InputError where no letter is left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST]
+    if not name:
+        raise InputError(f'No name can be made of "{text}".', "Give the concept one: -o NAME")
+    return name
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for a name that is no plain file name or that stands for a base."""
+    if not _NAME.fullmatch(name) or name.endswith(SUFFIX) or len(name) > _LONGEST:
+        raise InputError(
+            f'"{name}" cannot be the name of a concept: use lower-case letters, digits, ".", "_" and "-", '
+            f"beginning with a letter or digit, {_LONGEST} at most.",
+            _suggestion(name),
+        )
+    if name in bases.NAMES:
+        raise InputError(f'"{name}" is the name of a base.', f"Give the concept another one, such as my-{name}.")
+
+
+def check_free(name: str) -> None:
+    """Raises InputError for an impossible name, NameTakenError for one in use."""
+    check_name(name)
+    if name in names():
+        raise NameTakenError(
+            f'There is a concept "{name}" already.', f"Choose a name with -o {_free(name)}, or replace it with --force."
+        )
+
+
+def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Entry:
+    """Write a concept and publish it in one step; the name, the time and the version are filled in.
+
+    Without `force` nothing is overwritten: if the name is in use by now, the concept is saved as NAME-2, NAME-3...
+    and NameTakenError says so. Raises InputError for an impossible name, ResourceError when the disk is full.
+    """
+    check_name(manifest.name)
+    folder = concepts_dir()
+    _make(folder)
+    sweep(folder)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    with workplace(folder) as work:
+        concept.write(work / SUFFIX, replace(manifest, created=created, version=__version__), tensors)
+        put = _publish_over if force else _publish_near
+        name = put(work / SUFFIX, manifest.name)
+    _sidecar(name).unlink(missing_ok=True)  # of a concept that had this name before
+    if name != manifest.name:
+        raise NameTakenError(
+            f'The name "{manifest.name}" was taken meanwhile, so the concept is saved as "{name}".',
+            f"Rename it: cdtool rename {name} NEW-NAME",
+        )
+    return _read(_path(name))
+
+
+def adopt(source: Path, name: str, *, force: bool = False) -> Entry:
+    """Publish a copy of a concept file under `name`, byte for byte.
+
+    Raises ConceptError for a file that is no concept, InputError for an impossible name, NameTakenError for one in
+    use without `force`, ResourceError when the disk is full.
+    """
+    check_name(name)
+    concept.read_header(source)
+    concept.read_tensors(source)
+    folder = concepts_dir()
+    _make(folder)
+    sweep(folder)
+    with workplace(folder) as work:
+        try:
+            shutil.copyfile(source, work / SUFFIX)
+        except OSError as error:
+            why = error.strerror or error
+            raise ResourceError(f"{source} could not be copied: {why}.", "Free some disk.") from None
+        if force:
+            _publish_over(work / SUFFIX, name)
+        elif not publish(work / SUFFIX, _path(name)):
+            raise NameTakenError(f'There is a concept "{name}" already.', "Replace it with --force.")
+    _sidecar(name).unlink(missing_ok=True)
+    return _read(_path(name))
+
+
+def remove(name: str) -> None:
+    """Delete a concept, whole or damaged, and its sidecar. Raises NotFoundError."""
+    _existing(name).unlink(missing_ok=True)
+    _sidecar(name).unlink(missing_ok=True)
+
+
+def dependents(name: str) -> list[str]:
+    """The concepts that were made from this one (they hold their own copy of it and go on working)."""
+    manifests = [entry.manifest for entry in entries() if entry.manifest]
+    return [found.name for found in manifests if any(parent.get("name") == name for parent in found.parents)]
+
+
+def rename(old: str, new: str, *, force: bool = False) -> None:
+    """Give a concept another name; its sidecar follows. At no moment is it under neither name.
+
+    Raises NotFoundError, InputError for an impossible name, NameTakenError for one in use without `force`.
+    """
+    check_name(new)
+    path = _existing(old)
+    if old == new:
+        return
+    try:
+        if force:
+            path.replace(_path(new))
+        elif not publish(path, _path(new)):
+            raise NameTakenError(f'There is a concept "{new}" already.', "Replace it with --force.")
+    except FileNotFoundError:
+        raise NotFoundError(f'The concept "{old}" was removed or renamed meanwhile.', "See: cdtool list") from None
+    try:
+        _sidecar(old).replace(_sidecar(new))
+    except FileNotFoundError:
+        _sidecar(new).unlink(missing_ok=True)
+
+
+def note(name: str) -> dict[str, Any]:
+    """What this machine knows about a concept (scores, where its photos lie); {} where it knows nothing."""
+    try:
+        table = json.loads(_sidecar(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def add_note(name: str, **values: Any) -> None:
+    """Add to what this machine knows about a concept. Raises NotFoundError."""
+    _existing(name)
+    with workplace(concepts_dir()) as work:
+        (work / "note").write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
+        (work / "note").replace(_sidecar(name))
+
+
+def _path(name: str) -> Path:
+    return concepts_dir() / f"{name}{SUFFIX}"
+
+
+def _sidecar(name: str) -> Path:
+    return concepts_dir() / f"{name}.json"
+
+
+def _existing(name: str) -> Path:
+    check_single(name)
+    if name not in names():
+        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+    return _path(name)
+
+
+def _read(path: Path) -> Entry:
+    manifest, _ = concept.read_header(path)
+    name = path.name.removesuffix(SUFFIX)  # the file's name counts: a copy or a rename does not rewrite the manifest
+    return Entry(name, path, replace(manifest, name=name), _bytes(path))
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _suggestion(name: str) -> str:
+    try:
+        return f"For example {slug(Path(name).name.removesuffix(SUFFIX))}."
+    except InputError:
+        return "For example dog."
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be made: {error.strerror}.", "Set CDTOOL_HOME to another folder."
+        ) from None
+
+
+def _free(name: str) -> str:
+    taken = set(names())
+    return next(candidate for number in count(2) if (candidate := f"{name}-{number}") not in taken)
+
+
+def _publish_near(temporary: Path, name: str) -> str:
+    """Publish under `name`, or under the first free of NAME-2, NAME-3...; returns the name it got."""
+    candidates = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(candidate for candidate in candidates if publish(temporary, _path(candidate)))
+
+
+def _publish_over(temporary: Path, name: str) -> str:
+    temporary.replace(_path(name))
+    return name

@@ -1,0 +1,214 @@
+"""What a training will cost, told before it begins: counted on shapes, timed by a short probe of the device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cdtool import methods
+from cdtool.models import pipelines
+from cdtool.models.adapter import parameter_of
+from cdtool.training.batches import resolution
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from cdtool.priors.sets import Drawing
+    from cdtool.settings import TrainSettings
+    from cdtool.store.concept import Shape
+
+ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
+# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
+# for each that autograd keeps, and the share of them that recomputing leaves (tests/benchmarks/bench_memory.py).
+LIBRARY_BYTES = 700_000_000
+AT_HAND = 1.25
+RECOMPUTED = 0.5
+# Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
+EFFICIENCY = 0.45
+CALL_SECONDS = 2e-5  # of one operation however small, measured on mini's steps of 2 to 32 pictures on a CPU
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Numbers trained, bytes of the concept, and estimates of seconds and bytes for a run."""
+
+    matrices: int
+    numbers: int
+    rows: int
+    concept_bytes: int
+    crops: int
+    bank_bytes: int
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one picture: floating-point operations forward and backward, bytes kept in between, calls of operations."""
+
+    forward: int
+    backward: int
+    kept: int
+    calls: int
+
+
+def cost(
+    folder: Path, settings: TrainSettings, *, photos: int, priors: int, modifiers: int, device: torch.device,
+    dtype: torch.dtype, world: int, earlier: int = 0, start: Mapping[str, Shape] | None = None,
+) -> Cost:  # fmt: skip
+    """Estimate a run on a base folder without loading its weights.
+
+    `modifiers` counts the new tokens with a row, `earlier` those of the concept it goes on from, whose tensors are
+    `start`. Raises BaseError for a folder we cannot use.
+    """
+    family, config, schedule = pipelines.read_family(folder)
+    shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
+    unet = pipelines.empty_unet(config)
+    kv = pipelines.text_kv(unet)
+    names = methods.trained(settings.method, [name for name, _ in unet.named_parameters()], kv)
+    numbers = sum(_numbers(tuple(unet.get_parameter(name).shape), settings) for name in names)
+    idle = [shape.shape for name, shape in (start or {}).items() if parameter_of(name) not in ("", *names)]
+    side = resolution(shell, settings) // shell.latent_factor
+    crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
+    passes = -(-settings.batch // (settings.accumulate * world))
+    rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
+    work = _measure(unet, config, side, dtype, names, features=rows > 0)
+    flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
+    computing = flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY)
+    # What is no K/V is cast for each pass, beside its float32 copy.
+    casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
+    copies = casts * dtype.itemsize if dtype != torch.float32 else 0
+    frozen = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize + _other_weights(folder)
+    kept = work.kept * passes * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
+    return Cost(
+        matrices=len(names),
+        numbers=numbers,
+        rows=rows,
+        concept_bytes=(numbers + sum(map(math.prod, idle))) * 2
+        + (modifiers + earlier) * int(config["cross_attention_dim"]) * 4,
+        crops=crops,
+        bank_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
+        seconds=settings.steps * (computing + settings.accumulate * work.calls * CALL_SECONDS),
+        memory=int(LIBRARY_BYTES + frozen + numbers * ADAM_BYTES + copies + kept),
+    )
+
+
+def drawing_seconds(folder: Path, how: Drawing, device: torch.device, dtype: torch.dtype) -> float:
+    """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
+    _, config, _ = pipelines.read_family(folder)
+    forward = _measure(
+        pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True
+    ).forward
+    passes = how.count * how.steps * (1 if how.guidance == 1 else 2)
+    return forward * passes / (speed(device, dtype) * EFFICIENCY)
+
+
+def _numbers(shape: tuple[int, ...], settings: TrainSettings) -> int:
+    """How many numbers are trained of a parameter."""
+    if not methods.METHODS[settings.method].low_rank:
+        return math.prod(shape)
+    return min(settings.rank, *shape) * sum(shape)
+
+
+def _other_weights(folder: Path) -> int:
+    """Bytes of the text encoders (float32) and the VAE, by their files."""
+    files = [path for part in folder.iterdir() if part.name.startswith(("text_encoder", "vae")) and part.is_dir()
+             for path in part.glob("*.safetensors")]  # fmt: skip
+    return sum(path.stat().st_size for path in files)
+
+
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While open, counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func` as it is."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Fused(TorchFunctionMode):
+    """While open, `keep` is told what fused attention keeps: nothing of the size of all pairs of cells."""
+
+    def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func` as it is, attention with another hook."""
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
+        most = max(tensor.numel() for tensor in given)
+
+        def keep_small(tensor: Tensor) -> Tensor:
+            return self.keep(tensor) if tensor.numel() <= most else tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep_small, lambda tensor: tensor):
+            return func(*args, **(kwargs or {}))
+
+
+def _measure(
+    unet: nn.Module, config: dict[str, Any], side: int, dtype: torch.dtype, trained: Collection[str], *, features: bool
+) -> Work:
+    """The work of one picture, on shapes alone, when the named parameters (and the text features) are learned."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes() // tensor.itemsize * dtype.itemsize
+        return tensor
+
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(name in trained)
+    with torch.device("meta"):
+        told = torch.empty(1, 77, int(config["cross_attention_dim"]), requires_grad=features)
+        noisy, t = torch.empty(1, int(config["in_channels"]), side, side), torch.empty(1)
+        added = None
+        if config.get("addition_embed_type") == "text_time":
+            times = 6 * int(config["addition_time_embed_dim"])
+            pooled = int(config["projection_class_embeddings_input_dim"]) - times
+            added = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
+    with FlopCounterMode(display=False) as counter, _Calls() as calls:  # type: ignore[no-untyped-call]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Fused(keep):
+            found = unet(noisy, t, encoder_hidden_states=told, added_cond_kwargs=added)
+        forward = int(counter.get_total_flops())
+        getattr(found, "sample", found).sum().backward()
+    return Work(forward, int(counter.get_total_flops()) - forward, sum(kept.values()), calls.count)
+
+
+def speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """Floating-point operations per second of a matrix product in `dtype` on `device`."""
+    size = 1024 if device.type == "cpu" else 4096
+    left = torch.randn(size, size, device=device).to(dtype)
+
+    def multiply() -> None:
+        torch.matmul(left, left)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    multiply()
+    count, begun = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < seconds:
+        multiply()
+        count += 1
+    return 2.0 * size**3 * count / taken

@@ -1,0 +1,240 @@
+"""Training a concept: the loop that yields its steps, over banked latents, with exact checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+
+from cdtool.errors import InterruptedRun, TrainingError
+from cdtool.models import diffusion, text
+from cdtool.tokens import Prompt, bind
+from cdtool.training import checkpoint as checkpoints
+from cdtool.training import loss, trainable
+from cdtool.training.batches import Bank, Draw, Subject, draws, fill_bank, key_of, resolution, share
+from cdtool.training.processes import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from cdtool.models.pipelines import Base
+    from cdtool.settings import TrainSettings
+    from cdtool.tokens import Token
+    from cdtool.training.trainable import Start, Trainable
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop tells its caller."""
+
+    kind: Literal["bank", "step", "snapshot", "saved", "preview", "done"]
+    step: int = 0  # how many are done; of "bank", crops
+    of: int = 0  # how many there are
+    loss: float = math.nan
+    prior_loss: float = math.nan
+    seconds: float = 0.0  # since the loop began
+    pictures: tuple[NDArray[np.uint8], ...] = ()  # of a preview
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # of "snapshot" and "done": the concept
+
+
+# ---------------------------------------------------------------- the loop
+
+
+@dataclass
+class _Run:
+    base: Base
+    settings: TrainSettings
+    texts: loss.Texts
+    trained: Trainable
+    schedule: Any
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ranks: Ranks
+    bank: Bank
+    with_prior: bool
+
+    def losses(self, part: Sequence[Draw], step: int) -> Tensor:
+        """The loss of each picture of a pass [b]."""
+        items = [self.bank[key_of(draw)] for draw in part]
+        steps = self.schedule.config.num_train_timesteps
+        noises = [loss.noise_of(self.settings, step, draw.sample, item.moments.shape[1:], steps)
+                  for draw, item in zip(part, items, strict=True)]  # fmt: skip
+        return loss.of_pictures(self.base, self.schedule, self.texts, items, noises)
+
+
+def _run(
+    base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, bank: Bank,
+    with_prior: bool,
+) -> _Run:  # fmt: skip
+    groups = trained.groups(settings.weight_decay)
+    return _Run(
+        base=base, settings=settings, texts=loss.Texts(base, tokens, trained.rows), trained=trained,
+        schedule=diffusion.scheduler(base, "ddpm"),
+        optimizer=torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
+        scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
+        ranks=ranks, bank=bank, with_prior=with_prior,
+    )  # fmt: skip
+
+
+def fit(
+    base: Base,
+    subjects: Sequence[Subject],
+    tokens: tuple[Token, ...],
+    settings: TrainSettings,
+    *,
+    checkpoint: Path,
+    resume: bool = False,
+    previews: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
+    start: Start | None = None,
+    snapshots: Collection[int] = (),
+) -> Iterator[Step]:
+    """Train a concept by the settings' method, yielding every step; the last one, "done", carries its tensors.
+
+    Latents are banked first. With `start` it goes on from another concept, whose tokens are the first of `tokens`.
+    After the steps in `snapshots` the concept as it is then comes along, before a checkpoint of the same step.
+    `stop` is asked after each step: the loop then saves a checkpoint and raises InterruptedRun. Every process of a
+    group runs the same loop on its share and sees the same parameters.
+
+    Raises TrainingError on a non-finite loss and where something trained did not move; InputError for a checkpoint of
+    another run; TokenError for a word to begin as that the base lacks; UsageError where nothing is to be learned.
+    """
+    begun = time.monotonic()
+    with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
+        wanted = [draw for step in range(settings.steps) for draw in share(draws(settings, subjects, step), ranks)]
+        bank: Bank = {}
+        for done, count, filled in fill_bank(base, settings, subjects, tokens, wanted):
+            bank = filled
+            if stop():
+                raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
+            yield Step("bank", done, count, seconds=time.monotonic() - begun)
+        run = _run(base, settings, tokens, trained, ranks, bank, any(subject.priors for subject in subjects))
+        identity = checkpoints.identity(base, subjects, tokens, settings, start.sha256 if start else "")
+        first = _restore(run, checkpoint, identity) if resume and checkpoint.exists() else 0
+        parameters = trained.parameters()
+        if previews and ranks.rank == 0:
+            yield Step("preview", first, pictures=_preview(run, previews))
+        for step in range(first, settings.steps):
+            target, prior, stopped = _step(run, share(draws(settings, subjects, step), ranks), step, parameters, stop())
+            yield Step("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
+            last = step + 1 == settings.steps
+            if step + 1 in snapshots and ranks.rank == 0 and not last:
+                yield Step("snapshot", step + 1, tensors=trainable.changes(trained))
+            if stopped or ((step + 1) % settings.save_every == 0 and not last):
+                if ranks.rank == 0:
+                    _save(run, checkpoint, identity, step + 1)
+                    yield Step("saved", step + 1)
+                if stopped and not last:
+                    raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
+                if previews and ranks.rank == 0:
+                    yield Step("preview", step + 1, pictures=_preview(run, previews))
+        trained.check_moved()
+        if previews and ranks.rank == 0:
+            yield Step("preview", settings.steps, pictures=_preview(run, previews))
+        yield Step("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
+
+
+def _step(
+    run: _Run, mine: Sequence[Draw], step: int, parameters: Sequence[torch.nn.Parameter], stop: bool
+) -> tuple[float, float, bool]:
+    """One optimizer step; (target loss, prior loss, whether any process wants to stop)."""
+    settings = run.settings
+    count = settings.batch // 2 if run.with_prior else settings.batch  # of targets, and of prior pictures
+    sums = torch.zeros(2, device=run.base.device)
+    for part in (mine[start :: settings.accumulate] for start in range(settings.accumulate)):
+        if not part:
+            continue
+        cells = run.bank[key_of(part[0])].mask.numel()
+        with diffusion.attention(run.base, cells), run.trained.computing():
+            losses = run.losses(part, step)
+            weights = losses.new_tensor([settings.prior_weight if draw.prior else 1.0 for draw in part])
+            run.scaler.scale((losses * weights / count).sum()).backward()  # type: ignore[no-untyped-call]
+        prior = torch.tensor([draw.prior for draw in part], device=losses.device)
+        means = (losses / count).detach()
+        sums += torch.stack([means[~prior].sum(), means[prior].sum()])
+    stopped = _join(parameters, sums, stop, run.ranks)
+    if not bool(torch.isfinite(sums).all()):
+        raise TrainingError(
+            f"The loss became {sums.sum().item()} at step {step + 1}.", "Lower --lr, or use --precision bf16 or fp32."
+        )
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    target, prior_loss = sums.tolist()
+    return target, prior_loss if run.with_prior else math.nan, stopped
+
+
+def _join(parameters: Sequence[torch.nn.Parameter], sums: Tensor, stop: bool, ranks: Ranks) -> bool:
+    """Sum gradients, losses and wishes to stop over all processes in one all-reduce; whether anyone wants to stop."""
+    if ranks.world == 1:
+        return stop
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([*(grad.flatten() for grad in grads), sums, sums.new_tensor([float(stop)])])
+    torch.distributed.all_reduce(flat)
+    for parameter, part in zip(parameters, torch.split(flat[:-3], [grad.numel() for grad in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    sums.copy_(flat[-3:-1])
+    return bool(flat[-1] > 0)
+
+
+@contextlib.contextmanager
+def _checkpointing(base: Base, settings: TrainSettings) -> Iterator[None]:
+    unet = cast("Any", base.unet)
+    if not settings.checkpointing:
+        yield
+        return
+    unet.enable_gradient_checkpointing()
+    unet.train()  # diffusers recomputes only in training mode; these nets have no dropout
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
+        unet.eval()
+
+
+@torch.no_grad()
+def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...]:
+    """A picture of each preview prompt with the weights as they are now, the same noise every time."""
+    side = resolution(run.base, run.settings)
+    condition = run.texts.of([bind(prompt, run.texts.tokens) for prompt in previews])
+    empty = run.texts.of([Prompt(("",), frozenset())] * len(previews))
+    with run.trained.computing():
+        *_, z = diffusion.denoise(
+            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
+            seeds=range(len(previews)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
+        )  # fmt: skip
+    return tuple(diffusion.decode(run.base, z))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def _save(run: _Run, path: Path, identity: str, step: int) -> None:
+    state = {
+        "identity": identity,
+        "step": step,
+        "parameters": [parameter.detach() for parameter in run.trained.parameters()],
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+    }
+    checkpoints.save(path, state)
+
+
+def _restore(run: _Run, path: Path, identity: str) -> int:
+    """Go on from a checkpoint; the number of steps done."""
+    state = checkpoints.load(path, identity, run.base.device)
+    with torch.no_grad():
+        for parameter, stored in zip(run.trained.parameters(), state["parameters"], strict=True):
+            parameter.copy_(stored)
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    return int(state["step"])

@@ -1,0 +1,128 @@
+"""Prior sets on disk: listing, finding, damage, names, and removal that harms no other set."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+from corpora_made import noise
+
+from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError
+from cdtool.priors import sets
+from cdtool.priors import work as priorwork
+from cdtool.priors.sets import Manifest
+
+
+def made(name, *seeds, noun="dog"):
+    with priorwork.making(name, {"of": name}) as work:
+        pictures = tuple(work.put(noise(seed), "png", caption=f"{noun} {seed}") for seed in seeds)
+        return work.publish(Manifest(name, noun, "own", {"folder": "x"}, pictures, side=40))
+
+
+def test_nothing_is_there_at_first():
+    assert sets.names() == []
+    assert list(sets.entries()) == []
+    assert sets.unfinished() == []
+
+
+def test_a_set_comes_back_as_it_was_published(home):
+    entry = made("dog", 1, 2)
+    assert sets.names() == ["dog"]
+    found = sets.find("dog")
+    assert found == entry
+    assert found.path == home / "priors" / "dog.json"
+    assert [picture.caption for picture in found.manifest.pictures] == ["dog 1", "dog 2"]
+    assert found.bytes == len(noise(1)) + len(noise(2))
+    assert [sets.content(found, picture) for picture in found.manifest.pictures] == [noise(1), noise(2)]
+    assert (found.manifest.noun, found.manifest.source, found.manifest.side) == ("dog", "own", 40)
+    assert found.manifest.created.endswith("+00:00")
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    made("teddy", 1)
+    with pytest.raises(NotFoundError) as raised:
+        sets.find("tedy")
+    assert "teddy" in raised.value.hint
+    with pytest.raises(NotFoundError, match="no prior set"):
+        sets.find("../dog")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "pictures": [{}]}'])
+def test_a_damaged_manifest_is_listed_as_damaged(home, text):
+    made("dog", 1)
+    (home / "priors" / "cat.json").write_text(text)
+    kinds = {entry.name: entry.manifest is None for entry in sets.entries()}
+    assert kinds == ({"cat": True, "dog": False} if text else {"dog": False})
+    with pytest.raises((InputError, NotFoundError)):
+        sets.find("cat")
+
+
+def test_keys_of_a_newer_minor_version_are_passed_over(home):
+    made("dog", 1)
+    path = home / "priors" / "dog.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mood": "good"}))
+    assert sets.find("dog").manifest.noun == "dog"
+
+
+def test_missing_and_changed_pictures_are_told_apart():
+    entry = made("dog", 1, 2)
+    first, second = entry.manifest.pictures
+    (entry.folder / first.file).unlink()
+    (entry.folder / second.file).write_bytes(noise(2) + b"x")
+    with pytest.raises(PhotoError, match="is missing"):
+        sets.content(entry, first)
+    with pytest.raises(PhotoError, match="has changed"):
+        sets.content(entry, second)
+
+
+@pytest.mark.parametrize("name", ["", "Dog", "a b", "-x", "x/y", "auto", "none", "generated", "x" * 101])
+def test_impossible_names(name):
+    with pytest.raises(InputError, match="cannot be the name") as raised:
+        sets.check_free(name)
+    assert "--name" in raised.value.hint
+
+
+def test_a_name_in_use():
+    made("dog", 1)
+    with pytest.raises(NameTakenError, match="already"):
+        sets.check_free("dog")
+    sets.check_free("dog", force=True)
+    sets.check_free("dog-2")
+
+
+def test_removing_a_set_leaves_what_others_share(home):
+    dog, cat = made("dog", 1, 2), made("cat", 2, 3)
+    shared = next(iter({p.file for p in dog.manifest.pictures} & {p.file for p in cat.manifest.pictures}))
+    assert (dog.folder / shared).stat().st_ino == (cat.folder / shared).stat().st_ino  # stored once
+    sets.remove("dog")
+    assert sets.names() == ["cat"]
+    assert not dog.folder.exists()
+    assert [sets.content(cat, picture) for picture in cat.manifest.pictures] == [noise(2), noise(3)]
+    with pytest.raises(NotFoundError):
+        sets.remove("dog")
+    sets.remove("cat")
+    assert list((home / "priors").iterdir()) == []
+
+
+def test_a_damaged_set_can_be_removed(home):
+    made("dog", 1)
+    (home / "priors" / "dog.json").write_text("{")
+    sets.remove("dog")
+    assert sets.names() == []
+
+
+def test_folders_nobody_names_go_after_a_while(home):
+    entry = made("dog", 1)
+    old, new = home / "priors" / "cat.0123abcd", home / "priors" / "cow.0123abcd"
+    (home / "priors" / "mine").mkdir()
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (time.time() - 3600,) * 2)
+    os.utime(entry.folder, (time.time() - 3600,) * 2)
+    sets.sweep_folders()
+    assert not old.exists()
+    assert new.exists()  # perhaps just being published
+    assert entry.folder.exists()
+    assert (home / "priors" / "mine").exists()

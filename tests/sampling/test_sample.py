@@ -1,0 +1,98 @@
+"""Pictures against those of the plain diffusers pipelines, and the checks before anything is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdtool.errors import InputError, SettingsError, TokenError
+from cdtool.models import diffusion, pipelines
+from cdtool.sampling import sample
+from cdtool.settings import SampleSettings
+from cdtool.tokens import Token
+
+SETTINGS = SampleSettings(count=2, seed=7, steps=6, guidance=5.0, precision="fp32")
+TOKENS = (Token("dog", initializer="ktn", ids=(1,)), Token("moongate", modifier=False))
+
+
+@pytest.fixture(scope="module")
+def sd(sd_base):
+    return pipelines.load(str(sd_base), precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("on", "name"),
+    [("sd_base", name) for name in ("ddim", "dpm++", "dpm++-sde", "euler-a", "unipc")]
+    + [(on, name) for on in ("sd_v_base", "sdxl_base") for name in ("ddim", "euler")],
+)
+def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
+    """The same scheduler, steps and seeds; SDXL with its sizes and with zeros for the empty negative prompt."""
+    import diffusers
+    import torch
+
+    folder = request.getfixturevalue(on)
+    base = pipelines.load(str(folder), precision="fp32", device="cpu")
+    settings = SampleSettings(**{**vars(SETTINGS), "scheduler": name})
+    drawn = list(sample.draw(base, [], ["a dog on the beach"], settings))
+    cls = diffusers.StableDiffusionXLPipeline if on == "sdxl_base" else diffusers.StableDiffusionPipeline
+    pipeline = cls.from_pretrained(folder, **({"add_watermarker": False} if on == "sdxl_base" else {}))
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusion.scheduler(base, name)
+    wanted = pipeline(
+        "a dog on the beach", num_inference_steps=6, guidance_scale=5.0, eta=1.0, num_images_per_prompt=2,
+        generator=[torch.Generator().manual_seed(seed) for seed in (7, 8)],
+    ).images  # fmt: skip
+    for found, image in zip(drawn, wanted, strict=True):
+        difference = np.abs(np.asarray(found.image, dtype=np.int16) - np.asarray(image, dtype=np.int16))
+        assert difference.max() <= 2
+    assert [item.seed for item in drawn] == [7, 8]
+
+
+def test_seeds_count_up_from_the_first_for_every_prompt(sd):
+    drawn = list(sample.draw(sd, [], ["a dog", "a cat"], SETTINGS))
+    assert [(item.prompt, item.seed) for item in drawn] == [("a dog", 7), ("a dog", 8), ("a cat", 7), ("a cat", 8)]
+
+
+def test_prompts_are_checked_for_what_may_not_be_meant(sd):
+    assert sample.check_prompts(["V1 dog", "a moongate", "V1 dog and V2 moongate"], TOKENS, sd) == []
+    (remark,) = sample.check_prompts(["the beach"], TOKENS, sd)
+    assert '"V1 dog" or "moongate"' in remark
+    assert sample.check_prompts(["the beach"], ()) == []
+    (remark,) = sample.check_prompts(["V1 dog" + " dog" * 76], TOKENS, sd)
+    assert "longer" in remark
+    with pytest.raises(TokenError):
+        sample.check_prompts([], TOKENS)
+    with pytest.raises(TokenError):
+        sample.check_prompts(["V3 cat"], TOKENS)
+
+
+def test_sizes_are_whole_cells(sd):
+    assert sample.picture_size(sd, SampleSettings()) == (16, 16)
+    assert sample.picture_size(sd, SampleSettings(size="32x20")) == (32, 20)
+    with pytest.raises(SettingsError, match="multiples of 4"):
+        sample.picture_size(sd, SampleSettings(size="32x18"))
+
+
+def test_files_are_named_after_the_prompt_and_never_replaced(sd, tmp_path):
+    image = Image.new("RGB", (4, 4))
+    names = []
+    for prompt in ('Ein "V* Hünd", fast: / und..', "***", "x" * 200, "***"):
+        drawn = sample.Drawn(image, prompt, 3)
+        path = sample.save(drawn, sample.record(drawn, "dog", sd, SETTINGS), tmp_path / "out")
+        names.append(path.name)
+        about, settings = sample.read_record(path)
+        assert (about.prompt, settings.seed, settings.count, settings.batch) == (prompt, 3, 1, 1)
+        assert (settings.steps, settings.guidance) == (6, 5.0)
+    assert names == ["ein-v-hünd-fast-und-3.png", "picture-3.png", f"{'x' * 60}-3.png", "picture-3-2.png"]
+
+
+@pytest.mark.parametrize("chunk", ["[]", "{}", "no json", '{"prompt": 1}'])
+def test_a_record_that_makes_no_sense_is_refused(tmp_path, chunk):
+    from PIL import PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("cdtool", chunk)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(InputError, match="no record"):
+        sample.read_record(tmp_path / "a.png")
