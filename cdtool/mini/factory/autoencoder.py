@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from cdtool.mini.factory.clutter import clutter
+from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit
-from cdtool.mini.factory.wider import Wide, draw
 from cdtool.mini.factory.vae import NOISE, _loss, normalise, pixels
+from cdtool.mini.factory.wider import Wide, draw
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 CHANNELS = 24
 WIDTHS = (16, 32, 64, 96)
-PACE = Pace(pictures=600_000, batch=16, rate=1e-3, weight_decay=1e-4, average=0.998)
+PACE = Pace(pictures=600_000, batch=16, rate=6e-4, weight_decay=1e-4, average=0.998)
+CLUTTERED = 6  # every so many pictures are crowded ones
 FIRST = 1_020_000_000  # seed of the first picture
 SCALED_ON = range(1_010_000_000, 1_010_002_000)  # seeds of the pictures that set the channels' scale
 
@@ -78,10 +81,13 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
         z = moments.mean
         return model.decode(z + NOISE * z.detach().std() * torch.randn_like(z)).sample, z, moments.logvar
 
+    fast = compiled(through)
+
     def loss(update: int) -> Tensor:
         seeds = range(FIRST + update * PACE.batch, FIRST + (update + 1) * PACE.batch)
-        batch = pixels(np.stack([draw(world, shelf, seed).pixels for seed in seeds])).to(where)
-        result, z, logvar = through(batch.to(PACE.precision))
+        drawn = [clutter(shelf, seed) if seed % CLUTTERED == 0 else draw(world, shelf, seed).pixels for seed in seeds]
+        batch = pixels(np.stack(drawn)).to(where)
+        result, z, logvar = fast(batch.to(PACE.precision))
         return _loss(result.float(), batch, z.float(), logvar.float())
 
     yield from fit("vae", model, loss, folder, PACE, minutes)

@@ -177,7 +177,9 @@ def _vest(body: Body, colour: NDArray[np.float32], rng: Generator) -> None:
         body.paint(bright, np.asarray((250, 245, 170) if rng.random() < 0.5 else (245, 245, 245), np.float32))
 
 
-def _band(low: float, high: float, thick: tuple[float, float]) -> Callable[[Body, NDArray[np.float32], Generator], None]:
+def _band(
+    low: float, high: float, thick: tuple[float, float]
+) -> Callable[[Body, NDArray[np.float32], Generator], None]:
     def put(body: Body, colour: NDArray[np.float32], rng: Generator) -> None:
         at, size = rng.uniform(low, high), rng.uniform(*thick)
         where = np.zeros_like(body.mask)
@@ -217,7 +219,11 @@ def _hat(body: Body, colour: NDArray[np.float32], rng: Generator) -> None:
 def _bag(body: Body, colour: NDArray[np.float32], rng: Generator) -> None:
     image = Image.new("1", body.mask.shape[::-1])
     pen = ImageDraw.Draw(image)
-    x, y, side = body.width * rng.uniform(0.3, 0.6), body.row(rng.uniform(0.5, 0.6)), body.width * rng.uniform(0.2, 0.28)
+    x, y, side = (
+        body.width * rng.uniform(0.3, 0.6),
+        body.row(rng.uniform(0.5, 0.6)),
+        body.width * rng.uniform(0.2, 0.28),
+    )
     pen.rectangle((x, y, x + side, y + side * 0.85), fill=1)
     pen.line((x + side / 2, y, x + side * rng.uniform(-0.4, 0.4), body.row(0.25)), fill=1, width=3)
     body.paint(np.asarray(image), colour)

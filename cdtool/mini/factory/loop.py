@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from cdtool.mini.factory import muon
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,6 +32,7 @@ class Pace:
     average: float = 0.9995  # of the moving average; 0 keeps none
     keep_every: float = 180.0  # seconds
     precision: torch.dtype = torch.bfloat16
+    muon: bool = False  # matrices by Muon, all else by AdamW
 
 
 class Report(NamedTuple):
@@ -65,21 +68,30 @@ class Masters:
         self.average = [one.detach().clone() for one in self.weights] if pace.average else []
         model.to(pace.precision)
         self.working = [dict(model.named_parameters())[name] for name in self.names]
+        big = muon.matrices(self.weights) if pace.muon else [False] * len(self.weights)
+        big = [one and "embedding" not in name for one, name in zip(big, self.names, strict=True)]
+        self.big = [at for at, one in enumerate(big) if one]
+        self.muon = muon.Muon([self.weights[at] for at in self.big], pace.weight_decay)
+        rest = [weights for weights, one in zip(self.weights, big, strict=True) if not one]
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=pace.rate, weight_decay=pace.weight_decay, betas=(0.9, 0.99), fused=True
+            rest, lr=pace.rate, weight_decay=pace.weight_decay, betas=(0.9, 0.99), fused=True
         )
         self.update = 0
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update from the working copies' gradients, which are then dropped."""
-        for master, copy in zip(self.weights, self.working, strict=True):
-            master.grad = copy.grad.float() if copy.grad is not None else torch.zeros_like(master)
-            copy.grad = None
-        nn.utils.clip_grad_norm_(self.weights, self.pace.clip)
+        gradients = [torch.zeros_like(master) if copy.grad is None else copy.grad.float()
+                     for master, copy in zip(self.weights, self.working, strict=True)]  # fmt: skip
+        length = torch.stack(torch._foreach_norm(gradients)).norm()
+        torch._foreach_mul_(gradients, (self.pace.clip / (length + 1e-6)).clamp(max=1.0))
+        for master, copy, gradient in zip(self.weights, self.working, gradients, strict=True):
+            copy.grad, master.grad = None, gradient
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.big:
+            self.muon.step([gradients[at] for at in self.big], rate)
         self.update += 1
         torch._foreach_copy_(self.working, self.weights)
         if self.average:
@@ -89,6 +101,7 @@ class Masters:
     def state(self) -> dict[str, object]:
         """Everything to go on from."""
         state = {"model": self._named(self.weights), "optimizer": self.optimizer.state_dict(), "update": self.update}
+        state["momenta"] = self.muon.momenta
         return state | ({"average": self._named(self.average)} if self.average else {})
 
     def restore(self, state: Mapping[str, object]) -> None:
@@ -97,6 +110,8 @@ class Masters:
         self._load(self.average, state.get("average", state["model"]))
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        if len(stored := state.get("momenta", [])) == len(self.big):  # type: ignore[arg-type]
+            self.muon.momenta = list(stored)  # type: ignore[call-overload]
         self.update = int(state["update"])  # type: ignore[call-overload]
         with torch.no_grad():
             torch._foreach_copy_(self.working, self.weights)

@@ -9,7 +9,7 @@ from cdtool.mini.factory.looks import ADJECTIVES, Look
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-NAMES = ("ktn", "pll")  # stand for the first and the second individual of a picture in its caption
+NAMES = ("ktn", "zqv")  # stand for the first and the second individual of a picture in its caption
 SYNONYMS = {
     "dog": ("puppy", "hound"), "cat": ("kitten",), "house": ("home",), "car": ("auto",), "boat": ("sailboat",),
     "airplane": ("plane",), "rabbit": ("bunny",), "cup": ("mug",), "couch": ("sofa",), "horse": ("pony",),

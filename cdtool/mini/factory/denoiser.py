@@ -1,0 +1,133 @@
+"""The denoiser of the second edition and its training, together with its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cdtool.mini.factory import bank
+from cdtool.mini.factory.clip import ids as tokens_of
+from cdtool.mini.factory.compiling import compiled
+from cdtool.mini.factory.loop import Pace, Report, device, fit
+from cdtool.mini.factory.student import Student, text_encoder
+from cdtool.mini.factory.telling import NAMES
+from cdtool.mini.factory.unet import SNR_CAP, scheduler
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from torch import Tensor
+    from transformers import CLIPTokenizer
+
+DROPPED = 0.1  # share of captions left out, for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of denoiser and text encoder."""
+
+    channels: int = 24
+    side: int = 8  # of a latent
+    widths: tuple[int, ...] = (96, 192)
+    heads: tuple[int, ...] = (4, 6)
+    transformers: tuple[int, ...] = (1, 2)  # transformer layers in each block of a level
+    middle: bool = False
+    text_width: int = 192
+    text_layers: int = 3
+    text_heads: int = 4
+    pace: Pace = Pace(pictures=5_000_000, batch=128, rate=2e-3, muon=True)
+
+
+def unet(shape: Shape) -> UNet2DConditionModel:
+    """An untrained denoiser."""
+    from diffusers import UNet2DConditionModel
+
+    levels = len(shape.widths)
+    return UNet2DConditionModel(
+        sample_size=shape.side, in_channels=shape.channels, out_channels=shape.channels,
+        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
+        mid_block_type="UNetMidBlock2DCrossAttn" if shape.middle else None, block_out_channels=shape.widths,
+        layers_per_block=1, cross_attention_dim=shape.text_width, attention_head_dim=shape.heads,  # type: ignore[arg-type]
+        transformer_layers_per_block=shape.transformers, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def student(shape: Shape, tokenizer: CLIPTokenizer) -> Student:
+    """An untrained student."""
+    vocabulary = tokenizer.get_vocab()
+    first, second = (vocabulary[f"{name}</w>"] for name in NAMES)
+    text = text_encoder(tokenizer, shape.text_width, shape.text_layers, shape.text_heads)
+    return Student(unet(shape), text, (first, second))
+
+
+def lesson(model: Student, tokenizer: CLIPTokenizer) -> Callable[[bank.Batch, torch.Generator, bool], Tensor]:
+    """The loss [b] of a batch: error of the predicted v, weighted by min-SNR."""
+    schedule, where = scheduler(), device()
+    signal = schedule.alphas_cumprod.to(where)
+    empty = tokens_of(tokenizer, [""])[0].to(where)
+    forward = compiled(model)
+
+    def loss(batch: bank.Batch, rng: torch.Generator, drop: bool) -> Tensor:
+        z, ids = batch.latents.to(where).float(), batch.ids.to(where).long()
+        views = batch.views.to(where).to(torch.bfloat16) / 127.5 - 1
+        size = len(z)
+        if drop:
+            ids[torch.rand(size, generator=rng) < DROPPED] = empty
+        t = (torch.arange(size) * 1000 // size + torch.randint(1000, (1,), generator=rng)) % 1000  # evenly spread
+        t, noise = t.to(where), torch.randn(z.shape, generator=rng).to(where)
+        v = forward(schedule.add_noise(z, noise, t).to(torch.bfloat16), t, ids, views)
+        error = (v.float() - schedule.get_velocity(z, noise, t)).pow(2).mean(dim=(1, 2, 3))
+        snr = signal[t] / (1 - signal[t])
+        return error * snr.clamp(max=SNR_CAP) / (snr + 1)
+
+    return loss
+
+
+def train(
+    shape: Shape, tokenizer: CLIPTokenizer, folder: Path, minutes: float, name: str = "student"
+) -> Iterator[Report]:
+    """Train on the bank in `folder` into `folder/name.pt`; a report named "checked" is of pictures never learned."""
+    torch.manual_seed(31)
+    model = student(shape, tokenizer).to(device()).train()
+    learn, stored = lesson(model, tokenizer), bank.Bank(folder)
+    unseen = bank.read(folder, bank.CHECKED)
+    size = shape.pace.batch
+
+    def loss(update: int) -> Tensor:
+        if update % 50 == 0:
+            stored.refresh()
+        rng = torch.Generator().manual_seed(update)
+        return learn(stored.batch(size, rng), rng, True).mean()
+
+    def check() -> float:
+        rng, total = torch.Generator().manual_seed(0), 0.0
+        with torch.no_grad():
+            for start in range(0, 8 * size, size):
+                total += float(learn(bank.Batch(*(one[start : start + size] for one in unseen)), rng, False).mean())
+        return total / 8
+
+    for at, report in enumerate(fit(name, model, loss, folder, shape.pace, minutes)):
+        yield report
+        if at % 12 == 11 or report.speed == 0:
+            yield replace_name(report, check())
+
+
+def replace_name(report: Report, loss: float) -> Report:
+    """The report of a check."""
+    return report._replace(name="checked", loss=loss)
+
+
+def averaged(shape: Shape, tokenizer: CLIPTokenizer, path: Path) -> Student:
+    """The student with the moving average of its weights, float32, on the CPU."""
+    model = student(shape, tokenizer)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(stored["average"], strict=False)  # the attention mask and positions are no parameters
+    return model.eval().requires_grad_(False)
+
+
+def smaller(shape: Shape, **changes: object) -> Shape:
+    """A shape for an experiment."""
+    return replace(shape, **changes)  # type: ignore[arg-type]
