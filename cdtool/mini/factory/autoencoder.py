@@ -106,4 +106,5 @@ def quality(model: AutoencoderKL, pictures: NDArray[np.uint8]) -> Tensor:
     """PSNR in dB of each of the pictures [n, h, w, 3] after encoding and decoding."""
     batch = pixels(pictures).to(model.device, model.dtype)
     back = model.decode(model.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
-    return -10 * ((back - batch) / 2).float().pow(2).mean(dim=(1, 2, 3)).log10()
+    found: Tensor = -10 * ((back - batch) / 2).float().pow(2).mean(dim=(1, 2, 3)).log10()
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -19,7 +19,8 @@ def twice(x: Tensor, scale_factor: float = 2.0, mode: str = "nearest", **_: Any)
     Compiled for a CPU, the gradient of bfloat16 `interpolate(..., mode="nearest")` is zero (torch 2.13): all that lies
     before an upsampling would stay untrained.
     """
-    assert scale_factor == 2.0 and mode == "nearest"
+    assert scale_factor == 2.0
+    assert mode == "nearest"
     b, c, h, w = x.shape
     return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
 
@@ -41,5 +42,4 @@ def compiled(function: Function) -> Function:
 
     upsampling.F = _Functional()
     warnings.filterwarnings("ignore", message=".*lru_cache.*")
-    made: Function = torch.compile(function)
-    return made
+    return cast("Function", torch.compile(function))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Shape:
     text_width: int = 192
     text_layers: int = 3
     text_heads: int = 4
-    pace: Pace = Pace(pictures=5_000_000, batch=128, rate=2e-3, muon=True)
+    pace: Pace = field(default_factory=lambda: Pace(pictures=5_000_000, batch=128, rate=2e-3, muon=True))
 
 
 def unet(shape: Shape) -> UNet2DConditionModel:
@@ -50,7 +50,7 @@ def unet(shape: Shape) -> UNet2DConditionModel:
         sample_size=shape.side, in_channels=shape.channels, out_channels=shape.channels,
         down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
         mid_block_type="UNetMidBlock2DCrossAttn" if shape.middle else None, block_out_channels=shape.widths,
-        layers_per_block=1, cross_attention_dim=shape.text_width, attention_head_dim=shape.heads,  # type: ignore[arg-type]
+        layers_per_block=1, cross_attention_dim=shape.text_width, attention_head_dim=shape.heads,
         transformer_layers_per_block=shape.transformers, norm_num_groups=16,
     )  # fmt: skip
 
@@ -81,7 +81,8 @@ def lesson(model: Student, tokenizer: CLIPTokenizer) -> Callable[[bank.Batch, to
         v = forward(schedule.add_noise(z, noise, t).to(torch.bfloat16), t, ids, views)
         error = (v.float() - schedule.get_velocity(z, noise, t)).pow(2).mean(dim=(1, 2, 3))
         snr = signal[t] / (1 - signal[t])
-        return error * snr.clamp(max=SNR_CAP) / (snr + 1)
+        weighted: Tensor = error * snr.clamp(max=SNR_CAP) / (snr + 1)
+        return weighted
 
     return loss
 
@@ -112,12 +113,7 @@ def train(
     for at, report in enumerate(fit(name, model, loss, folder, shape.pace, minutes)):
         yield report
         if at % 12 == 11 or report.speed == 0:
-            yield replace_name(report, check())
-
-
-def replace_name(report: Report, loss: float) -> Report:
-    """The report of a check."""
-    return report._replace(name="checked", loss=loss)
+            yield report._replace(name="checked", loss=check())
 
 
 def averaged(shape: Shape, tokenizer: CLIPTokenizer, path: Path) -> Student:
@@ -126,8 +122,3 @@ def averaged(shape: Shape, tokenizer: CLIPTokenizer, path: Path) -> Student:
     stored = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(stored["average"], strict=False)  # the attention mask and positions are no parameters
     return model.eval().requires_grad_(False)
-
-
-def smaller(shape: Shape, **changes: object) -> Shape:
-    """A shape for an experiment."""
-    return replace(shape, **changes)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def smaller(image: Image.Image, side: int = SIDE) -> NDArray[np.uint8]:
     if box is None:
         raise ValueError("there is nothing in this drawing")
     scale = side / max(box[2] - box[0], box[3] - box[1])
-    size = tuple(max(1, round((box[at + 2] - box[at]) * scale)) for at in (0, 1))
+    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
     return np.asarray(image.crop(box).resize(size, Image.Resampling.LANCZOS))
 
 

@@ -74,11 +74,11 @@ def recoloured(drawing: Drawing, rng: Generator) -> Look:
     count = int(rng.choice([1, 2, 2, 3, 4]))
     table, gain = np.zeros((len(drawing.colours), 3), np.float32), rng.uniform(0.5, 1.1)
     names: list[str] = []
+    last = np.zeros(3, np.float32)
     moved = np.zeros(len(drawing.colours), bool)
     for region in range(min(count, len(drawing.colours))):
         same = len(names) == 1 and rng.random() < 0.35
         name, colour = (names[-1], last * rng.uniform(0.7, 0.95)) if same else _colour(rng, tuple(names))
-        last = colour
         table[region], moved[region] = colour, True
         if name not in names:
             names.append(name)

@@ -1,4 +1,4 @@
-"""The training loop of the factory: bfloat16 weights at work, float32 masters in the optimizer, resumed where it stopped."""
+"""The factory's training loop: bfloat16 weights at work, float32 masters in the optimizer, resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Masters:
         self.weights = [learned[name].detach().float().clone().requires_grad_(True) for name in self.names]
         self.average = [one.detach().clone() for one in self.weights] if pace.average else []
         model.to(pace.precision)
-        self.working = [dict(model.named_parameters())[name] for name in self.names]
+        self.working: list[Tensor] = [dict(model.named_parameters())[name] for name in self.names]
         big = muon.matrices(self.weights) if pace.muon else [False] * len(self.weights)
         big = [one and "embedding" not in name for one, name in zip(big, self.names, strict=True)]
         self.big = [at for at, one in enumerate(big) if one]

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cdtool.mini.factory import art, artwork, autoencoder, bank, denoiser, drawings, lookalikes, packing, proofs, words
+from cdtool.mini.factory import (
+    art,
+    artwork,
+    autoencoder,
+    bank,
+    denoiser,
+    drawings,
+    lookalikes,
+    packing,
+    proofs,
+    telling,
+    words,
+)
 from cdtool.mini.factory.loop import Report
 from cdtool.mini.factory.wider import Wide, draw
 
@@ -21,6 +33,7 @@ MINI = Path(__file__).parents[1]
 CAPTIONS = range(1_000_000_000, 1_000_020_000)  # seeds of the captions the tokenizer learns from
 MERGES = 1500
 POSITIONS = 24
+RARE = 240  # words for modifier tokens to begin as
 
 
 @dataclass
@@ -68,7 +81,9 @@ def make_tokenizer(shop: Workshop) -> Iterator[Report]:
     """Learn the tokenizer from captions."""
     if not (shop.folder / "tokenizer").exists():
         captions = (draw(shop.world, shop.shelf, seed).caption for seed in CAPTIONS)
-        words.build(captions, MERGES, POSITIONS, shop.folder / "tokenizer")
+        merges = words.learn_merges(captions, MERGES)
+        rare = [*telling.NAMES, *words.rare_words(merges, RARE)]
+        words.save(words.with_rare(merges, rare), POSITIONS, shop.folder / "tokenizer")
         yield Report("tokenizer", len(CAPTIONS), 0.0, 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ class Wide:
     plain: float = 0.3  # share of plain grounds
     open: float = 0.25  # share of captions that leave the place open
     tilt: float = 6.0  # degrees
-    dials: Dials = Dials()
+    dials: Dials = field(default_factory=Dials)
 
 
 class Scene(NamedTuple):
@@ -148,9 +148,10 @@ def _pair(world: Wide, canvas: Image.Image, first: Look, second: Look, relation:
     shift, side, flips = rng.uniform(-0.04, 0.04, 4), rng.uniform(0.42, 0.52), rng.random(2) < 0.5
     tilt = rng.uniform(-world.tilt, world.tilt, 2) / 2
     if relation == "in front of":
-        put(canvas, second, rng.uniform(0.62, 0.78), (rng.choice([0.36, 0.5, 0.64]) + shift[0], 0.4 + shift[1]), tilt[0],
-            flips[0])  # fmt: skip
-        put(canvas, first, side, (rng.choice([0.28, 0.5, 0.72]) + shift[2], 0.74 + shift[3]), tilt[1], flips[1])
+        behind = (rng.choice([0.36, 0.5, 0.64]) + shift[0], 0.4 + shift[1])
+        before = (rng.choice([0.28, 0.5, 0.72]) + shift[2], 0.74 + shift[3])
+        put(canvas, second, rng.uniform(0.62, 0.78), behind, tilt[0], flips[0])
+        put(canvas, first, side, before, tilt[1], flips[1])
     elif relation == "on top of":
         put(canvas, second, side, (0.5 + shift[0], 0.74 + shift[1]), tilt[0], flips[0])
         put(canvas, first, side * 0.95, (0.5 + shift[2], 0.3 + shift[3]), tilt[1], flips[1])
