@@ -11,8 +11,8 @@ import torch
 
 from cdtool.mini.factory.clutter import clutter
 from cdtool.mini.factory.compiling import compiled
-from cdtool.mini.factory.loop import Pace, Report, device, fit
-from cdtool.mini.factory.vae import NOISE, _loss, normalise, pixels
+from cdtool.mini.factory.loop import Pace, Report, device, fit, write
+from cdtool.mini.factory.vae import NOISE, _likeness, _loss, decoder_of, normalise, pixels
 from cdtool.mini.factory.wider import Wide, draw
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ WIDTHS = (16, 32, 64, 96)
 PACE = Pace(pictures=600_000, batch=16, rate=6e-4, weight_decay=1e-4, average=0.998)
 CLUTTERED = 6  # every so many pictures are crowded ones
 FIRST = 1_020_000_000  # seed of the first picture
+POLISHED_FROM = 1_060_000_000  # the same of the decoder's
 SCALED_ON = range(1_010_000_000, 1_010_002_000)  # seeds of the pictures that set the channels' scale
 
 
@@ -70,11 +71,17 @@ def grown(small: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
     return large
 
 
+def pictures(shelf: Shelf, update: int, first: int) -> NDArray[np.uint8]:
+    """The batch of an update, RGB [b, 64, 64, 3]; every so many pictures are crowded ones."""
+    seeds = range(first + update * PACE.batch, first + (update + 1) * PACE.batch)
+    return np.stack([clutter(shelf, seed) if seed % CLUTTERED == 0 else draw(Wide(), shelf, seed).pixels
+                     for seed in seeds])  # fmt: skip
+
+
 def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> Iterator[Report]:
     """Train the autoencoder on the wider world into `folder/vae.pt`."""
     torch.manual_seed(11)
-    world, where = Wide(), device()
-    model = model.to(where).train()
+    model = model.to(device()).train()
 
     def through(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         moments = model.encode(batch).latent_dist
@@ -84,20 +91,49 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
     fast = compiled(through)
 
     def loss(update: int) -> Tensor:
-        seeds = range(FIRST + update * PACE.batch, FIRST + (update + 1) * PACE.batch)
-        drawn = [clutter(shelf, seed) if seed % CLUTTERED == 0 else draw(world, shelf, seed).pixels for seed in seeds]
-        batch = pixels(np.stack(drawn)).to(where)
+        batch = pixels(pictures(shelf, update, FIRST)).to(device())
         result, z, logvar = fast(batch.to(PACE.precision))
         return _loss(result.float(), batch, z.float(), logvar.float())
 
     yield from fit("vae", model, loss, folder, PACE, minutes)
 
 
+def polish(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> Iterator[Report]:
+    """Train the decoder further into `folder/decoder.pt`; the encoder stays, and with it what the denoiser learned."""
+    torch.manual_seed(12)
+    model = model.to(device(), PACE.precision)
+    half = decoder_of(model).requires_grad_(True).train()
+
+    def through(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            z = model.encode(batch).latent_dist.mean
+        result: Tensor = model.decode(z + NOISE * torch.randn_like(z)).sample
+        return result
+
+    fast = compiled(through)
+
+    def loss(update: int) -> Tensor:
+        batch = pixels(pictures(shelf, update, POLISHED_FROM)).to(device())
+        return _likeness(fast(batch.to(PACE.precision)).float(), batch)
+
+    yield from fit("decoder", half, loss, folder, PACE, minutes)
+
+
 def trained(folder: Path, shelf: Shelf) -> AutoencoderKL:
-    """The averaged autoencoder of `folder/vae.pt`, its latents scaled to N(0, 1) per channel."""
-    model = new().requires_grad_(False)
-    model.load_state_dict(torch.load(folder / "vae.pt", map_location="cpu", weights_only=True)["average"])
-    normalise(model, np.stack([draw(Wide(), shelf, seed).pixels for seed in SCALED_ON]))
+    """The averaged autoencoder of `folder`, its latents scaled to N(0, 1) per channel, its decoder as far as polished.
+
+    The scale is settled once, in `folder/scaled.pt`, so that latents stay what they were.
+    """
+    model, path = new().requires_grad_(False), folder / "scaled.pt"
+    if path.exists():
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    else:
+        model.load_state_dict(torch.load(folder / "vae.pt", map_location="cpu", weights_only=True)["average"])
+        normalise(model, np.stack([draw(Wide(), shelf, seed).pixels for seed in SCALED_ON]))
+        write(model.state_dict(), path)
+    if (folder / "decoder.pt").exists():
+        state = torch.load(folder / "decoder.pt", map_location="cpu", weights_only=True)
+        decoder_of(model).load_state_dict(state["average"])
     return model.eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,16 +72,28 @@ def path_of(folder: Path, number: int) -> Path:
 def fill(
     world: Wide, shelf: Shelf, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, numbers: Sequence[int]
 ) -> Iterator[Report]:
-    """Make the shards of `numbers` that are not there yet."""
+    """Make the shards of `numbers` that are not there yet; several processes may do so side by side."""
     vae = vae.to(device(), torch.bfloat16).eval()
     (folder / "bank").mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        if path_of(folder, number).exists():
-            continue
-        begun, first = time.monotonic(), FIRST + number * SHARD
-        seeds = range(first, first + (SMALL if number == CHECKED else SHARD))
-        write(tuple(shard(world, shelf, vae, tokenizer, seeds)), path_of(folder, number))
-        yield Report("bank", (number + 1) * SHARD, 0.0, len(seeds) / (time.monotonic() - begun))
+        path, begun, first = path_of(folder, number), time.monotonic(), FIRST + number * SHARD
+        with claimed(path) as mine:
+            if mine and not path.exists():
+                seeds = range(first, first + (SMALL if number == CHECKED else SHARD))
+                write(tuple(shard(world, shelf, vae, tokenizer, seeds)), path)
+                yield Report("bank", (number + 1) * SHARD, 0.0, len(seeds) / (time.monotonic() - begun))
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process alone may make a file; the claim ends with the process at the latest."""
+    with path.with_suffix(".claim").open("w") as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def read(folder: Path, number: int) -> Batch:

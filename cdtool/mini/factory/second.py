@@ -17,6 +17,7 @@ from cdtool.mini.factory import (
     bank,
     denoiser,
     drawings,
+    keeping,
     lookalikes,
     packing,
     proofs,
@@ -91,12 +92,19 @@ def make_vae(shop: Workshop) -> Iterator[Report]:
     """Train the autoencoder, grown from that of the base that ships."""
     from diffusers import AutoencoderKL
 
+    keeping.restore(shop.folder, "vae")
     first = shop.folder / "first-edition"
     begin = first if first.exists() else MINI / "base"
     model = autoencoder.new()
     if not (shop.folder / "vae.pt").exists():
         model = autoencoder.grown(AutoencoderKL.from_pretrained(begin, subfolder="vae"))
     yield from autoencoder.train(model, shop.shelf, shop.folder, shop.minutes)
+
+
+def make_decoder(shop: Workshop) -> Iterator[Report]:
+    """Train the decoder further; may run beside or after the denoiser's training."""
+    vae = autoencoder.trained(shop.folder, shop.shelf)
+    yield from autoencoder.polish(vae, shop.shelf, shop.folder, shop.minutes)
 
 
 def make_bank(shop: Workshop) -> Iterator[Report]:
@@ -108,7 +116,16 @@ def make_bank(shop: Workshop) -> Iterator[Report]:
 
 def make_student(shop: Workshop) -> Iterator[Report]:
     """Train the denoiser and its text encoder."""
+    keeping.restore(shop.folder, shop.name)
     return denoiser.train(shop.shape, shop.tokenizer, shop.folder, shop.minutes, shop.name)
+
+
+def make_kept(shop: Workshop) -> Iterator[Report]:
+    """Write what was trained so far in files that travel: in `kept`, with tokenizer and the latents' scale beside."""
+    for name in (*keeping.AVERAGED, shop.name):
+        if (shop.folder / f"{name}.pt").exists():
+            made = keeping.keep(shop.folder, name)
+            yield Report(f"kept {name}", sum(path.stat().st_size for path in made), 0.0, 0.0)
 
 
 def make_proofs(shop: Workshop) -> Iterator[Report]:
@@ -137,6 +154,14 @@ def make_lookalikes(shop: Workshop) -> Iterator[Report]:
 
 
 STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
-    "drawings": make_drawings, "tokenizer": make_tokenizer, "vae": make_vae, "bank": make_bank,
-    "student": make_student, "proofs": make_proofs, "base": make_base, "lookalikes": make_lookalikes,
-}  # fmt: skip
+    "drawings": make_drawings,
+    "tokenizer": make_tokenizer,
+    "vae": make_vae,
+    "bank": make_bank,
+    "student": make_student,
+    "decoder": make_decoder,
+    "keep": make_kept,
+    "proofs": make_proofs,
+    "base": make_base,
+    "lookalikes": make_lookalikes,
+}

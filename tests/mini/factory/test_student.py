@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cdtool.mini.factory import autoencoder, compiling, denoiser, muon
+from cdtool.mini.factory import autoencoder, bank, compiling, denoiser, keeping, muon
 from cdtool.mini.factory.loop import Pace, fit
 from cdtool.mini.factory.student import SPREAD, VIEW, Attention, Namer
 
@@ -138,3 +138,37 @@ def test_a_grown_autoencoder_begins_as_good_as_the_small_one():
         back = many.decode(torch.cat([z, torch.zeros(2, 2, *z.shape[2:])], 1)).sample
         assert (back - few.decode(z).sample).abs().max() < 0.05
     assert np.isfinite(float(autoencoder.quality(many, np.zeros((1, 16, 16, 3), np.uint8))[0]))
+
+
+def test_what_is_kept_begins_the_training_elsewhere(tmp_path):
+    model, loss = task()
+    list(fit("student", model, loss, tmp_path, Pace(16 * 20, 16, 1e-2, warm=1, cooling=0)))
+    (tmp_path / "there" / "kept").mkdir(parents=True)
+    for path in keeping.keep(tmp_path, "student"):
+        path.rename(tmp_path / "there" / "kept" / path.name)
+    keeping.restore(tmp_path / "there", "student")
+    before, after = (torch.load(folder / "student.pt") for folder in (tmp_path, tmp_path / "there"))
+    assert after["update"] == before["update"] == 20
+    for name, weights in before["average"].items():
+        assert torch.allclose(after["model"][name], weights, rtol=0.01, atol=1e-3)
+    model, loss = task()
+    reports = list(fit("student", model, loss, tmp_path / "there", Pace(16 * 21, 16, 1e-2, warm=1, cooling=0)))
+    assert reports[-1].pictures == 16 * 21
+
+
+def test_kept_files_are_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "MOST", 3000)
+    weights = {str(at): torch.randn(10, 100) for at in range(5)}
+    parts = list(keeping._parts(weights))
+    assert [len(part) for part in parts] == [1, 1, 1, 1, 1]
+    monkeypatch.setattr(keeping, "MOST", 4000)
+    assert [sorted(part) for part in keeping._parts(weights)] == [["0", "1"], ["2", "3"], ["4"]]
+
+
+def test_only_one_process_makes_a_shard(tmp_path):
+    path = tmp_path / "00001.pt"
+    with bank.claimed(path) as first, bank.claimed(path) as second:
+        assert first
+        assert not second
+    with bank.claimed(path) as again:
+        assert again
