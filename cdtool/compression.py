@@ -16,13 +16,14 @@ from cdtool import __version__
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.models import deltas, spectra
 from cdtool.store import concept, registry
-from cdtool.store.concept import Manifest, Shape
+from cdtool.store.concept import Manifest
+from cdtool.store.headers import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.models.spectra import Part, Ranks
-    from cdtool.store.registry import Entry
+    from cdtool.models.spectra import DecomposedDelta, Ranks
+    from cdtool.store.registry import Concept
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)  # of the spectrum: the curve of the paper's figure 15, and a point below
 _SHARED = "down"
@@ -48,7 +49,7 @@ class Goal:
 class Source:
     """A concept opened to be compressed."""
 
-    entry: Entry
+    entry: Concept
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     shapes: Mapping[str, Shape]
@@ -82,7 +83,7 @@ class Point:
     rank: float  # median over the matrices
 
 
-def read(entry: Entry) -> Source:
+def read(entry: Concept) -> Source:
     """Open a concept. Raises ConceptError for a damaged one, InputError where there is nothing to compress."""
     if entry.manifest is None:
         raise ConceptError(entry.problem, f"Remove it: cdtool remove {entry.name}")
@@ -95,7 +96,7 @@ def read(entry: Entry) -> Source:
     return Source(entry, entry.manifest, tensors, concept.read_header(entry.path)[1], matrices, sha256)
 
 
-def compress(source: Source, parts: Sequence[Part], goal: Goal, name: str) -> Small:
+def compress(source: Source, parts: Sequence[DecomposedDelta], goal: Goal, name: str) -> Small:
     """Cut a concept's parts to a goal, as a concept called `name`; no matrix gets larger than it was.
 
     By energy, the value that crosses the share is kept too, and never fewer than one (paper, appendix C). By bytes,
@@ -116,7 +117,7 @@ def compress(source: Source, parts: Sequence[Part], goal: Goal, name: str) -> Sm
     )
 
 
-def curve(source: Source, parts: Sequence[Part], shares: Sequence[float] = SHARES) -> list[Point]:
+def curve(source: Source, parts: Sequence[DecomposedDelta], shares: Sequence[float] = SHARES) -> list[Point]:
     """Size and error of a concept at each share of its spectrum."""
     points = []
     for share in shares:
@@ -127,7 +128,7 @@ def curve(source: Source, parts: Sequence[Part], shares: Sequence[float] = SHARE
     return points
 
 
-def save(source: Source, small: Small, *, force: bool = False) -> Entry:
+def save(source: Source, small: Small, *, force: bool = False) -> Concept:
     """Put a compressed concept into the registry, with what this machine knows of the whole one.
 
     Raises what `registry.save` raises.
@@ -143,18 +144,18 @@ def save(source: Source, small: Small, *, force: bool = False) -> Entry:
 # ---------------------------------------------------------------- choosing ranks
 
 
-def _wanted(part: Part, goal: Goal) -> int:
+def _wanted(part: DecomposedDelta, goal: Goal) -> int:
     return min(goal.rank, len(part.values)) if goal.rank else deltas.rank_for(part.values, goal.energy)
 
 
-def _smallest(parts: Sequence[Part], size: Callable[[Ranks], int], wanted: Ranks) -> Ranks:
+def _smallest(parts: Sequence[DecomposedDelta], size: Callable[[Ranks], int], wanted: Ranks) -> Ranks:
     """The wanted ranks, where that is no larger than what is stored; a shared `down` goes where that saves more."""
     mixed = {part.name: wanted[part.name] if wanted[part.name] <= part.most else 0 for part in parts}
     apart = {part.name: wanted[part.name] if part.shared else mixed[part.name] for part in parts}
     return min((dict.fromkeys(mixed, 0), mixed, apart), key=size)
 
 
-def _fitting(parts: Sequence[Part], size: Callable[[Ranks], int], most: int) -> Ranks:
+def _fitting(parts: Sequence[DecomposedDelta], size: Callable[[Ranks], int], most: int) -> Ranks:
     """The ranks with the least error in a file of `most` bytes."""
     whole = {part.name: 0 for part in parts}
     if size(whole) <= most:
@@ -170,7 +171,7 @@ def _fitting(parts: Sequence[Part], size: Callable[[Ranks], int], most: int) -> 
     return min(found, key=lambda ranks: spectra.error(parts, ranks))
 
 
-def _filled(parts: Sequence[Part], size: Callable[[Ranks], int], most: int, apart: bool) -> Ranks:
+def _filled(parts: Sequence[DecomposedDelta], size: Callable[[Ranks], int], most: int, apart: bool) -> Ranks:
     """As many of the most valuable ranks as fit, in an order that does not depend on `most`; {} where none fit.
 
     So more bytes never leave a larger error.
@@ -185,11 +186,11 @@ def _filled(parts: Sequence[Part], size: Callable[[Ranks], int], most: int, apar
     return after(fitting - 1) if fitting else {}
 
 
-def _first(parts: Sequence[Part], apart: bool) -> dict[str, int]:
+def _first(parts: Sequence[DecomposedDelta], apart: bool) -> dict[str, int]:
     return {part.name: min(1, _top(part, apart)) for part in parts}
 
 
-def _gains(part: Part, apart: bool) -> list[tuple[float, tuple[str, int]]]:
+def _gains(part: DecomposedDelta, apart: bool) -> list[tuple[float, tuple[str, int]]]:
     """What each rank above the first takes away, in squared error per byte; the last step is back to what is stored."""
     top = _top(part, apart)
     squares = part.values.square().tolist()
@@ -200,7 +201,7 @@ def _gains(part: Part, apart: bool) -> list[tuple[float, tuple[str, int]]]:
     return gains
 
 
-def _top(part: Part, apart: bool) -> int:
+def _top(part: DecomposedDelta, apart: bool) -> int:
     """The highest rank of a part's factors; `apart` gives every user of a shared `down` one of its own."""
     return len(part.values) if apart and part.shared else part.most
 
@@ -208,21 +209,21 @@ def _top(part: Part, apart: bool) -> int:
 # ---------------------------------------------------------------- the file
 
 
-def _untouched(source: Source, parts: Sequence[Part], ranks: Ranks) -> list[str]:
+def _untouched(source: Source, parts: Sequence[DecomposedDelta], ranks: Ranks) -> list[str]:
     """Tensors that belong to no part: learned rows, biases, norms, and a shared `down` somebody still uses."""
     own = {name for part in parts for name in part.stored}
     used = any(part.shared and not ranks[part.name] for part in parts)
     return [name for name in source.tensors if name not in own and (name != _SHARED or used)]
 
 
-def _tensors(source: Source, parts: Sequence[Part], ranks: Ranks) -> dict[str, Tensor]:
+def _tensors(source: Source, parts: Sequence[DecomposedDelta], ranks: Ranks) -> dict[str, Tensor]:
     made = {name: source.tensors[name] for name in _untouched(source, parts, ranks)}
     for part in parts:
         made |= part.tensors(ranks[part.name])
     return made
 
 
-def _file_size(source: Source, parts: Sequence[Part], manifest: Manifest, ranks: Ranks) -> int:
+def _file_size(source: Source, parts: Sequence[DecomposedDelta], manifest: Manifest, ranks: Ranks) -> int:
     shapes = {name: source.shapes[name] for name in _untouched(source, parts, ranks)}
     for part in parts:
         if rank := ranks[part.name]:

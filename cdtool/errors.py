@@ -6,7 +6,7 @@ CdtoolError
 ├── NotFoundError       3  no such concept, base, prior set or file
 ├── InputError          4  something given cannot be used
 │   ├── PhotoError      4  no usable photo
-│   ├── TokenError      4  a token spec or a V-word makes no sense here
+│   ├── TokenError      4  a token spec or a modifier token makes no sense here
 │   ├── NameTakenError  4  the name is in use
 │   ├── ConceptError    4  a concept file is damaged or of a newer format
 │   └── BaseError       4  a base is damaged, of an unknown family, or not the concept's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -14,23 +15,49 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from cdtool.errors import InputError, NotFoundError
+from cdtool.errors import InputError, NotFoundError, ResourceError
 
-_LEFT = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+\.partial")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLAIM_SECONDS = 60.0  # after which an empty file is the claim of a process that died, not of one about to fill it
+_WAIT_SECONDS = 60.0  # for another process that holds a lock; what is done under one takes milliseconds
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place when the block ends without an error.
+
+    What was at `path` stays until then, and no reader ever sees a part of the new file. `durable` flushes file and
+    folder to the disk, so that the file outlives a power cut too.
+    """
+    with workplace(path.absolute().parent) as work:
+        yield work / path.name
+        if durable:
+            flush(work / path.name)
+        (work / path.name).replace(path)
+        if durable:
+            flush(path.absolute().parent)
 
 
 @contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
-    """A hidden folder of this process inside `folder`; whatever a library leaves in it when killed is swept with it."""
-    work = folder / f".{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
-    work.mkdir()
+    """A hidden folder inside `folder`, gone when the block ends; `sweep` removes it where its process was killed."""
+    from filelock import FileLock
+
+    work = folder / f".{uuid.uuid4().hex[:16]}.partial"
+    lock = work.with_suffix(".lock")
     try:
-        yield work
+        with FileLock(lock):  # the system releases it with the process, however that ends
+            work.mkdir()
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        lock.unlink(missing_ok=True)
 
 
 def publish(source: Path, target: Path) -> bool:
@@ -43,30 +70,10 @@ def publish(source: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _publish_without_links(source, target)
+        if not _publish_without_links(source, target):
+            return False
+    flush(target.parent)
     return True
-
-
-def sweep(folder: Path) -> None:
-    """Remove what processes of this machine left in `folder` when they died: workplaces, and claims on names."""
-    for path in folder.glob(".*.partial"):
-        found = _LEFT.fullmatch(path.name)
-        if found and is_abandoned(f"{found['host']}.{found['pid']}"):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.iterdir():
-        if _is_stale_claim(path):
-            path.unlink(missing_ok=True)
-
-
-def owner() -> str:
-    """How this process signs what it is at work on: machine and process id."""
-    return f"{_host()}.{os.getpid()}"
-
-
-def is_abandoned(signature: str) -> bool:
-    """Whether the `owner` of something was a process of this machine that has died."""
-    host, _, pid = signature.rpartition(".")
-    return host == _host() and pid.isdigit() and not _alive(int(pid))
 
 
 def _publish_without_links(source: Path, target: Path) -> bool:
@@ -79,20 +86,47 @@ def _publish_without_links(source: Path, target: Path) -> bool:
     return True
 
 
-def _host() -> str:
-    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 is no question but Ctrl-C
-        return True
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name == "nt":  # which opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of what is done under the lock of `folder`. Raises ResourceError after a minute."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=_WAIT_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResourceError(f"Another process has held {folder} for a minute.", "Wait for it, or end it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in `folder`: their workplaces, and empty files that claimed a name."""
+    from filelock import FileLock, Timeout
+
+    for lock in folder.glob(".?*.lock"):
+        with contextlib.suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if _is_stale_claim(path):
+            path.unlink(missing_ok=True)
 
 
 def _is_stale_claim(path: Path) -> bool:
@@ -100,7 +134,84 @@ def _is_stale_claim(path: Path) -> bool:
         about = path.stat()
     except OSError:
         return False  # gone meanwhile
-    return stat.S_ISREG(about.st_mode) and not about.st_size and time.time() - about.st_mtime > _CLAIM_SECONDS
+    old = time.time() - about.st_mtime > _CLAIM_SECONDS
+    return old and stat.S_ISREG(about.st_mode) and not about.st_size and not path.name.startswith(".")
+
+
+# ---------------------------------------------------------------- room and rights, before the work
+
+
+def check_writable(folder: Path, needed: int = 0) -> None:
+    """Check that files of `needed` bytes can be written into `folder`, which need not be there yet.
+
+    Raises ResourceError for a folder that cannot be made or written, and for a disk without that room.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ResourceError(f"{folder} cannot be written: {there} is not a folder.", _ELSEWHERE)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(f"{folder} cannot be written: {there} is read-only.", _ELSEWHERE)
+    free = shutil.disk_usage(there).free
+    if free < max(needed, 1):
+        raise ResourceError(
+            f"The disk of {folder} is full: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free.",
+            "Free some space, or choose another folder.",
+        )
+
+
+_ELSEWHERE = "Choose another folder; CDTOOL_HOME moves the data directory."
+
+
+def write_error(path: Path, error: BaseException) -> ResourceError:
+    """The error of a file that could not be written, from whatever a library raised about it."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    code = getattr(error, "errno", None)
+    full = code in _FULL or "No space left" in reason or "os error 28" in reason
+    if not full and "inline_container" in reason:  # all that torch says of a write that failed
+        full = shutil.disk_usage(path.absolute().parent).free < 1_000_000
+    if full:
+        return ResourceError(f"{path} could not be written: the disk is full.", "Free some space and run it again.")
+    return ResourceError(f"{path} could not be written: {reason}.", _ELSEWHERE)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; a pipe or a device, on which reading could wait for ever, is an OSError."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - it is what this returns
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_regular(path: Path, most: int = 16_000_000) -> bytes:
+    """The content of a regular file of at most `most` bytes; anything else is an OSError."""
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:g} MB", str(path))
+    return content
+
+
+def user_path(text: str) -> Path:
+    """A path as a user wrote it, `~` expanded where it stands for a home."""
+    return Path(os.path.expanduser(text))
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether there is such a file; text that cannot be a path (too long, with a NUL) names none."""
+    return os.path.isfile(path)
+
+
+def is_dir(path: Path | str) -> bool:
+    """Whether there is such a folder; text that cannot be a path names none."""
+    return os.path.isdir(path)
 
 
 STDIN = "-"  # the path that stands for standard input
@@ -120,9 +231,42 @@ def read_prompts(path: Path) -> list[str]:
         raise InputError(f"{path} is a folder, not a file of prompts.", "Give a file with one a line.") from None
     except UnicodeDecodeError:
         raise InputError(f"The prompts of {named} are not UTF-8 text.", "Save them as UTF-8, one a line.") from None
-    except OSError as error:
-        raise InputError(f"The prompts of {named} cannot be read ({error.strerror}).", "Check its rights.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"The prompts of {named} cannot be read ({reason}).", "Check the path and its rights."
+        ) from None
     found = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if not found:
         raise InputError(f"There is no prompt in {named}.", "Write one a line.")
     return found
+
+
+# ---------------------------------------------------------------- who is at work (prior sets in the making)
+
+
+def owner() -> str:
+    """How this process signs what it is at work on: machine and process id."""
+    return f"{_host()}.{os.getpid()}"
+
+
+def is_abandoned(signature: str) -> bool:
+    """Whether the `owner` of something was a process of this machine that has died."""
+    host, _, pid = signature.rpartition(".")
+    return host == _host() and pid.isdigit() and not _alive(int(pid))
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is no question but Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -15,7 +15,9 @@ import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
+from cdtool.files import check_writable, read_regular, replacing
 from cdtool.methods import METHODS
+from cdtool.schema import printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -29,7 +31,7 @@ class TrainSettings:
     method: Method = "kv"
     steps: int = 250  # optimizer steps per concept; half of them without a prior
     lr: float = 8e-5
-    batch: int = 8  # pictures of one optimizer step over all processes, prior pictures included
+    batch: int = 8  # pictures of one optimizer step over all processes, class images included
     accumulate: int = 1  # passes that make up one optimizer step
     weight_decay: float = 1e-2  # on K/V; rows have none
     resolution: int = 0  # px; 0 is the base's own
@@ -38,7 +40,7 @@ class TrainSettings:
     seed: int = 0
     prior: str = "auto"  # auto, none, generated, a set's name or a folder
     prior_weight: float = 1.0
-    prior_count: int = 200  # prior pictures at most
+    prior_count: int = 200  # class images at most
     style: bool = False  # the token is a style: "painting in the style of V* art"
     augment: bool = True  # shrunk and enlarged, with size words; flipped in any case
     token_init: str = "rare"  # the row begins as rare, normal (drawn like the table), class (the noun's), or word:WORD
@@ -46,8 +48,8 @@ class TrainSettings:
     rank: int = 16  # of lora
     # K/V stay as they are along the directions of the empty prompt's text features that have at least this share of the
     # largest one, so that what guidance leads away from stays the base's; 0 is the paper's way, and holds none.
-    hold_empty: float = 0.0
-    crops: int = 32  # augmented crops per photo in the latent bank
+    preserve_uncond: float = 0.0
+    crops: int = 32  # augmented crops per photo in the latent cache
     save_every: int = 50  # steps between checkpoints
 
 
@@ -74,6 +76,8 @@ class CompressSettings:
     energy: float = 0.6  # share of the sum of each matrix's singular values
 
 
+# Names of settings in files of earlier versions, and what they are called now.
+RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)
 
@@ -115,13 +119,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises SettingsError for bad TOML and unknown names.
     """
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_regular(path, most=1_000_000).decode())
     except FileNotFoundError:
         return {}
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else shortened(printable(str(error)))
+        raise SettingsError(f"{path} is not valid TOML: {reason}.", "Mend the line it names.") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    table = {name: upgraded(content) for name, content in table.items()}
     known = {"base", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
     for name, content in table.items():
         if name not in known:
@@ -129,6 +135,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         if name in SECTIONS:
             _check_names(path, name, content)
     return table
+
+
+def upgraded(table: Any) -> Any:
+    """A table of settings, and the tables in it, with the names of today."""
+    if not isinstance(table, Mapping):
+        return table
+    return {RENAMED.get(name, name): upgraded(value) for name, value in table.items()}
 
 
 def _check_names(path: Path, section: str, content: Any) -> None:
@@ -190,7 +203,11 @@ def _pick(cls: type[Any], section: str, name: str, given: _Layers, files: _Layer
     """The strongest layer's value of a setting, converted."""
     variable = f"CDTOOL_{section}_{name}".upper()
     candidates = [(origin, table.get(name)) for origin, table in given]
-    candidates += [(variable, os.environ.get(variable)), *((origin, table.get(name)) for origin, table in files)]
+    before = [f"CDTOOL_{section}_{old}".upper() for old, new in RENAMED.items() if new == name]
+    candidates += [
+        *((own, os.environ.get(own)) for own in (variable, *before)),
+        *((origin, table.get(name)) for origin, table in files),
+    ]
     default = next(field.default for field in fields(cls) if field.name == name)
     origin, raw = next(((o, v) for o, v in candidates if v is not None), ("default", default))
     return Value(_convert(raw, get_type_hints(cls)[name], f"{section}.{name}", origin), origin)
@@ -208,7 +225,7 @@ def _for_method(method: str, files: _Layers, *, with_base: bool) -> _Layers:
 
 def _check_environment(section: str, known: list[str]) -> None:
     prefix = f"CDTOOL_{section}_".upper()
-    names = [prefix + name.upper() for name in known]
+    names = [prefix + name.upper() for name in (*known, *RENAMED)]
     for name in os.environ:
         if name.startswith(prefix) and name not in names:
             raise SettingsError(f"There is no setting {name}.", nearest(name, names) or "See: cdtool config")
@@ -229,10 +246,10 @@ def write_base(name: str) -> Path:
     line, top = f"base = {json.dumps(name, ensure_ascii=False)}\n", re.split(r"(?m)^(?=\s*\[)", text, maxsplit=1)
     old = re.compile(r"(?m)^\s*base\s*=.*\n?")
     top[0] = old.sub(lambda _: line, top[0], count=1) if old.search(top[0]) else line + top[0]
+    check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(top), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(top), encoding="utf-8")
     return path
 
 
@@ -271,15 +288,15 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
     if isinstance(settings, TrainSettings):
         if settings.batch % 2 and settings.prior != "none":
             raise SettingsError(
-                f"batch is {settings.batch}, but half of it are prior pictures.",
+                f"batch is {settings.batch}, but half of it are class images.",
                 "Give an even --batch, or --prior none.",
             )
         if settings.batch % settings.accumulate:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
-        if not 0 <= settings.hold_empty <= 1:
-            raise SettingsError(f"hold_empty is a share from 0 to 1, not {settings.hold_empty:g}.")
+        if not 0 <= settings.preserve_uncond <= 1:
+            raise SettingsError(f"preserve_uncond is a share from 0 to 1, not {settings.preserve_uncond:g}.")
         if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():
             raise SettingsError("token_init names no word.", "Write it like --token-init word:dog.")
         if settings.token_init not in _INITS and not settings.token_init.startswith("word:"):

@@ -1,4 +1,4 @@
-"""What the user calls a concept: token specs such as "V* dog", and the V-words in prompts."""
+"""What the user calls a concept: token specs such as "V* dog", and the modifier tokens in prompts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cdtool.errors import TokenError
 
-_V_WORD = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
-_SMALL = re.compile(r"v(\*|[0-9]{1,4})(?!\w)")
+_MODIFIER = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
+_LOWER_CASE = re.compile(r"v(\*|[0-9]{1,4})(?!\w)")
 _ARTICLE = re.compile(r"\b[Aa]n?$")
 _VOWELS = ("a", "e", "i", "o", "u", "hour", "heir", "honest")
 _CONSONANT_SOUNDS = ("uni", "eu", "use", "ukulele", "one ", "once")  # an uncle, but a unicorn
@@ -18,33 +18,33 @@ _LITERAL = re.compile(r"\\(?=V(?:\*|[0-9]{1,4})(?!\w))")
 
 @dataclass(frozen=True)
 class Token:
-    """One learned word: its class noun, whether a modifier (a learned row) stands before it, and its initialiser."""
+    """A token spec: its class noun, whether a modifier token stands before it, and what that one begins as."""
 
     noun: str
     modifier: bool = True
-    initializer: str = ""  # vocabulary entry the row began as, e.g. "ktn"
-    ids: tuple[int, ...] = ()  # the initialiser's id in each tokenizer: what stands in the V place
+    initializer: str = ""  # the vocabulary entry whose embedding it began as, e.g. "ktn"
+    ids: tuple[int, ...] = ()  # the initializer's id in each tokenizer, which a prompt has in the modifier's place
 
-    def words(self, place: int | None = None) -> str:
-        """The words as a prompt has them: "V* dog", with a place "V2 dog", without a modifier "moongate"."""
-        sign = "*" if place is None else str(place)
+    def words(self, number: int | None = None) -> str:
+        """The words as a prompt has them: "V* dog", with a number "V2 dog", without a modifier "moongate"."""
+        sign = "*" if number is None else str(number)
         return f"V{sign} {self.noun}".strip() if self.modifier else self.noun
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt taken apart: plain text and places (from 0) of the concept's tokens, in order."""
+    """A parsed prompt: plain text and indices of the concept's modifier tokens, in order."""
 
     pieces: tuple[str | int, ...]
     named: frozenset[int]  # every token the prompt names, those without a modifier included
 
     def plain(self) -> str:
-        """The prompt without its V-words, as it is given to a scorer or to the bare base."""
+        """The prompt without its modifier tokens, as a scorer or the bare base gets it."""
         text = ""
         for piece in self.pieces:
             if isinstance(piece, str):
                 piece = " ".join(piece.split())
-                joint = _ARTICLE.search(text)  # the V-word stood between an article and its noun
+                joint = _ARTICLE.search(text)  # the modifier stood between an article and its noun
                 if joint and piece:
                     text = f"{text[: joint.start()]}{article(piece, joint[0])}"
                 else:
@@ -64,22 +64,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
-def v_words(text: str) -> list[str]:
-    """The V-words of a text in order, e.g. ["V*", "V2"]."""
-    return [found[0] for found in _V_WORD.finditer(text)]
+def modifier_tokens(text: str) -> list[str]:
+    """The modifier tokens of a text in order, e.g. ["V*", "V2"]."""
+    return [found[0] for found in _MODIFIER.finditer(text)]
 
 
-def numbered(text: str, place: int) -> str:
-    """The text with `V*` written as the V-word of token `place` (from 0)."""
-    return _V_WORD.sub(lambda found: f"V{place + 1}" if found[1] == "*" else found[0], text)
+def numbered(text: str, index: int) -> str:
+    """The text with `V*` written as the modifier of token `index`: of token 1, `V2`."""
+    return _MODIFIER.sub(lambda match: f"V{index + 1}" if match[1] == "*" else match[0], text)
 
 
 def parse_specs(specs: Sequence[str], first: int = 1) -> tuple[Token, ...]:
-    """Tokens of `--token` specs in order; a number in a spec must equal its place, counted from `first`.
+    """Tokens of `--token` specs in order; a number in a spec must equal its order, counted from `first`.
 
-    Raises TokenError for a spec without a noun or modifier, with two V-words, or with the wrong number.
+    Raises TokenError for a spec without a noun or modifier, with two modifiers, or with the wrong number.
     """
-    tokens = tuple(_parse(spec, first + place) for place, spec in enumerate(specs))
+    tokens = tuple(_parse(spec, number) for number, spec in enumerate(specs, first))
     plain = [token.noun for token in tokens if not token.modifier]
     for noun in plain:
         if plain.count(noun) > 1:
@@ -87,63 +87,65 @@ def parse_specs(specs: Sequence[str], first: int = 1) -> tuple[Token, ...]:
     return tokens
 
 
-def _parse(spec: str, place: int) -> Token:
-    found = list(_V_WORD.finditer(spec))
-    noun = " ".join(_V_WORD.sub(" ", spec).split())
+def _parse(spec: str, number: int) -> Token:
+    modifiers = list(_MODIFIER.finditer(spec))
+    noun = " ".join(_MODIFIER.sub(" ", spec).split())
     if not noun:
         raise TokenError(f'The token "{spec}" has no class noun.', 'Name the kind of thing too: --token "V* dog".')
-    if len(found) > 1 or (found and spec[: found[0].start()].strip()):
-        raise TokenError(f'The token "{spec}" must be one V-word and then its class noun.', 'Like --token "V* dog".')
-    if (small := _SMALL.match(spec.strip())) and small[1] in ("*", str(place)):
-        raise TokenError(f'The token "{spec}" has a small v.', f'Write --token "V{spec.strip()[1:]}".')
-    if found and found[0][1] not in ("*", str(place)):
+    if len(modifiers) > 1 or (modifiers and spec[: modifiers[0].start()].strip()):
         raise TokenError(
-            f'The token "{spec}" is number {place} here.', f'Write --token "V{place} {noun}" or "V* {noun}".'
+            f'The token "{spec}" must be one modifier, V*, and then its class noun.', 'Like --token "V* dog".'
         )
-    return Token(noun=noun, modifier=bool(found))
+    if (lower := _LOWER_CASE.match(spec.strip())) and lower[1] in ("*", str(number)):
+        raise TokenError(f'The token "{spec}" has a small v.', f'Write --token "V{spec.strip()[1:]}".')
+    if modifiers and modifiers[0][1] not in ("*", str(number)):
+        raise TokenError(
+            f'The token "{spec}" is number {number} here.', f'Write --token "V{number} {noun}" or "V* {noun}".'
+        )
+    return Token(noun=noun, modifier=bool(modifiers))
 
 
 def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
-    """Take a prompt apart for a concept that holds `tokens`.
+    """Parse a prompt for a concept that holds `tokens`.
 
-    `V*` is the only token, `V1`, `V2`... the tokens in order: whole words, exact case; `\\V8` is a literal. A token
-    without a modifier has its V-word dropped.
+    `V*` is the only token; `V1`, `V2`... are the tokens in order: whole words, exact case. `\\V8` stands for the
+    letters V8. Of a token without a modifier, `Vn` is left out of the prompt.
 
-    Raises TokenError for a V-word the concept does not hold, naming those it has.
+    Raises TokenError for a modifier that the concept does not hold, naming those it has.
     """
     pieces: list[str | int] = []
     named = set()
     end = 0
-    for found in _V_WORD.finditer(prompt):
-        place = _place(found[0], found[1], tokens)
-        named.add(place)
-        pieces.append(_LITERAL.sub("", prompt[end : found.start()]))
-        if tokens[place].modifier:
-            pieces.append(place)
-        end = found.end()
+    for match in _MODIFIER.finditer(prompt):
+        index = _index(match[0], match[1], tokens)
+        named.add(index)
+        pieces.append(_LITERAL.sub("", prompt[end : match.start()]))
+        if tokens[index].modifier:
+            pieces.append(index)
+        end = match.end()
     pieces.append(_LITERAL.sub("", prompt[end:]))
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if not token.modifier and re.search(rf"(?<!\w){re.escape(token.noun)}(?!\w)", prompt):
-            named.add(place)
+            named.add(index)
     return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
 
 
 def own_words(prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:
-    """A prompt's pieces with the token whose own words they are: its V-word with the noun behind it, or its plain noun.
+    """A prompt's pieces, each with the index of the token it belongs to, or None.
 
-    Every other piece is nobody's, None. Joined, the pieces are the prompt's.
+    To a token belong its modifier with the noun behind it, or its plain noun. Joined, the pieces are the prompt's.
     """
-    found: list[tuple[str | int, int | None]] = []
+    owned: list[tuple[str | int, int | None]] = []
     for piece in prompt.pieces:
         if isinstance(piece, int):
-            found.append((piece, piece))
+            owned.append((piece, piece))
             continue
-        before = found[-1][0] if found else ""
-        behind = re.match(rf"\s*{_noun(tokens[before])}", piece, re.IGNORECASE) if isinstance(before, int) else None
-        if behind and isinstance(before, int):
-            found.append((behind[0], before))
-        found += _plain_words(piece[behind.end() if behind else 0 :], tokens)
-    return [(piece, owner) for piece, owner in found if piece != ""]
+        before = owned[-1][0] if owned else ""
+        noun = re.match(rf"\s*{_noun(tokens[before])}", piece, re.IGNORECASE) if isinstance(before, int) else None
+        if noun and isinstance(before, int):
+            owned.append((noun[0], before))
+        owned += _plain_words(piece[noun.end() if noun else 0 :], tokens)
+    return [(piece, owner) for piece, owner in owned if piece != ""]
 
 
 def _noun(token: Token) -> str:
@@ -151,22 +153,23 @@ def _noun(token: Token) -> str:
 
 
 def _plain_words(text: str, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:
-    """A text cut at the nouns of tokens without a modifier; where one noun holds another, the longer one counts."""
-    plain = sorted((p for p, token in enumerate(tokens) if not token.modifier), key=lambda p: -len(tokens[p].noun))
-    found: list[tuple[str | int, int | None]] = []
+    """A text split at the nouns of tokens without a modifier; where one noun holds another, the longer one counts."""
+    plain = sorted((i for i, token in enumerate(tokens) if not token.modifier), key=lambda i: -len(tokens[i].noun))
+    owned: list[tuple[str | int, int | None]] = []
     end = 0
-    for match in re.finditer("|".join(f"({_noun(tokens[place])})" for place in plain) or "(?!)", text, re.IGNORECASE):
-        found += [(text[end : match.start()], None), (match[0], plain[(match.lastindex or 1) - 1])]
+    for match in re.finditer("|".join(f"({_noun(tokens[index])})" for index in plain) or "(?!)", text, re.IGNORECASE):
+        owned += [(text[end : match.start()], None), (match[0], plain[(match.lastindex or 1) - 1])]
         end = match.end()
-    return [*found, (text[end:], None)]
+    return [*owned, (text[end:], None)]
 
 
-def _place(word: str, sign: str, tokens: Sequence[Token]) -> int:
+def _index(word: str, sign: str, tokens: Sequence[Token]) -> int:
     if sign == "*" and len(tokens) == 1:
         return 0
     if sign != "*" and 1 <= int(sign) <= len(tokens):
         return int(sign) - 1
-    held = ", ".join(f'"{token.words(place + 1)}"' for place, token in enumerate(tokens)) or "no token"
+    known = ", ".join(f'"{token.words(number)}"' for number, token in enumerate(tokens, 1)) or "no token"
     raise TokenError(
-        f"The prompt names {word}, but here there is {held}.", f"Write \\{word} where the letters themselves are meant."
+        f"The prompt names {word}, but here there is {known}.",
+        f"Write \\{word} where the letters themselves are meant.",
     )

@@ -91,7 +91,7 @@ def saved(manifest, tensors):
     """Save a small concept in the registry: `saved("dog")`."""
     from cdtool.store import registry
 
-    def save(name: str = "dog", **values: object) -> registry.Entry:
+    def save(name: str = "dog", **values: object) -> registry.Concept:
         return registry.save(manifest(name, **values), tensors)
 
     return save
@@ -133,3 +133,11 @@ def sdxl_base(tmp_path_factory):
     import tiny_pipelines
 
     return tiny_pipelines.sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="session")
+def clip_tokenizer(tmp_path_factory):
+    """The tokenizer of the public bases, of CLIP's real vocabulary."""
+    import clip_vocabulary
+
+    return clip_vocabulary.tokenizer(tmp_path_factory.mktemp("clip"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from cdtool.models import adapter, diffusion, pipelines, text
+from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind, parse_specs
@@ -28,7 +28,7 @@ def load(folder, *parts):
 def concept(folder, *specs, name="dog", rank=0, shared=False, beyond=False, save=True, **more):
     """A concept: dense; of ranks up to `rank`; with one `down` for all; or of all the cross-attention."""
     base = load(folder)
-    tokens = text.initialised(base.tokenizers, parse_specs(specs or ("V* dog",)))
+    tokens = initializers.assign(base.tokenizers, parse_specs(specs or ("V* dog",)))
     draw = torch.Generator().manual_seed(5)
 
     def some(*shape, size=0.2):
@@ -108,10 +108,10 @@ def through_cdtool(folder, entry, prompt):
     """The denoiser's output with the concept, and without it."""
     base = load(folder, "unet", "text")
     own = entry.manifest.tokens
-    what = adapter.learned(base, own, load_file(entry.path))
+    what = adapter.load_weights(base, own, load_file(entry.path))
     condition = adapter.encode(base, what, [text.tokenize(base, bind(prompt, own), own)])
     sizes = diffusion.size_condition(base, 16, 16, 1)
     plain = diffusion.predict(base, *latents(), condition, sizes)
-    with adapter.held(base) as give:
+    with adapter.precomputed_kv(base) as give:
         give(adapter.keys_and_values(base, what, condition.features))
         return diffusion.predict(base, *latents(), condition, sizes), plain

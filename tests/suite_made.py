@@ -1,11 +1,11 @@
-"""A whole benchmark on the tiny base: one pair, all ways, pictures of one step, and eyes that see mean colours."""
+"""A whole benchmark on the tiny base: one pair, all compositions, one-step images, and an encoder of mean colours."""
 
 from __future__ import annotations
 
 import numpy as np
 import tiny_pipelines
 
-from cdtool.evaluation import side_effects
+from cdtool.evaluation import metrics
 from cdtool.merging import captions
 from cdtool.models import encoders
 
@@ -37,24 +37,24 @@ members = ["dog", "cat"]
 prompts = "two.txt"
 [[method]]
 name = "Base"
-way = "base"
+mode = "base"
 [[method]]
 name = "Ours"
-[[way]]
+[[composition]]
 name = "Bases"
-way = "base"
-[[way]]
+mode = "base"
+[[composition]]
 name = "Routed"
-way = "routed"
-[[way]]
+mode = "routed"
+[[composition]]
 name = "Merge"
-way = "merge"
-[[way]]
+mode = "merge"
+[[composition]]
 name = "Sequential"
-way = "sequential"
-[[way]]
+mode = "sequential"
+[[composition]]
 name = "Joint"
-way = "joint"
+mode = "joint"
 [[table]]
 title = "All"
 published = "1"
@@ -87,5 +87,5 @@ def see_colours(monkeypatch):
     """Measure with mean colours, and merge with a few captions."""
     spec = encoders.EncoderSpec("colour", "colour", 0.0)
     monkeypatch.setattr(encoders, "load", lambda *_: encoders.Encoder(spec, _told, _seen))
-    monkeypatch.setattr(side_effects, "find_encoders", lambda *_: None)
+    monkeypatch.setattr(metrics, "find_encoders", lambda *_: None)
     monkeypatch.setattr(captions, "read", lambda _: ["a cat on the beach", "photo of a dog", "in front of the cat"])

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "cdtool"
 ORDER = [
     "errors",
     "methods",
+    "schema",
     "files",
     "settings",
     "tokens",
@@ -38,9 +39,8 @@ ORDER = [
     "cli",
 ]
 SLOW = {"torch", "diffusers", "transformers", "accelerate", "torchmetrics", "matplotlib"}
-HEAVY = {"errors": SLOW | {"numpy", "PIL"}, "methods": SLOW | {"numpy", "PIL"}, "files": SLOW | {"numpy", "PIL"},
-         "settings": SLOW | {"numpy", "PIL"}, "tokens": SLOW | {"numpy", "PIL"}, "store": SLOW | {"numpy", "PIL"},
-         "images": SLOW}  # what a package may not import at its top  # fmt: skip
+LIGHT_PACKAGES = ("errors", "methods", "schema", "files", "settings", "tokens", "store")
+HEAVY = {name: SLOW | {"numpy", "PIL"} for name in LIGHT_PACKAGES} | {"images": SLOW}  # not imported at a package's top
 CORE = [path for path in sorted(PACKAGE.rglob("*.py"))
         if not {"cli", "mini"} & set(path.relative_to(PACKAGE).parts) and not path.stem.startswith("__")]  # fmt: skip
 TALKERS = {"typer", "rich", "argparse", "click"}

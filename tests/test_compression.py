@@ -11,7 +11,7 @@ import torch
 from cdtool import compression
 from cdtool.compression import Goal
 from cdtool.errors import ConceptError, InputError, NameTakenError, UsageError
-from cdtool.models import adapter, pipelines, spectra, text
+from cdtool.models import adapter, deltas, initializers, pipelines, spectra
 from cdtool.store import concept, registry
 from cdtool.tokens import Token
 
@@ -262,7 +262,7 @@ def base(request):
 
 
 def test_a_compressed_concept_acts_as_its_truncated_matrices(base, opened):
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     tensors = {
         f"unet.{module}.weight": falling(weight.shape, seed) for seed, (module, weight) in enumerate(base.kv.items())
     }
@@ -271,13 +271,13 @@ def test_a_compressed_concept_acts_as_its_truncated_matrices(base, opened):
     source, parts = opened(tensors, tokens=tokens)
     small = compression.compress(source, parts, Goal(rank=2), "small")
     entry = compression.save(source, small)
-    what = adapter.learned(base, tokens, concept.read_tensors(entry.path))
+    what = adapter.load_weights(base, tokens, concept.read_tensors(entry.path))
     features = torch.randn(2, 7, next(iter(base.kv.values())).shape[1], generator=torch.Generator().manual_seed(0))
     made = adapter.keys_and_values(base, what, features)
     for module, weight in base.kv.items():
         wanted = features @ (weight.float() + truncated(tensors[f"unet.{module}.weight"], 2)).T
         torch.testing.assert_close(made[module], wanted, atol=5e-3, rtol=1e-3)
-    whole = adapter.keys_and_values(base, adapter.learned(base, tokens, tensors), features)
+    whole = adapter.keys_and_values(base, adapter.load_weights(base, tokens, tensors), features)
     assert all((made[module] - whole[module]).abs().max() > 0.05 for module in base.kv)
 
 
@@ -288,9 +288,9 @@ def test_methods_beyond_kv_compress_convolutions_and_leave_vectors(base, opened)
     source, parts = opened(tensors, method="full")
     small = compression.compress(source, parts, Goal(rank=3), "small")
     assert small.ranks["unet.mid_block.resnets.0.conv1.weight"] == 3
-    made = adapter.changes_of(base, small.tensors)
+    made = adapter.read_deltas(base, small.tensors)
     assert made.keys() == parameters.keys()
     for name, parameter in parameters.items():
         given = tensors[f"unet.{name}"].float()
         wanted = truncated(given.flatten(1), 3).reshape(given.shape) if given.dim() > 1 else given
-        torch.testing.assert_close(adapter.dense(made[name], parameter.shape), wanted, atol=3e-2, rtol=0)
+        torch.testing.assert_close(deltas.dense(made[name], parameter.shape), wanted, atol=3e-2, rtol=0)

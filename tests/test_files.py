@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 
 import pytest
 
-from cdtool.files import is_abandoned, owner, publish, sweep, workplace
+from cdtool import files
+from cdtool.errors import ResourceError
+from cdtool.files import is_abandoned, owner, publish, replacing, sweep, workplace
 
 
 def test_a_workplace_goes_with_all_it_holds(tmp_path):
     with pytest.raises(KeyError), workplace(tmp_path) as work:
         (work / "half").write_text("half")
-        assert str(os.getpid()) in work.name
         assert work.name.startswith(".")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
@@ -59,3 +61,80 @@ def test_what_a_dead_process_of_this_machine_signed_is_abandoned():
     assert is_abandoned(f"{host}.{child.pid}")
     assert not is_abandoned(f"{host}-elsewhere.{child.pid}")
     assert not is_abandoned("nonsense")
+
+
+def test_a_killed_process_leaves_nothing_after_a_sweep(tmp_path):
+    code = (
+        "import os, pathlib, sys\n"
+        "from cdtool.files import workplace\n"
+        "with workplace(pathlib.Path(sys.argv[1])) as work:\n"
+        "    (work / 'half').write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert len(list(tmp_path.rglob("half"))) == 1
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert (path.read_text(), [one.name for one in tmp_path.iterdir()]) == ("new", ["a.json"])
+
+
+def test_a_replaced_file_has_the_rights_of_any_new_file(tmp_path):
+    (tmp_path / "any").touch()
+    with replacing(tmp_path / "a") as temporary:
+        temporary.touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="regular"):
+        files.open_regular(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(b"x" * 11)
+    assert files.read_regular(tmp_path / "long", most=11) == b"x" * 11
+    with pytest.raises(OSError, match="more than"):
+        files.read_regular(tmp_path / "long", most=10)
+
+
+def test_room_and_rights_are_checked_where_nothing_is_made(tmp_path, monkeypatch):
+    files.check_writable(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="file is not a folder"):
+        files.check_writable(tmp_path / "file" / "below")
+    with pytest.raises(ResourceError, match=r"The disk of .* is full: 1000000000 MB are needed"):
+        files.check_writable(tmp_path, needed=10**15)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ResourceError, match="read-only"):
+        files.check_writable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+        (RuntimeError("odd"), "odd"),
+    ],
+)
+def test_what_a_failed_write_says(tmp_path, error, said):
+    assert said in str(files.write_error(tmp_path / "a", error))
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a\0b", "~nobody-of-that-name/x", ""])
+def test_text_that_is_no_path_names_no_file(text):
+    path = files.user_path(text) if "\0" not in text else text
+    assert not files.is_file(path)

@@ -224,3 +224,13 @@ def test_every_setting_has_a_default_of_its_own_kind():
         assert chosen == cls()
         assert set(found) == {field.name for field in fields(cls)}
         assert {value.origin for value in found.values()} == {"default"}
+
+
+def test_names_of_earlier_versions_are_read(tmp_path, monkeypatch):
+    (tmp_path / "cdtool.toml").write_text("[train]\nhold_empty = 0.25\n[train.lora]\nhold_empty = 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    chosen, origins = resolve(TrainSettings, {})
+    assert (chosen.preserve_uncond, origins["preserve_uncond"].origin) == (0.25, "cdtool.toml")
+    assert resolve(TrainSettings, {"method": "lora"})[0].preserve_uncond == 0.5
+    monkeypatch.setenv("CDTOOL_TRAIN_HOLD_EMPTY", "0.125")
+    assert resolve(TrainSettings, {})[0].preserve_uncond == 0.125

@@ -1,11 +1,11 @@
-"""Token specs and the V-words in prompts: whole words, exact case, literals, places."""
+"""Token specs and the modifier tokens in prompts: whole words, exact case, literals, places."""
 
 from __future__ import annotations
 
 import pytest
 
 from cdtool.errors import TokenError
-from cdtool.tokens import Token, bind, counted, numbered, own_words, parse_specs, v_words
+from cdtool.tokens import Token, bind, counted, modifier_tokens, numbered, own_words, parse_specs
 
 DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
 
@@ -38,9 +38,9 @@ def test_specs_can_count_on_from_an_older_concept():
     [
         (["V*"], "no class noun", "V* dog"),
         ([""], "no class noun", "V* dog"),
-        (["V1 V2 dog"], "one V-word", "V* dog"),
-        (["V* dog V*"], "one V-word", "V* dog"),
-        (["dog V*"], "one V-word", "V* dog"),
+        (["V1 V2 dog"], "one modifier", "V* dog"),
+        (["V* dog V*"], "one modifier", "V* dog"),
+        (["dog V*"], "one modifier", "V* dog"),
         (["V2 dog"], "number 1 here", '"V1 dog"'),
         (["V* cat", "V3 dog"], "number 2 here", '"V2 dog"'),
         (["V0 dog"], "number 1 here", '"V1 dog"'),
@@ -120,7 +120,7 @@ def test_a_token_the_concept_lacks_is_an_error_that_names_those_it_has(prompt, t
         (r"V* dog by a \V8", "dog by a V8"),
     ],
 )
-def test_a_prompt_without_its_v_words(prompt, plain):
+def test_a_prompt_without_its_modifier_tokens(prompt, plain):
     assert bind(prompt, [DOG]).plain() == plain
 
 
@@ -128,7 +128,7 @@ def test_words_and_numbers():
     assert DOG.words() == "V* dog"
     assert DOG.words(2) == "V2 dog"
     assert GATE.words(2) == "moongate"
-    assert v_words(r"V* dog, \V8 and V2, v3") == ["V*", "V2"]
+    assert modifier_tokens(r"V* dog, \V8 and V2, v3") == ["V*", "V2"]
     assert numbered("V* dog and V3", 1) == "V2 dog and V3"
 
 

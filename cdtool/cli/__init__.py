@@ -26,6 +26,7 @@ from cdtool.cli import (
     merge,
     options,
     output,
+    parsing,
     prior,
     priormake,
     sample,
@@ -56,16 +57,25 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {"list": base.list_, "use": base.use, "show": base.show},
     ),
     "prior": (
-        "Sets of pictures of a class that keep a base from forgetting it.",
+        "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
     ),
     "analyze": (
-        "What a concept changed, and where its words are looked for.",
+        "What a concept changed, and what its words attend to.",
         {"change": analyze.change, "attention": analyze.attention},
     ),
 }
 
+# The sections of `cdtool --help`.
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "Make and use concepts": ("train", "sample", "merge", "compress", "forget"),
+    "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "push", "pull"),
+    "Measure and understand": ("eval", "suite", "study", "analyze"),
+    "Bases, class images, settings": ("base", "prior", "config", "doctor", "demo"),
+}
+
 _STYLE: dict[str, Any] = {
+    "cls": parsing.Group,
     "no_args_is_help": True,
     "rich_markup_mode": None,  # plain text: quick, and brackets in a help stay what they are
     "context_settings": {"help_option_names": ["-h", "--help"]},
@@ -103,7 +113,12 @@ for _group, (_help, _commands) in _GROUPS.items():
     app.add_typer(_typer, name=_group)
 
 
-_tree = functools.cache(typer.main.get_command)  # built once, however often a process calls main
+@functools.cache  # built once, however often a process calls main
+def _tree() -> parsing.Group:
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, parsing.Group)
+    tree.sections = _SECTIONS
+    return tree
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,13 +139,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
-        _tree(app)(arguments, prog_name="cdtool")
+        code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
+        return code if isinstance(code, int) else 0, ""
+    except typer.Abort:
+        return 130, ""
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return 2, error.format_message()
+        return explain(parsing.in_words(error))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         code, text = explain(error)
         return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text
-    return 0, ""
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -10,9 +10,8 @@ import typer
 
 from cdtool import settings
 from cdtool.cli import options, output
-from cdtool.cli.options import setting
 from cdtool.errors import ConceptError, ResourceError
-from cdtool.settings import SampleSettings, Scheduler
+from cdtool.settings import SampleSettings
 from cdtool.store import bases, registry
 from cdtool.store import subject as composition
 from cdtool.tokens import bind
@@ -23,26 +22,23 @@ if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.research.attention import Attended
 
-_Set = SampleSettings
 File = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The picture; a PNG beside you.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help='Like "V1 dog next to V2 cat".')]
-Steps = Annotated[int | None, setting(_Set, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[float | None, setting(_Set, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
-SchedulerFlag = Annotated[Scheduler | None, setting(_Set, "scheduler", "--scheduler", help="The sampler.")]
 
 
 def change(
     concept: options.Concept,
     out: File = None,
     base: options.Base = None,
-    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    force: options.OtherBase = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show how much a concept changed the base's cross-attention, self-attention and the rest (the paper's figure 3).
+    """Plot how much each kind of layer changed.
 
-    The figure compares layers that were all free to change: train with --method full. Of a concept that changes keys
-    and values only, the other bars are zero.
+    Bars for the base's cross-attention, self-attention and the rest: the paper's figure 3. The figure compares layers
+    that were all free to change: train with --method full. Of a concept that changes keys and values only, the other
+    bars are zero.
 
     Examples:
       cdtool train ./photos --token "V* dog" --method full -o dog-full
@@ -82,20 +78,20 @@ def attention(
     prompt: Prompt,
     out: File = None,
     seed: options.Seed = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: SchedulerFlag = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    scheduler: options.SchedulerFlag = None,
     base: options.Base = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    force: options.OtherBase = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show where each word of a prompt is looked for while a picture is drawn (the paper's figure 19).
+    """Plot where each word of a prompt is attended to.
 
-    A map is the share of the cross-attention a word gets at each latent cell, averaged over steps, heads and layers;
-    its brightest cell is its own largest share.
+    One map per word, as in the paper's figure 19. A map is the share of the cross-attention a word gets at each latent
+    cell, averaged over steps, heads and layers; its brightest cell is its own largest share.
 
     Examples:
       cdtool analyze attention dog+cat "V1 dog next to V2 cat" -o attention.png

@@ -12,7 +12,7 @@ from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
 from cdtool.images import corpora
-from cdtool.store import bases
+from cdtool.store import bases, families
 
 BaseName = Annotated[
     str,
@@ -37,15 +37,15 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
       cdtool base list --json
     """
     out = output.sink(json, quiet)
-    offers = bases.at_hand()
+    found = bases.installed()
     chosen = settings.base_name().value
     rows = [
-        (offer.name, "*" if offer.name == chosen else "", offer.family, output.size(offer.bytes), str(offer.folder))
-        for offer in offers
+        (base.name, "*" if base.name == chosen else "", base.pipeline, output.size(base.bytes), str(base.folder))
+        for base in found
     ]
-    data = [asdict(offer) | {"in_use": offer.name == chosen} for offer in offers]
+    data = [asdict(base) | {"in_use": base.name == chosen} for base in found]
     out.table(("NAME", "USE", "PIPELINE", "SIZE", "FOLDER"), rows, {"bases": data, "in_use": chosen})
-    if absent := [name for name in bases.ALIASES if name not in {offer.name for offer in offers}]:
+    if absent := [name for name in bases.ALIASES if name not in {base.name for base in found}]:
         out.talk(f"Not here: {', '.join(absent)}. Get one with: cdtool base use NAME --fetch")
 
 
@@ -65,6 +65,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
             raise
         out.talk(f"Fetching {base}: weights are some gigabytes.")
         folder = bases.fetch(base)
+    families.check_trainable(base, families.read(folder))
     name = base if bases.is_name(base) else str(folder)
     written = settings.write_base(name)
     in_force = settings.base_name()
@@ -76,10 +77,10 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
 def show(
     base: OneBase = None, rare_tokens: RareTokens = None, json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Show what a base is: its pipeline, resolution, prediction type and the weights a concept changes.
+    """Show a base: its pipeline, resolution and K/V.
 
-    With --rare-tokens, words to begin a V-word as: those that captions hold 5 to 10 times, of letters only, and no
-    part of another entry of the vocabulary.
+    With --rare-tokens, words for a modifier token to begin as: those that occur 5 to 10 times in captions, of letters
+    only, and no part of another entry of the vocabulary.
 
     Examples:
       cdtool base show
@@ -90,28 +91,28 @@ def show(
     if rare_tokens is not None:
         _show_rare(str(name), rare_tokens, output.sink(json, quiet))
         return
-    sheet = bases.describe(bases.locate(name))
+    summary = bases.describe(bases.locate(name))
     facts = {
         "name": name,
-        "pipeline": sheet.family,
-        "resolution": f"{sheet.resolution} px",
-        "predicts": sheet.prediction,
-        "text width": str(sheet.text_width),
-        "K/V": f"{sheet.matrices} matrices, {sheet.numbers:,} numbers" if sheet.matrices else "unknown",
-        "folder": str(sheet.folder),
+        "pipeline": summary.pipeline,
+        "resolution": f"{summary.resolution} px",
+        "predicts": summary.prediction,
+        "text width": str(summary.text_width),
+        "K/V": f"{summary.matrices} matrices, {summary.numbers:,} numbers" if summary.matrices else "unknown",
+        "folder": str(summary.folder),
     }
-    output.sink(json, quiet).facts(facts, {"name": name} | asdict(sheet))
+    output.sink(json, quiet).facts(facts, {"name": name} | asdict(summary))
 
 
 def _show_rare(name: str, path: Path, out: output.Output) -> None:
     captions = corpora.captions(path)
     output.quiet_libraries()
-    from cdtool.models import pipelines, text
+    from cdtool.models import initializers, pipelines
 
     tokenizers = pipelines.load_tokenizers(bases.locate(name))
-    found = text.rare_words(tokenizers, captions)
+    found = initializers.rare_words(tokenizers, captions)
     out.talk(
         f"{len(found)} rare words by {len(captions):,} captions of {path.name}; use one with --token-init word:WORD"
     )
-    rows = [(word, str(text.initializer_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
+    rows = [(word, str(initializers.vocabulary_ids(tokenizers, word)[0]), str(count)) for word, count in found.items()]
     out.table(("WORD", "ID", "OCCURRENCES"), rows, {"base": name, "captions": len(captions), "words": found})

@@ -12,6 +12,7 @@ import typer
 
 from cdtool import settings
 from cdtool.cli import options, output
+from cdtool.cli.parsing import BASICS
 from cdtool.errors import UsageError
 from cdtool.settings import CompressSettings
 from cdtool.store import registry
@@ -19,21 +20,34 @@ from cdtool.store import registry
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.compression import Point, Small, Source
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi|)b?\s*")
 
 Energy = Annotated[
     float | None,
-    options.setting(CompressSettings, "energy", "--energy", help="Share of the spectrum to keep.", metavar="F"),
+    options.setting(
+        CompressSettings, "energy", "--energy", help="Share of the spectrum to keep.", metavar="F", panel=BASICS
+    ),
 ]
-Rank = Annotated[int | None, typer.Option("--rank", metavar="R", min=1, help="The same rank for every matrix.")]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="R", min=1, rich_help_panel=BASICS, help="The same rank for every matrix."),
+]
 MaxSize = Annotated[
     str | None,
-    typer.Option("--max-size", metavar="SIZE", help="Of the file: 2MB, 500KB, 1.5MiB; ranks where they count."),
+    typer.Option(
+        "--max-size",
+        metavar="SIZE",
+        rich_help_panel=BASICS,
+        help="Of the file: 2MB, 500KB, 1.5MiB; ranks where they count.",
+    ),
 ]
-Curve = Annotated[bool, typer.Option("--curve", help="Show size and error by share; saves nothing without -o.")]
+Curve = Annotated[
+    bool,
+    typer.Option("--curve", rich_help_panel=BASICS, help="Show size and error by share; saves nothing without -o."),
+]
 Picture = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Where --curve also plots to: .png, .pdf or .svg.")
 ]
@@ -52,9 +66,10 @@ def compress(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a concept's file smaller: each matrix keeps the singular values that matter. The result is NAME-small.
+    """Make a concept's file smaller, at little cost.
 
-    Neither the base nor a GPU is needed. A matrix that would not get smaller stays as it is.
+    Each matrix keeps the singular values that matter; the result is NAME-small unless named. Neither the base nor a
+    GPU is needed. A matrix that would not get smaller stays as it is.
 
     Examples:
       cdtool compress dog
@@ -152,5 +167,5 @@ def _figures(source: Source, small: Small) -> dict[str, Any]:
     return {"from": before, "error": small.error, "kept": small.kept, "ranks": dict(small.ranks)}
 
 
-def _data(entry: Entry) -> dict[str, Any]:
+def _data(entry: Concept) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}

@@ -15,7 +15,7 @@ from cdtool.cli import options, output
 from cdtool.errors import NotFoundError, UsageError, nearest
 from cdtool.store import concept, registry
 from cdtool.store.concept import Manifest
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 
 Spectrum = Annotated[bool, typer.Option("--spectrum", help="Show the singular values of each matrix instead.")]
 Picture = Annotated[
@@ -33,7 +33,7 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
       cdtool list --json
     """
     out = output.sink(json, quiet)
-    entries = list(registry.entries())
+    entries = list(registry.concepts())
     columns = ("NAME", "KIND", "TOKENS", "BASE", "SIZE", "CREATED", "SCORE")
     out.table(columns, [_row(entry) for entry in entries], {"concepts": [_data(entry) for entry in entries]})
     if not entries:
@@ -46,9 +46,10 @@ def show(
     spectrum: Spectrum = False,
     json: options.Json = False,
 ) -> None:
-    """Show everything a concept records: its tokens, base, settings, sources and scores.
+    """Show what a concept records: tokens, base, scores.
 
-    With --spectrum: the sum of its leading singular values, as a share of them all, for each matrix.
+    Also its settings, sources, the report of its merge and where it lies. With --spectrum: the sum of its leading
+    singular values, as a share of them all, for each matrix.
 
     Examples:
       cdtool show dog
@@ -103,7 +104,7 @@ def _picked(pick: Mapping[str, Any]) -> str:
     return f"step {pick['step']} of {pick['of']}, from {len(pick['stages']) - 1} checkpoints"
 
 
-def _show_spectrum(out: output.Output, entry: Entry, picture: Path | None) -> None:
+def _show_spectrum(out: output.Output, entry: Concept, picture: Path | None) -> None:
     from cdtool.models import spectra
     from cdtool.reports import plots
 
@@ -173,7 +174,7 @@ def rename(
     output.sink(json).result(new_name, {"name": new_name, "was": concept_name})
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Concept) -> tuple[str, ...]:
     manifest = entry.manifest
     if manifest is None:
         return (entry.name, "damaged", "", "", output.size(entry.bytes), "", "")
@@ -181,7 +182,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (entry.name, kind, tokens, base, output.size(entry.bytes), created, _score(registry.note(entry.name)))
 
 
-def _data(entry: Entry) -> dict[str, Any]:
+def _data(entry: Concept) -> dict[str, Any]:
     data: dict[str, Any] = {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}
     if entry.manifest is None:
         return data | {"damaged": True, "problem": entry.problem}

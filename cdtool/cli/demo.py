@@ -17,7 +17,10 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where photos an
 
 
 def demo(out: Out = Path("cdtool-demo"), json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show all of it on sample photos and the embedded base: no GPU, no network, a few minutes.
+    """See all of it on sample photos, in a few minutes.
+
+    Trains, merges, compresses and measures on the embedded base: no GPU and no network needed. Run again, it goes on
+    where it was stopped.
 
     Examples:
     cdtool demo

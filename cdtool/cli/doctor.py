@@ -18,7 +18,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 def doctor(json: options.Json = False) -> None:
-    """Describe this machine: versions, devices, precision, memory, disk, bases and the data directory.
+    """Describe this machine, for settings and bug reports.
+
+    Versions, devices, precision, memory, disk, bases and the data directory.
 
     Examples:
       cdtool doctor
@@ -37,7 +39,7 @@ def doctor(json: options.Json = False) -> None:
         "memory": _memory(),
         "data_directory": {"path": data_dir, "free": _free_disk(data_dir), "writable": _writable(data_dir)},
         "base": asdict(chosen),
-        "bases": [asdict(offer) for offer in bases.at_hand()],
+        "bases": [asdict(base) for base in bases.installed()],
     }
     output.sink(json).facts(_facts(data), data)
 
@@ -55,7 +57,7 @@ def _facts(data: dict[str, Any]) -> dict[str, str]:
         "memory": output.size(data["memory"]) if data["memory"] else "unknown",
         "data directory": f"{place['path']} ({output.size(place['free'])} free{access})",
         "base in use": "{value} (from {origin})".format(**data["base"]),
-        "bases at hand": ", ".join(offer["name"] for offer in data["bases"]) or "none",
+        "bases at hand": ", ".join(base["name"] for base in data["bases"]) or "none",
     }
 
 

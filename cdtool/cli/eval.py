@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +18,11 @@ from cdtool.tokens import counted
 if TYPE_CHECKING:
     from cdtool.evaluation.alignment import Interval, Scores
     from cdtool.evaluation.evaluate import Evaluation
-    from cdtool.evaluation.forgetting import Forgotten
-    from cdtool.evaluation.selection import Stage
+    from cdtool.evaluation.forgetting import ForgettingResult
+    from cdtool.evaluation.selection import CheckpointScore
+    from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.reports.reporting import Picture
+    from cdtool.sampling.sample import Generated
 
 Photos = Annotated[
     list[Path] | None,
@@ -61,10 +63,6 @@ Subject = Annotated[
         autocompletion=options.complete_subjects,
     ),
 ]
-Steps = Annotated[int | None, options.setting(SampleSettings, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[
-    float | None, options.setting(SampleSettings, "guidance", "--guidance", help="Guidance scale.", metavar="F")
-]
 
 
 def eval_(
@@ -74,8 +72,8 @@ def eval_(
     images: Images = None,
     count: Count = None,
     seed: options.Seed = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
     metrics: evalflags.Metrics = None,
@@ -102,10 +100,10 @@ def eval_(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure a concept: how well its samples follow their prompts (text) and resemble its photos (image).
+    """Measure how well samples fit their prompts and photos.
 
     Text is CLIPScore, image the mean cosine of all pairs of sample and photo. The base draws the same prompts without
-    V-words; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
+    modifier tokens; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
     concept's words, {0}, {1}... for those of one token of several. Concepts joined by + are measured together, with a
     column of image alignment to the photos of each.
 
@@ -194,39 +192,49 @@ def _one(concepts: list[str] | None) -> str:
     )
 
 
-def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[Forgotten, ...], Scores]:
+def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[ForgettingResult, ...], Scores]:
     from cdtool.evaluation import evaluate
     from cdtool.evaluation.alignment import Scores
-    from cdtool.evaluation.evaluate import Lookback
-    from cdtool.evaluation.side_effects import Aside
+    from cdtool.evaluation.forgetting import ForgettingResult
+    from cdtool.evaluation.side_effects import ProbeImage
+
+    results: list[ForgettingResult] = []
+
+    def images_and_scores() -> Iterator[Generated | ProbeImage | Scores]:
+        for event in evaluate.run(plan):
+            if isinstance(event, ForgettingResult):
+                results.append(event)
+            else:
+                yield event
 
     pictures: list[Picture] = []
-    found: tuple[Forgotten, ...] = ()
-    for event in out.progress(evaluate.run(plan), plan.pictures + plan.wanted.forgetting + 1, label="picture"):
+    for event in out.progress(images_and_scores(), plan.pictures + 1, label="picture"):
         if isinstance(event, Scores):
-            return pictures, found, event
-        if isinstance(event, Lookback):
-            found = event.found
-        elif not isinstance(event, Aside):
+            return pictures, tuple(results), event
+        if not isinstance(event, ProbeImage):
             pictures.append(event)
     raise AssertionError("an evaluation ends with its scores")
 
 
-def _stages(plan: Evaluation) -> tuple[Stage, ...]:
+def _stages(plan: Evaluation) -> tuple[CheckpointScore, ...]:
     """The checkpoints the concept was picked from."""
     from cdtool.evaluation import selection
 
-    return selection.stages_of(plan.asked.concepts[0]) if plan.asked.is_stored else ()
+    return selection.scores_of_checkpoints(plan.asked.concepts[0]) if plan.asked.is_stored else ()
 
 
-def _save_sheet(found: Sequence[Forgotten], path: Path) -> None:
+def _save_sheet(found: Sequence[ForgettingResult], path: Path) -> None:
     from cdtool.images import sheets
 
     sheets.stacked([one.sheet for one in found if one.sheet]).save(path)
 
 
 def _report(
-    plan: Evaluation, scores: Scores, found: Sequence[Forgotten], out: output.Output, files: dict[str, Path | None]
+    plan: Evaluation,
+    scores: Scores,
+    found: Sequence[ForgettingResult],
+    out: output.Output,
+    files: dict[str, Path | None],
 ) -> None:
     names = list(scores.concept)
     data: dict[str, Any] = {"name": plan.subject, "base_name": plan.base, **scores.as_dict()}

@@ -11,7 +11,7 @@ import typer
 from cdtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from cdtool.evaluation.side_effects import Wanted
+    from cdtool.evaluation.metrics import MetricRequest
 
 Metrics = Annotated[
     str | None,
@@ -62,21 +62,21 @@ class Asked:
     least: str = ""
     most: str = ""
 
-    def wanted(self, metrics: str | None = None) -> Wanted:
+    def wanted(self, metrics: str | None = None) -> MetricRequest:
         """The scores asked for; `metrics` take the place of --metrics, and --kid and --fid ask for their metric too.
 
         Raises UsageError for an unknown metric and for flags that belong to nothing.
         """
-        from cdtool.evaluation.side_effects import Wanted, metric_names
+        from cdtool.evaluation.metrics import MetricRequest, metric_names
 
         if self.sheet is not None and not self.forgetting:
             raise UsageError("--sheet shows what --forgetting looked at.", "Add --forgetting.")
         listed = metrics or self.metrics
-        names = metric_names(listed) if listed is not None else Wanted.metrics
+        names = metric_names(listed) if listed is not None else MetricRequest.metrics
         sets = {"kid": self.kid, "fid": self.fid}
         names += tuple(name for name, path in sets.items() if path is not None and name not in names)
         if self.fid_count is not None and "fid" not in names:
             raise UsageError("--fid-count is about FID, which is not measured.", "Add fid to --metrics.")
-        return Wanted(
-            names, self.forgetting, self.kid, self.fid, self.fid_count or Wanted.fid_count, self.encoder or ""
+        return MetricRequest(
+            names, self.forgetting, self.kid, self.fid, self.fid_count or MetricRequest.fid_count, self.encoder or ""
         )

@@ -12,7 +12,7 @@ from cdtool import settings, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.store import bases, registry
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def export(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a concept for other tools: a LoRA and its words for diffusers, or for A1111, ComfyUI and kohya.
+    """Write a concept for diffusers, ComfyUI, A1111 or kohya.
 
-    Whole matrices become a LoRA of the rank they need, which loses nothing; --rank and --energy make it smaller.
-    custom-diffusion writes whole weights as the public example script does. To share a concept with another cdtool,
-    copy its file instead.
+    It becomes a LoRA and its words' embeddings. Whole matrices become a LoRA of the rank they need, which loses
+    nothing; --rank and --energy make it smaller. custom-diffusion writes whole weights as the public example script
+    does. To share a concept with another cdtool, copy its file instead.
 
     Examples:
       cdtool export dog --to diffusers
@@ -80,7 +80,7 @@ def export(
     voice.result(str(main), data | {"rank": done.rank, "error": done.error, "bytes": size, "usage": done.usage})
 
 
-def _target(out: Path | None, to: str, entry: Entry) -> tuple[Path, str]:
+def _target(out: Path | None, to: str, entry: Concept) -> tuple[Path, str]:
     """The folder to write into, and for kohya's `-o FILE.safetensors` what its files begin with."""
     if out is None:
         return Path(f"{entry.name}-{to}"), ""
@@ -101,9 +101,10 @@ def import_(
     json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Bring in a concept: another cdtool's file, or weights, LoRAs of K/V and embeddings of other tools.
+    """Bring in a concept or another tool's weights.
 
-    Those other files know neither their base nor what the thing is: --base and --token say so.
+    It reads another cdtool's file, and weights, LoRAs of K/V and embeddings of other tools. Those know neither their
+    base nor what the thing is: --base and --token say so.
 
     Examples:
       cdtool import ./shared/dog.safetensors
@@ -141,8 +142,7 @@ def _adopt(
         if if_missing and called in registry.names():
             _tell(voice, registry.find(called), "", f'There is a concept "{called}" already; nothing to do.')
             continue
-        if not force:
-            registry.check_free(called)
+        registry.check_free(called, force=force)
         _tell(voice, registry.adopt(path, called, force=force), "cdtool")
 
 
@@ -166,7 +166,7 @@ def _bring(
     if if_missing and called in registry.names():
         _tell(voice, registry.find(called), "", f'There is a concept "{called}" already; nothing to do.')
         return
-    (registry.check_name if force else registry.check_free)(called)
+    registry.check_free(called, force=force)
     chosen = settings.base_name(base)
     bases.locate(chosen.value)
     if base is None:
@@ -183,7 +183,7 @@ def _bring(
     _tell(voice, entry, brought.label)
 
 
-def _tell(voice: Output, entry: Entry, label: str, remark: str = "") -> None:
+def _tell(voice: Output, entry: Concept, label: str, remark: str = "") -> None:
     if entry.manifest is None:
         raise ConceptError(entry.problem)
     held = entry.manifest.tokens

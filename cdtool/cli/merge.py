@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.merging.diagnostics import Report
     from cdtool.merging.merge import Merged
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
 Captions = Annotated[
     Path | None,
-    typer.Option("--captions", metavar="FILE", help="Everyday captions to leave as they are, one a line."),
+    typer.Option("--captions", metavar="FILE", help="Regularization captions to leave as they are, one a line."),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace what has this name; save though a concept is lost; another --base.")
@@ -38,10 +38,10 @@ def merge(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Merge concepts of one base into one small file, in seconds and without training.
+    """Merge several concepts of one base into one file.
 
-    Their tokens become V1, V2... in the order given. What the merge kept of each concept is told and recorded; where
-    it lost one, nothing is saved and the exit code is 6.
+    It takes seconds and no training, and the file is small. Their tokens become V1, V2... in the order given. What the
+    merge kept of each concept is told and recorded; where it lost one, nothing is saved and the exit code is 6.
 
     Examples:
     cdtool merge dog moongate -o pair
@@ -89,19 +89,22 @@ def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
 def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
     folder = bases.locate(found.base)
     output.quiet_libraries(diffusers=False)
-    from cdtool.merging import captions as everyday
+    from cdtool.merging import captions as reg_captions
+    from cdtool.merging import diagnostics
     from cdtool.merging import merge as merging
     from cdtool.models import pipelines
 
-    texts = everyday.read(everyday.find(captions, folder))
+    texts = reg_captions.read(reg_captions.find(captions, folder))
     loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
     merging.check(loaded, found, force=force)
-    key = everyday.key_of(loaded, texts)
-    known = everyday.stored(key)
+    for warning in diagnostics.shared_initializers(found.concepts):
+        out.warn(warning)
+    key = reg_captions.key_of(loaded, texts)
+    known = reg_captions.stored(key)
     if known is None:
-        for _ in out.progress(everyday.encode(loaded, texts, key), len(texts), label="caption"):
+        for _ in out.progress(reg_captions.encode(loaded, texts, key), len(texts), label="caption"):
             pass
-        known = everyday.known(loaded, texts)
+        known = reg_captions.known(loaded, texts)
     return merging.merge(loaded, found, target, known, force=force)
 
 
@@ -118,7 +121,7 @@ def _tell(out: Output, report: Report) -> None:
     )
 
 
-def _note(entry: Entry, found: Composition) -> None:
+def _note(entry: Concept, found: Composition) -> None:
     """What this machine knows of the parents and the merge can use: where the base and the photos of each token lie."""
     notes = [registry.note(parent.name) if parent.name in registry.names() else {} for parent in found.concepts]
     known: dict[str, Any] = {"base": notes[0]["base"]} if notes[0].get("base") else {}
@@ -135,5 +138,5 @@ def _example(found: Composition) -> str:
     return " in front of ".join(words[:2]) + "".join(f" and {word}" for word in words[2:])
 
 
-def _data(entry: Entry) -> dict[str, Any]:
+def _data(entry: Concept) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}

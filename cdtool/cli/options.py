@@ -13,30 +13,52 @@ The function's docstring is its help; what follows a line "Examples:" in it ends
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from cdtool.cli import parsing
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.settings import Precision as _Precision
-from cdtool.settings import SampleSettings
+from cdtool.settings import SampleSettings, Scheduler
 from cdtool.store import bases, registry
 
 
-def setting(cls: type[Any], name: str, *flags: str, help: str, metavar: str | None = None) -> Any:
-    """An option for a setting: `--help` shows the dataclass's default, the value None means it was not given."""
+def setting(
+    cls: type[Any],
+    name: str,
+    *flags: str,
+    help: str,
+    metavar: str | None = None,
+    shown: str | None = None,
+    panel: str | None = None,
+    autocompletion: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """An option for a setting: `--help` shows the dataclass's default, the value None means it was not given.
+
+    cls: the settings' dataclass, and `name` its field.
+    shown: what stands for the default where its value alone says little (0 for "the base's own").
+    panel: the section of the --help it stands in.
+    autocompletion: what completes its value in a shell.
+    """
     default = next(field.default for field in fields(cls) if field.name == name)
-    shown = "" if default in ("", False, True) else f"  [default: {default}]"
-    return typer.Option(*flags, help=help + shown, metavar=metavar)
+    text = ("on" if default else "off") if isinstance(default, bool) else str(default)
+    described = help + default_of(shown or text)
+    return typer.Option(*flags, help=described, metavar=metavar, rich_help_panel=panel, autocompletion=autocompletion)
+
+
+def default_of(text: str) -> str:
+    """The end of a help text that names a default."""
+    return f"  [default: {text}]"
 
 
 def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make `function` the command `name`: its docstring is the help, the lines after "Examples:" end it."""
     text, _, examples = inspect.getdoc(function).partition("\nExamples:\n")  # type: ignore[union-attr]
-    app.command(name, help=text.strip(), epilog=epilog(*examples.strip().splitlines()))(function)
+    app.command(name, cls=parsing.Command, help=text.strip(), epilog=epilog(*examples.strip().splitlines()))(function)
 
 
 def epilog(*lines: str) -> str:
@@ -56,6 +78,20 @@ def complete_subjects(incomplete: str) -> list[str]:
     return [head + plus + name for name in known if name.startswith(last)]
 
 
+def complete_list(known: Sequence[str], incomplete: str) -> list[str]:
+    """Members of a list with commas; those given are not offered again."""
+    head, comma, last = incomplete.rpartition(",")
+    given = head.split(",")
+    return [head + comma + name for name in known if name.startswith(last) and name not in given]
+
+
+def complete_priors(incomplete: str) -> list[str]:
+    """What --prior takes by name: the words for a way, and prior sets."""
+    from cdtool.priors import sets
+
+    return [name for name in ("auto", "none", "generated", *sets.names()) if name.startswith(incomplete)]
+
+
 def complete_bases(incomplete: str) -> list[str]:
     """Names of bases."""
     return [name for name in bases.NAMES if name.startswith(incomplete)]
@@ -73,12 +109,19 @@ def check_picture(path: Path | None, flag: str) -> None:
         raise NotFoundError(f"There is no folder {path.parent} for the picture.", "Make it, or choose another.")
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of text.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare results, no talk and no progress.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what has this name.")]
-IfMissing = Annotated[bool, typer.Option("--if-missing", help="Do nothing, successfully, if the concept exists.")]
+def _flag(*flags: str, panel: str, help: str) -> Any:
+    return typer.Option(*flags, rich_help_panel=panel, help=help)
+
+
+Json = Annotated[bool, _flag("--json", panel=parsing.OUTPUT, help="Print one JSON object instead of text.")]
+JsonLines = Annotated[bool, _flag("--json", panel=parsing.OUTPUT, help="Print one JSON object per result.")]
+Quiet = Annotated[bool, _flag("--quiet", "-q", panel=parsing.OUTPUT, help="Print the bare results, nothing else.")]
+Yes = Annotated[bool, _flag("--yes", "-y", panel=parsing.SAFETY, help="Do not ask.")]
+Force = Annotated[bool, _flag("--force", panel=parsing.SAFETY, help="Replace what has this name.")]
+OtherBase = Annotated[bool, _flag("--force", panel=parsing.SAFETY, help="Allow another base of equal shapes.")]
+IfMissing = Annotated[
+    bool, _flag("--if-missing", panel=parsing.SAFETY, help="Do nothing, successfully, if the concept exists.")
+]
 
 Concept = Annotated[
     str, typer.Argument(metavar="CONCEPT", help="A concept's name or file.", autocompletion=complete_concepts)
@@ -94,14 +137,60 @@ Subject = Annotated[
         autocompletion=complete_subjects,
     ),
 ]
-Name = Annotated[str | None, typer.Option("--name", "-o", metavar="NAME", help="The name of the concept made.")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", "-o", metavar="NAME", rich_help_panel=parsing.BASICS, help="The name of the concept made."),
+]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="BASE", help="The base: a name, hub id or folder.", autocompletion=complete_bases),
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        rich_help_panel=parsing.BASICS,
+        help="The base: a name, hub id or folder.",
+        autocompletion=complete_bases,
+    ),
 ]
-Precision = Annotated[_Precision | None, setting(SampleSettings, "precision", "--precision", help="Compute precision.")]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int | None, setting(SampleSettings, "seed", "--seed", help="Seed of everything random.", metavar="N")]
+Precision = Annotated[
+    _Precision | None,
+    setting(
+        SampleSettings,
+        "precision",
+        "--precision",
+        metavar="P",
+        panel=parsing.SPEED,
+        help="fp32, bf16, fp16, or auto: bf16 where the hardware has it.",
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", rich_help_panel=parsing.SPEED, help="auto, cpu, cuda, cuda:1 or mps.")
+]
+Seed = Annotated[
+    int | None,
+    setting(SampleSettings, "seed", "--seed", metavar="N", panel=parsing.BASICS, help="Seed of everything random."),
+]
+Steps = Annotated[
+    int | None,
+    setting(SampleSettings, "steps", "--steps", metavar="N", panel=parsing.METHOD, help="Denoising steps."),
+]
+Guidance = Annotated[
+    float | None,
+    setting(SampleSettings, "guidance", "--guidance", metavar="F", panel=parsing.METHOD, help="Guidance scale."),
+]
+SchedulerFlag = Annotated[
+    Scheduler | None,
+    setting(
+        SampleSettings,
+        "scheduler",
+        "--scheduler",
+        metavar="S",
+        panel=parsing.METHOD,
+        help=f"The sampler: {', '.join(get_args(Scheduler))}.",
+    ),
+]
 PromptFile = Annotated[
-    Path | None, typer.Option("--prompts", metavar="FILE", help="Prompts, one a line; - is standard input.")
+    Path | None,
+    typer.Option(
+        "--prompts", metavar="FILE", rich_help_panel=parsing.BASICS, help="Prompts, one a line; - is standard input."
+    ),
 ]

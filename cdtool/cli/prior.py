@@ -1,4 +1,4 @@
-"""cdtool prior list, add, show and remove: sets of pictures of a class that keep a base from forgetting it."""
+"""cdtool prior list, add, show and remove: sets of images of a class that keep a base from forgetting it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from cdtool.cli import options, output
 from cdtool.errors import InputError, NotFoundError, TokenError, nearest
 from cdtool.priors import sets
-from cdtool.priors.sets import Entry
+from cdtool.priors.sets import PriorSet
 from cdtool.store import registry
 from cdtool.tokens import Token, parse_specs
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cdtool.cli.output import Output
 
-SHOWN = 48  # pictures of a contact sheet at most
+SHOWN = 48  # images of a contact sheet at most
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -46,17 +46,17 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """
     out = output.sink(json, quiet)
     entries, half = list(sets.entries()), sets.unfinished()
-    columns = ("NAME", "CLASS", "PICTURES", "SOURCE", "SIZE", "CREATED")
+    columns = ("NAME", "CLASS", "IMAGES", "SOURCE", "SIZE", "CREATED")
     data = {"sets": [_data(entry) for entry in entries], "unfinished": [asdict(one) for one in half]}
     out.table(columns, [_row(entry) for entry in entries], data)
     for one in half:
-        out.talk(f"Unfinished: {one.name}, {one.pictures} pictures; the same command goes on with it.")
+        out.talk(f"Unfinished: {one.name}, {one.images} images; the same command goes on with it.")
     if not entries:
         out.talk('No prior sets yet. Make one: cdtool prior make "dog" --from CORPUS, or --generate 200')
 
 
 def add(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pictures, with captions beside them or without.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images, with captions beside them or without.")],
     name: Name = None,
     noun: Class = None,
     style: Style = False,
@@ -65,7 +65,7 @@ def add(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Take over a folder of your own as a prior set; the pictures are copied.
+    """Copy a folder of your own as a set of class images.
 
     Examples:
       cdtool prior add ./dogs --class dog
@@ -89,7 +89,7 @@ def add(
 
 
 def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show what a prior set holds: its pictures, captions, source and size.
+    """Show what a set holds: images, captions, source.
 
     Examples:
       cdtool prior show dog
@@ -100,12 +100,12 @@ def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet
     entry = sets.find(set_name)
     manifest = entry.manifest
     assert manifest is not None
-    captions = Counter(picture.caption or "(the class's template)" for picture in manifest.pictures)
-    near = [picture.cosine for picture in manifest.pictures if picture.cosine is not None]
+    captions = Counter(image.caption or "(the class's template)" for image in manifest.images)
+    near = [image.cosine for image in manifest.images if image.cosine is not None]
     facts = {
         "name": entry.name,
         "class": manifest.noun + (", a style" if manifest.style else ""),
-        "pictures": f"{len(manifest.pictures)}, short side {manifest.side} px or more",
+        "images": f"{len(manifest.images)}, short side {manifest.side} px or more",
         "source": manifest.source,
         **{key: str(value) for key, value in manifest.origin.items()},
         "similarity": f"{min(near):.2f} to {max(near):.2f}" if near else "",
@@ -145,7 +145,7 @@ def remove(names: SetNames, yes: options.Yes = False, json: options.Json = False
 
 
 def class_of(text: str) -> Token:
-    """The class a text names; a V-word before the noun is dropped."""
+    """The class a text names; a modifier token before the noun is dropped."""
     try:
         (token,) = parse_specs([text])
     except TokenError:
@@ -153,38 +153,38 @@ def class_of(text: str) -> Token:
     return token
 
 
-def told(out: Output, entry: Entry, hint: str) -> None:
+def told(out: Output, entry: PriorSet, hint: str) -> None:
     """A set as the result of a command, with what to know about it."""
-    pictures = len(entry.manifest.pictures) if entry.manifest else 0
-    out.talk(f"{pictures} pictures, {output.size(entry.bytes)}. {hint}")
+    images = len(entry.manifest.images) if entry.manifest else 0
+    out.talk(f"{images} images, {output.size(entry.bytes)}. {hint}")
     out.result(entry.name, _data(entry))
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: PriorSet) -> tuple[str, ...]:
     manifest = entry.manifest
     if manifest is None:
         return (entry.name, "damaged", "", "", "", "")
     told = manifest.created[:16].replace("T", " ")
     return (
-        entry.name, manifest.noun, str(len(manifest.pictures)), manifest.source, output.size(entry.bytes), told,
+        entry.name, manifest.noun, str(len(manifest.images)), manifest.source, output.size(entry.bytes), told,
     )  # fmt: skip
 
 
-def _data(entry: Entry, *, whole: bool = False) -> dict[str, Any]:
-    """A set as JSON has it; `whole` with every picture."""
+def _data(entry: PriorSet, *, whole: bool = False) -> dict[str, Any]:
+    """A set as JSON has it; `whole` with every image."""
     data: dict[str, Any] = {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes}
     if entry.manifest is None:
         return data | {"damaged": True, "problem": entry.problem}
     about = asdict(entry.manifest)
-    pictures = about.pop("pictures")
-    about |= {"folder": str(entry.folder), "damaged": False, "count": len(pictures)}
-    return about | data | ({"pictures": pictures} if whole else {})
+    images = about.pop("images")
+    about |= {"folder": str(entry.folder), "damaged": False, "count": len(images)}
+    return about | data | ({"images": images} if whole else {})
 
 
-def _sheet(entry: Entry) -> Image.Image:
+def _sheet(entry: PriorSet) -> Image.Image:
     from cdtool.images.sheets import labelled
     from cdtool.priors import choose
 
     assert entry.manifest is not None
-    shown = entry.manifest.pictures[:SHOWN]
-    return labelled([(picture.caption, choose.open_picture(entry, picture)) for picture in shown])
+    shown = entry.manifest.images[:SHOWN]
+    return labelled([(image.caption, choose.open_picture(entry, image)) for image in shown])

@@ -1,4 +1,4 @@
-"""cdtool prior make: a set of pictures of a class, retrieved from a captioned corpus or drawn by the base."""
+"""cdtool prior make: a set of images of a class, retrieved from a captioned corpus or drawn by the base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
 from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import SettingsError, UsageError
 from cdtool.priors import sets
-from cdtool.priors.sets import Drawing, Entry, Undrawn
+from cdtool.priors.sets import Generation, PendingSet, PriorSet
 from cdtool.settings import Precision
 from cdtool.store import bases, registry
 from cdtool.tokens import Token
@@ -32,17 +32,19 @@ Corpus = Annotated[
     str | None,
     typer.Option("--from", metavar="CORPUS", help="A captioned folder, COCO JSON or webdataset tars; or mini."),
 ]
-Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Where a COCO JSON's pictures lie.")]
+Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Where a COCO JSON's images lie.")]
 Generate = Annotated[int | None, typer.Option("--generate", metavar="N", help="Let the base draw N instead.", min=1)]
-Count = Annotated[int | None, setting(Drawing, "count", "--count", help="Retrieve at most so many.", metavar="N")]
+Count = Annotated[int | None, setting(Generation, "count", "--count", help="Retrieve at most so many.", metavar="N")]
 Floor = Annotated[
     float | None,
     typer.Option("--floor", metavar="F", help="Least text similarity of a caption; the encoder's own, 0.85 for CLIP."),
 ]
-Steps = Annotated[int | None, setting(Drawing, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[float | None, setting(Drawing, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
-Seed = Annotated[int | None, setting(Drawing, "seed", "--seed", help="Of the first; the next count up.", metavar="N")]
-Batch = Annotated[int | None, setting(Drawing, "batch", "--batch", help="Pictures drawn at once.", metavar="N")]
+Steps = Annotated[int | None, setting(Generation, "steps", "--steps", help="Denoising steps.", metavar="N")]
+Guidance = Annotated[float | None, setting(Generation, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
+Seed = Annotated[
+    int | None, setting(Generation, "seed", "--seed", help="Of the first; the next count up.", metavar="N")
+]
+Batch = Annotated[int | None, setting(Generation, "batch", "--batch", help="Images drawn at once.", metavar="N")]
 
 
 def make(
@@ -66,7 +68,9 @@ def make(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a set of pictures of a class: retrieved from a captioned corpus, or drawn by the base.
+    """Make a set of class images.
+
+    They are retrieved from a captioned corpus by the text similarity of captions, or drawn by the base.
 
     Examples:
       cdtool prior make dog --from ./coco/annotations/captions_val2017.json
@@ -75,9 +79,9 @@ def make(
     """
     out = output.sink(json, quiet)
     if (corpus is None) == (generate is None):
-        raise UsageError("Where shall the pictures come from?", "Give --from CORPUS, or --generate N.")
+        raise UsageError("Where shall the images come from?", "Give --from CORPUS, or --generate N.")
     given = {"steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
-    how = replace(Drawing(), **_given(given | {"count": count if generate is None else generate}))
+    how = replace(Generation(), **_given(given | {"count": count if generate is None else generate}))
     _check(how, corpus, given | {"count": count, "floor": floor, "images": images})
     token, chosen = class_of(noun), settings.base_name(base).value
     own = name or registry.slug(token.noun)
@@ -99,7 +103,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _check(how: Drawing, corpus: str | None, given: dict[str, Any]) -> None:
+def _check(how: Generation, corpus: str | None, given: dict[str, Any]) -> None:
     """Raises UsageError for options of the other way to make a set, SettingsError for numbers out of range."""
     foreign = ("steps", "guidance", "seed", "batch") if corpus is not None else ("count", "floor", "images")
     for name in foreign:
@@ -128,32 +132,32 @@ def _retrieve(
     encoder = encoders.load(spec)
     return collecting.retrieve(
         name, path, token.noun, photos.template(token, style), encoder,
-        pictures=images, count=count, floor=floor, style=style, force=force,
+        images=images, count=count, floor=floor, style=style, force=force,
     )  # fmt: skip
 
 
 def _draw(
-    out: Output, name: str, token: Token, style: bool, how: Drawing, base: str, precision: Precision, device: str,
+    out: Output, name: str, token: Token, style: bool, how: Generation, base: str, precision: Precision, device: str,
     force: bool,
-) -> Entry:  # fmt: skip
+) -> PriorSet:  # fmt: skip
     from cdtool.images import photos
     from cdtool.models import pipelines
     from cdtool.priors import make as collecting
 
     loaded = pipelines.load(base, precision=precision, device=device)
-    wanted = Undrawn(name, token.noun, photos.template(token, style), style, how, asked=True)
+    wanted = PendingSet(name, token.noun, photos.template(token, style), style, how, requested=True)
     with asked_to_stop() as stop:
-        return _followed(out, collecting.draw(loaded, wanted, force=force, stop=stop), how.count)
+        return _followed(out, collecting.generate(loaded, wanted, force=force, stop=stop), how.count)
 
 
-def _followed(out: Output, steps: Iterator[Progress], count: int) -> Entry:
+def _followed(out: Output, steps: Iterator[Progress], count: int) -> PriorSet:
     """The set that `steps` end with; what happens before is told."""
-    made: list[Entry] = []
+    made: list[PriorSet] = []
     first = next(steps)
 
-    def pictures() -> Iterator[Progress]:
+    def images() -> Iterator[Progress]:
         for step in itertools.chain([first], steps):
-            if step.kind == "picture":
+            if step.kind == "image":
                 yield step
             elif step.kind == "skipped":
                 out.talk(f"Skipped {step.reason}.")
@@ -165,6 +169,6 @@ def _followed(out: Output, steps: Iterator[Progress], count: int) -> Entry:
         encoded = itertools.chain([first], itertools.islice(steps, parts - 1))
         for _ in out.progress(encoded, parts, label="captions", describe=lambda step: f"{step.done} of {step.of}"):
             pass
-    for _ in out.progress(pictures(), count, label="picture"):
+    for _ in out.progress(images(), count, label="image"):
         pass
     return made[0]

@@ -12,8 +12,9 @@ import typer
 from cdtool import files, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
+from cdtool.cli.parsing import BASICS, METHOD, OUTPUT, SPEED
 from cdtool.errors import InputError, NotFoundError, UsageError
-from cdtool.settings import SampleSettings, Scheduler
+from cdtool.settings import SampleSettings
 from cdtool.store import bases
 from cdtool.store import subject as composition
 from cdtool.tokens import counted
@@ -21,7 +22,7 @@ from cdtool.tokens import counted
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.subject import Composition
 
 _Set = SampleSettings
@@ -34,17 +35,36 @@ Subject = Annotated[
     ),
 ]
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help='Like "V* dog on the beach".')]
-Count = Annotated[int | None, setting(_Set, "count", "-n", "--count", help="Pictures per prompt.", metavar="N")]
-Steps = Annotated[int | None, setting(_Set, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[float | None, setting(_Set, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
-SchedulerFlag = Annotated[Scheduler | None, setting(_Set, "scheduler", "--scheduler", help="The sampler.")]
-Eta = Annotated[float | None, setting(_Set, "eta", "--eta", help="Noise of DDIM; 1 is DDPM.", metavar="F")]
-Negative = Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="What not to draw.")]
-Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="The base's own unless given.")]
-Batch = Annotated[int | None, setting(_Set, "batch", "--batch", help="Pictures drawn at once.", metavar="N")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where pictures go; samples/CONCEPT.")]
-Grid = Annotated[Path | None, typer.Option("--grid", metavar="FILE", help="Also write a labelled contact sheet.")]
-Replay = Annotated[Path | None, typer.Option("--replay", metavar="IMG.png", help="Draw that picture again.")]
+Count = Annotated[
+    int | None, setting(_Set, "count", "-n", "--count", metavar="N", panel=BASICS, help="Images per prompt.")
+]
+Eta = Annotated[
+    float | None, setting(_Set, "eta", "--eta", metavar="F", panel=METHOD, help="Noise of DDIM: 0 none, 1 as DDPM.")
+]
+Negative = Annotated[
+    str | None,
+    setting(_Set, "negative", "--negative", metavar="TEXT", panel=BASICS, shown="nothing", help="What not to draw."),
+]
+Size = Annotated[
+    str | None,
+    setting(_Set, "size", "--size", metavar="WxH", panel=BASICS, shown="the base's own", help="Width and height."),
+]
+Batch = Annotated[
+    int | None, setting(_Set, "batch", "--batch", metavar="N", panel=SPEED, help="Images generated at once.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", rich_help_panel=OUTPUT,
+                 help="Where images go." + options.default_of("samples/CONCEPT")),
+]  # fmt: skip
+Grid = Annotated[
+    Path | None,
+    typer.Option("--grid", metavar="FILE", rich_help_panel=OUTPUT, help="Also write a labelled contact sheet."),
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", metavar="IMG.png", rich_help_panel=OUTPUT, help="Draw that picture again."),
+]
 
 
 def sample(
@@ -53,9 +73,9 @@ def sample(
     prompts: options.PromptFile = None,
     count: Count = None,
     seed: options.Seed = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: SchedulerFlag = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    scheduler: options.SchedulerFlag = None,
     eta: Eta = None,
     negative: Negative = None,
     size: Size = None,
@@ -66,15 +86,17 @@ def sample(
     out: Out = None,
     grid: Grid = None,
     replay: Replay = None,
-    force: Annotated[bool, typer.Option("--force", help="Let another base of equal shapes pass.")] = False,
+    force: options.OtherBase = False,
     json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw pictures of a concept, one seed each, with all that makes them again inside.
+    """Draw pictures of a concept or of the bare base.
 
-    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its V-word
-    with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A weight
-    after a colon scales a concept's change.
+    Each has a seed of its own and holds all that makes it again.
+
+    Concepts joined by + act word by word: V1, V2... are their tokens in order, and each one's own words (its modifier
+    token with the class noun behind it, or its plain noun) take its keys and values, all other words the base's. A
+    weight after a colon scales a concept's change.
 
     Examples:
     cdtool sample dog "V* dog on the beach" "V* dog in the snow" -n 8 --grid dogs.png
@@ -130,6 +152,7 @@ def _draw(
     force: bool,
 ) -> list[Path]:
     from cdtool.models import pipelines
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     for entry in subject.concepts:
@@ -137,10 +160,10 @@ def _draw(
     for remark in sampling.check_prompts(texts, subject.tokens, loaded, joined=len(subject.parts) > 1):
         voice.warn(remark)
     drawn, paths = [], []
-    events = sampling.draw(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
+    events = sampling.generate(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
     for item in voice.progress(events, len(texts) * chosen.count, label="picture"):
-        about = sampling.record(item, subject.text, loaded, chosen)
-        path = sampling.save(item, about, folder)
+        about = records.record(item, subject.text, loaded, chosen)
+        path = records.save(item, about, folder)
         voice.result(str(path), {"path": str(path), **asdict(about)})
         paths.append(path)
         drawn.append(item)
@@ -150,7 +173,7 @@ def _draw(
     return paths
 
 
-def _sheet(drawn: Sequence[Drawn], texts: Sequence[str], chosen: SampleSettings) -> Any:
+def _sheet(drawn: Sequence[Generated], texts: Sequence[str], chosen: SampleSettings) -> Any:
     from cdtool.images.sheets import Row, contact_sheet
 
     rows = []
@@ -165,25 +188,26 @@ def _again(
     voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw a picture from its own record and say how near the new one is."""
+    from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
     if not path.is_file():
         raise NotFoundError(f"There is no picture {path}.", "Check the path.")
-    about, chosen = sampling.read_record(path)
+    about, chosen = records.read(path)
     subject = composition.find(concept or about.subject, base or about.base, force=force)
     loaded = _load(base or about.base, chosen, device)
     if loaded.fingerprint != about.fingerprint and not force:
         raise InputError(
             f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}."
         )
-    events = sampling.draw(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
+    events = sampling.generate(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
     drawn = next(events)
-    made = sampling.save(drawn, sampling.record(drawn, subject.text, loaded, chosen), out or path.parent)
+    made = records.save(drawn, records.record(drawn, subject.text, loaded, chosen), out or path.parent)
     voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")
     voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
 
 
-def _difference(path: Path, drawn: Drawn) -> int:
+def _difference(path: Path, drawn: Generated) -> int:
     import numpy as np
     from PIL import Image
 

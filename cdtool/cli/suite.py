@@ -14,7 +14,7 @@ from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import NameTakenError
 
 if TYPE_CHECKING:
-    from cdtool.evaluation.side_effects import Wanted
+    from cdtool.evaluation.metrics import MetricRequest
     from cdtool.research.recipes import Event
     from cdtool.research.run import Plan
 
@@ -59,7 +59,7 @@ def run(
     *,
     flags: Mapping[str, Any],
     metrics: str | None,
-    wanted: Callable[[str], Wanted],
+    wanted: Callable[[str], MetricRequest],
     dry_run: bool,
 ) -> None:
     """Run what is missing of a suite, and write and print its tables."""
@@ -107,7 +107,7 @@ def _show(out: output.Output, asked: Plan) -> None:
         "settings": asdict(asked.drawing),
         "metrics": list(asked.wanted.metrics),
     }
-    singles = [cell for cell in asked.cells if len(cell.things) == 1]
+    singles = [cell for cell in asked.cells if len(cell.concepts) == 1]
     facts = {
         "suite": f"{suite.name}: {suite.about}",
         "base": asked.base,

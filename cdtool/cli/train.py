@@ -24,7 +24,7 @@ from cdtool.training import job, processes, run
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import Subject
+    from cdtool.training.batches import ConceptImages
     from cdtool.training.loop import Step
 
 
@@ -43,7 +43,7 @@ def train(
     augment: flag.Augment = None,
     token_init: flag.TokenInit = None,
     freeze_token: flag.FreezeToken = None,
-    hold_empty: flag.HoldEmpty = None,
+    preserve_uncond: flag.PreserveUncond = None,
     steps: flag.Steps = None,
     lr: flag.Rate = None,
     batch: flag.Batch = None,
@@ -68,14 +68,16 @@ def train(
 ) -> None:
     """Teach a base a new concept from a handful of photos.
 
+    Defaults are the paper's. A base, a method and your own files may set others; cdtool config shows what is in force.
+
     Examples:
     cdtool train ./photos --token "V* dog"
-    cdtool train ./gate --token moongate -o moongate --preview "moongate in the snow"
-    cdtool train ./art --token "V* art" --style --base sd15 --dry-run
-    cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat"
+    cdtool train ./gate --token moongate --preview "moongate in the snow"
+    cdtool train ./art --token "V* art" --style --dry-run
+    cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat" -o pets
     cdtool train ./cat --token "V2 cat" --from dog
-    cdtool train ./cat --token "V* cat" --like dog --method full
-    cdtool train ./photos --token "V* dog" --pick 5
+    cdtool train ./cat --token "V* cat" --like dog --method lora
+    cdtool train ./photos --token "V* dog" --pick 5 -o dog-best
     """
     given = dict(locals())
     flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
@@ -133,7 +135,7 @@ def _launch(gpus: int) -> NoReturn:
 def _join(out: Output, work: job.Job, how: _How, *, dry_run: bool) -> None:
     """Train, or show the plan, with the processes that were started together with this one; the first one speaks."""
     output.quiet_libraries()
-    with processes.joined(how.device) as group:
+    with processes.distributed(how.device) as group:
         leads = group.rank == 0
         voice = out if leads else output.Output("quiet")
         _introduce(voice, work)
@@ -163,8 +165,9 @@ def _train(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> Non
     for item in work.skipped:
         out.talk(f"Skipped {item.path.name}: {item.reason}.")
     loaded = pipelines.load(work.base, precision=work.settings.precision, device=how.device)
+    work = run.with_initializers(work, loaded)
     _draw_priors(out, work, loaded, group)
-    learned, told = run.subjects(work, loaded)
+    learned, told = run.concept_images(work, loaded)
     for summary, warning in told:
         out.talk(f"Prior: {summary}.")
         if warning and group.rank == 0:
@@ -173,7 +176,7 @@ def _train(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> Non
 
 
 def _fit(
-    out: Output, work: job.Job, loaded: Base, learned: tuple[Subject, ...], how: _How, group: processes.Ranks
+    out: Output, work: job.Job, loaded: Base, learned: tuple[ConceptImages, ...], how: _How, group: processes.Ranks
 ) -> None:
     from cdtool.evaluation import selection
 
@@ -195,9 +198,9 @@ def _pick(out: Output, work: job.Job, loaded: Base, count: int, stop: Callable[[
     """Score the checkpoints, and tell on stderr which one is kept and why."""
     from cdtool.evaluation import selection
 
-    total = len(selection.marks(work.settings.steps, count)) + 2  # the base, and the choice
+    total = len(selection.checkpoint_steps(work.settings.steps, count)) + 2  # the base, and the choice
     events = list(out.progress(selection.choose(work, loaded, stop=stop), total, label="checkpoint"))
-    picked = next(event for event in events if isinstance(event, selection.Picked))
+    picked = next(event for event in events if isinstance(event, selection.Selection))
     out.talk("step   text  image")
     for stage in picked.stages:
         remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
@@ -210,7 +213,7 @@ def _steps(events: Iterator[Step], out: Output, folder: Path) -> Iterator[Step]:
     for event in events:
         if event.kind == "step":
             yield event
-        elif event.kind == "bank" and event.step == event.of:
+        elif event.kind == "latents" and event.step == event.of:
             out.talk(f"Encoded {event.step} crops in {output.duration(event.seconds)}.")
         elif event.kind == "preview":
             _write_previews(event, out, folder)
@@ -220,7 +223,7 @@ def _write_previews(event: Step, out: Output, folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(event.pictures, 1):
+    for number, pixels in enumerate(event.images, 1):
         path = folder / f"step-{event.step:05d}-{number}.png"
         Image.fromarray(pixels).save(path)
         out.talk(f"Preview: {path}")
@@ -232,16 +235,16 @@ def _loss(step: Step) -> str:
 
 
 def _draw_priors(out: Output, work: job.Job, loaded: Base, group: processes.Ranks) -> None:
-    """Prior pictures that only the base can provide, drawn by the first process before anything is encoded."""
-    wanted = run.undrawn(work, loaded.folder)
+    """Class images that only the base can provide, drawn by the first process before anything is encoded."""
+    wanted = run.pending(work, loaded.folder)
     if group.rank:
         run.await_priors(work, loaded.folder)
     elif wanted:
         total = sum(one.how.count for one in wanted)
-        out.talk(f'Drawing {total} prior pictures once, for this and later trainings: "{wanted[0].prompt}"')
+        out.talk(f'Drawing {total} class images once, for this and later trainings: "{wanted[0].prompt}"')
         with asked_to_stop() as stop:
-            steps = (step for step in run.draw_priors(work, loaded, stop=stop) if step.kind == "picture")
-            for _ in out.progress(steps, total, label="prior picture"):
+            steps = (step for step in run.generate_priors(work, loaded, stop=stop) if step.kind == "image")
+            for _ in out.progress(steps, total, label="class image"):
                 pass
 
 

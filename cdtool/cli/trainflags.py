@@ -1,99 +1,133 @@
-"""The options of cdtool train, those of a setting with their default from TrainSettings."""
+"""The options of cdtool train by the sections of its --help; those of a setting show TrainSettings' default."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cdtool.cli import options
-from cdtool.cli.options import setting
-from cdtool.methods import METHODS
+from cdtool.cli import options, parsing
+from cdtool.cli.options import default_of
 from cdtool.settings import Method as _Method
 from cdtool.settings import Precision as _Precision
-from cdtool.settings import TrainSettings as _Set
+from cdtool.settings import TrainSettings
+
+_setting = partial(options.setting, TrainSettings)
+_basic, _prior, _how, _speed, _safe = (
+    {"panel": panel} for panel in (parsing.BASICS, parsing.CLASS_IMAGES, parsing.METHOD, parsing.SPEED, parsing.SAFETY)
+)
 
 Photos = Annotated[list[Path], typer.Argument(metavar="PHOTOS...", help="Folders of photos, or single files.")]
+
 Tokens = Annotated[
-    list[str], typer.Option("--token", metavar="SPEC", help='What it is called: "V* dog"; "moongate" without modifier.')
+    list[str],
+    typer.Option("--token", metavar="SPEC", rich_help_panel=parsing.BASICS,
+                 help='What it is called: "V* dog" in quotes, or a name of its own: moongate. Once per concept.'),
+]  # fmt: skip
+Steps = Annotated[
+    int | None,
+    _setting("steps", "--steps", metavar="N", help="Optimizer steps per concept; half without class images.", **_basic),
 ]
+Style = Annotated[bool | None, _setting("style", "--style", help='The token is a style: "V* art".', **_basic)]
+Seed = Annotated[int | None, _setting("seed", "--seed", help="Seed of everything random.", metavar="N", **_basic)]
+Previews = Annotated[
+    list[str] | None,
+    typer.Option("--preview", metavar="PROMPT", rich_help_panel=parsing.BASICS,
+                 help="Draw it at the start, at checkpoints and at the end."),
+]  # fmt: skip
+PreviewDir = Annotated[
+    Path | None,
+    typer.Option("--preview-dir", metavar="DIR", rich_help_panel=parsing.BASICS,
+                 help="Where previews go." + default_of("samples/NAME-preview")),
+]  # fmt: skip
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=parsing.BASICS, help="Print the plan and do nothing.")
+]
+
+Prior = Annotated[
+    str | None,
+    _setting("prior", "--prior", metavar="P", autocompletion=options.complete_priors,
+             help="Where they come from: auto, none, generated, a set's name or a folder.", **_prior),
+]  # fmt: skip
+PriorCount = Annotated[
+    int | None, _setting("prior_count", "--prior-count", metavar="N", help="At most so many.", **_prior)
+]
+PriorWeight = Annotated[
+    float | None, _setting("prior_weight", "--prior-weight", metavar="F", help="Their weight in the loss.", **_prior)
+]
+
 Method = Annotated[
     _Method | None,
-    setting(_Set, "method", "--method", help="; ".join(f"{name}: {row.trains}" for name, row in METHODS.items()) + "."),
-]
+    _setting("method", "--method", metavar="M", **_how,
+             help="kv (the paper's: keys and values of the text cross-attention), crossattn (all of that attention), "
+             "full (the whole denoiser), dreambooth (that, with a rare word as it is), "
+             "textual-inversion (the word alone), lora (kv at low rank)."),
+]  # fmt: skip
+Rank = Annotated[int | None, _setting("rank", "--rank", metavar="R", help="Rank of --method lora.", **_how)]
+Rate = Annotated[float | None, _setting("lr", "--lr", metavar="F", help="Learning rate.", **_how)]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="CONCEPT", autocompletion=options.complete_concepts,
+    typer.Option("--from", metavar="CONCEPT", autocompletion=options.complete_concepts, rich_help_panel=parsing.METHOD,
                  help="Go on from this concept: its tokens stay, the new ones follow; another --base needs --force."),
 ]  # fmt: skip
 Like = Annotated[
     str | None,
-    typer.Option("--like", metavar="CONCEPT", autocompletion=options.complete_concepts,
+    typer.Option("--like", metavar="CONCEPT", autocompletion=options.complete_concepts, rich_help_panel=parsing.METHOD,
                  help="Use the settings (and base) this concept was trained with; flags are stronger."),
 ]  # fmt: skip
-Prior = Annotated[
-    str | None,
-    setting(_Set, "prior", "--prior", metavar="P",
-            help="Pictures of the class: auto, none, generated, a set's name or a folder."),
-]  # fmt: skip
-PriorCount = Annotated[int | None, setting(_Set, "prior_count", "--prior-count", help="At most so many.", metavar="N")]
-PriorWeight = Annotated[
-    float | None, setting(_Set, "prior_weight", "--prior-weight", help="Their weight in the loss.", metavar="F")
-]
-Steps = Annotated[
-    int | None, setting(_Set, "steps", "--steps", help="Optimizer steps per concept; half without prior.", metavar="N")
-]
-Rate = Annotated[float | None, setting(_Set, "lr", "--lr", help="Learning rate.", metavar="F")]
-Batch = Annotated[
-    int | None, setting(_Set, "batch", "--batch", help="Pictures of one step, half of them prior ones.", metavar="N")
-]
-Accumulate = Annotated[
-    int | None, setting(_Set, "accumulate", "--accumulate", help="Passes a step is split into.", metavar="N")
-]
-Resolution = Annotated[
-    int | None, typer.Option("--resolution", metavar="PX", help="Side of the pictures; the base's own unless given.")
-]
-Checkpointing = Annotated[
-    bool | None,
-    typer.Option("--checkpointing/--no-checkpointing", help="Recompute activations: less memory, slower."),
-]
-Precision = Annotated[
-    _Precision | None, setting(_Set, "precision", "--precision", help="auto is bf16 where the hardware has it.")
-]
-Gpus = Annotated[int, typer.Option("--gpus", metavar="N", min=1, help="Processes, one per GPU.")]
-Seed = Annotated[int | None, setting(_Set, "seed", "--seed", help="Seed of everything random.", metavar="N")]
-SaveEvery = Annotated[
-    int | None, setting(_Set, "save_every", "--save-every", help="Steps between checkpoints.", metavar="N")
-]
 Augment = Annotated[
-    bool | None, typer.Option("--augment/--no-augment", help="Shrink and enlarge the photos, with size words.")
+    bool | None,
+    _setting("augment", "--augment/--no-augment", help="Shrink and enlarge the photos, with size words.", **_how),
 ]
 TokenInit = Annotated[
     str | None,
-    setting(_Set, "token_init", "--token-init", metavar="INIT",
-            help="What the V-word begins as: rare, normal, class (its noun), or word:WORD."),
+    _setting("token_init", "--token-init", metavar="INIT", **_how,
+             help="What the modifier token begins as: rare, normal, class (its noun), or word:WORD."),
 ]  # fmt: skip
 FreezeToken = Annotated[
-    bool | None, typer.Option("--freeze-token/--no-freeze-token", help="Leave the V-word as it begins.")
+    bool | None,
+    _setting("freeze_token", "--freeze-token/--no-freeze-token", help="Leave the modifier token as it begins.", **_how),
 ]
-HoldEmpty = Annotated[
+PreserveUncond = Annotated[
     float | None,
-    setting(_Set, "hold_empty", "--hold-empty", metavar="F",
-            help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
+    _setting("preserve_uncond", "--preserve-uncond", metavar="F", **_how,
+             help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
 ]  # fmt: skip
-Rank = Annotated[int | None, setting(_Set, "rank", "--rank", help="Rank of --method lora.", metavar="R")]
-Style = Annotated[bool | None, typer.Option("--style", help='The token is a style: "V* art".')]
-Previews = Annotated[
-    list[str] | None,
-    typer.Option("--preview", metavar="PROMPT", help="Draw it at the start, at checkpoints and at the end."),
-]
-PreviewDir = Annotated[
-    Path | None, typer.Option("--preview-dir", metavar="DIR", help="Where previews go; samples/NAME-preview.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Pick = Annotated[
     int | None,
-    typer.Option("--pick", metavar="N", min=2, help="Score N checkpoints and keep the knee of text and image."),
+    typer.Option("--pick", metavar="N", min=2, rich_help_panel=parsing.METHOD,
+                 help="Score N checkpoints and keep the best trade of text and image alignment."),
+]  # fmt: skip
+
+Batch = Annotated[
+    int | None, _setting("batch", "--batch", metavar="N", help="Images of a step, half of them class images.", **_speed)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
+Accumulate = Annotated[
+    int | None, _setting("accumulate", "--accumulate", metavar="N", help="Passes a step is split into.", **_speed)
+]
+Resolution = Annotated[
+    int | None,
+    _setting("resolution", "--resolution", metavar="PX", help="Side of the images.", shown="the base's own", **_speed),
+]
+Precision = Annotated[
+    _Precision | None,
+    _setting("precision", "--precision", metavar="P", **_speed,
+             help="fp32, bf16, fp16, or auto: bf16 where the hardware has it."),
+]  # fmt: skip
+Checkpointing = Annotated[
+    bool | None,
+    _setting("checkpointing", "--checkpointing/--no-checkpointing", **_speed,
+             help="Recompute activations: less memory, slower."),
+]  # fmt: skip
+Gpus = Annotated[
+    int, typer.Option("--gpus", metavar="N", min=1, rich_help_panel=parsing.SPEED, help="Processes, one per GPU.")
+]
+
+Resume = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=parsing.SAFETY, help="Go on from the last checkpoint.")
+]
+SaveEvery = Annotated[
+    int | None, _setting("save_every", "--save-every", metavar="N", help="Steps between checkpoints.", **_safe)
+]

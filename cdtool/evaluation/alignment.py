@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtool.errors import InputError
-from cdtool.models import encoders as features
+from cdtool.models import encoders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 CLIPSCORE = 2.5  # what CLIPScore multiplies the cosine by
-DRAWS = 2000  # resamplings behind an interval
+RESAMPLES = 2000  # bootstrap resamples of an interval
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and the prompt it was drawn for, without V-words."""
+    """A sampled image and its prompt without modifier tokens."""
 
     image: Image.Image
     prompt: str
 
 
 @dataclass(frozen=True)
-class Measured:
+class SampleFeatures:
     """Unit-length features: of samples [n, d], of each one's prompt [n, d], of each target's photos [m, d]."""
 
     images: NDArray[np.float32]
@@ -93,11 +93,11 @@ def image_alignment(images: NDArray[np.float32], photos: NDArray[np.float32]) ->
     return means
 
 
-def _text_columns(measured: Measured) -> dict[str, Numbers]:
+def _text_columns(measured: SampleFeatures) -> dict[str, Numbers]:
     return {"text": text_alignment(measured.images, measured.prompts)}
 
 
-def _likeness_columns(name: str, measured: Measured) -> dict[str, Numbers]:
+def _likeness_columns(name: str, measured: SampleFeatures) -> dict[str, Numbers]:
     several = len(measured.photos) > 1
     return {
         f"{name} {target}" if several else name: image_alignment(measured.images, photos)
@@ -106,14 +106,14 @@ def _likeness_columns(name: str, measured: Measured) -> dict[str, Numbers]:
 
 
 # Each makes columns, name -> score of each sample [n]; all are better the higher they are.
-METRICS: dict[str, Callable[[Measured], dict[str, Numbers]]] = {
+METRICS: dict[str, Callable[[SampleFeatures], dict[str, Numbers]]] = {
     "text": _text_columns,
     "image": partial(_likeness_columns, "image"),
     "dino": partial(_likeness_columns, "dino"),  # of features by an encoder of its own
 }
 
 
-def columns(measured: Measured, metrics: Sequence[str]) -> dict[str, Numbers]:
+def columns(measured: SampleFeatures, metrics: Sequence[str]) -> dict[str, Numbers]:
     """Every column of the named metrics."""
     return {name: values for metric in metrics for name, values in METRICS[metric](measured).items()}
 
@@ -127,21 +127,21 @@ def bootstrap(values: Numbers, groups: Sequence[object], *, seed: int = 0) -> In
     sizes, starts = np.array([len(rows) for rows in members]), np.cumsum([0] + [len(rows) for rows in members[:-1]])
     ordered = values[np.concatenate(members)]
     rng = np.random.default_rng(seed)
-    means = np.empty(DRAWS)
-    for draw in range(DRAWS):
+    means = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
         chosen = rng.integers(len(members), size=len(members))
-        # One row per chosen group and place; places beyond a smaller group's size do not count.
-        places = (rng.random((len(members), sizes.max())) * sizes[chosen][:, None]).astype(int)
+        # One row per chosen group; columns beyond a smaller group's size do not count.
+        columns_ = (rng.random((len(members), sizes.max())) * sizes[chosen][:, None]).astype(int)
         counts = np.arange(sizes.max()) < sizes[chosen][:, None]
-        means[draw] = ordered[(starts[chosen][:, None] + places)[counts]].mean()
+        means[index] = ordered[(starts[chosen][:, None] + columns_)[counts]].mean()
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- scoring samples
 
 
-def evaluate(
+def score(
     samples: Sequence[Sample],
     photos: Mapping[str, Sequence[Image.Image]],
     encoder: Encoder,
@@ -164,10 +164,10 @@ def evaluate(
     scored: dict[str, Numbers] = {}
     beside: dict[str, Numbers] = {}
     own = [metric for metric in metrics if metric not in (others or {})]
-    for eyes, some in [(encoder, own), *((other, [metric]) for metric, other in (others or {}).items())]:
-        pictured = {target: features.image_features(eyes, images) for target, images in photos.items() if images}
-        scored |= _scored(samples, pictured, eyes, some)
-        beside |= _scored(base, pictured, eyes, some) if base else {}
+    for one, some in [(encoder, own), *((other, [metric]) for metric, other in (others or {}).items())]:
+        pictured = {target: encoders.image_features(one, images) for target, images in photos.items() if images}
+        scored |= _scored(samples, pictured, one, some)
+        beside |= _scored(base, pictured, one, some) if base else {}
     prompts = [sample.prompt for sample in samples]
     return Scores(
         encoder=encoder.spec.name,
@@ -188,8 +188,8 @@ def _scored(
 ) -> dict[str, Numbers]:
     if not metrics:
         return {}
-    images, texts = features.image_features(encoder, [sample.image for sample in samples]), np.zeros((0, 0), np.float32)
+    images, texts = encoders.image_features(encoder, [sample.image for sample in samples]), np.zeros((0, 0), np.float32)
     if "text" in metrics:
-        distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
-        texts = features.text_features(encoder, list(distinct))[[distinct[sample.prompt] for sample in samples]]
-    return columns(Measured(images, texts, photos), metrics)
+        distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
+        texts = encoders.text_features(encoder, list(distinct))[[distinct[sample.prompt] for sample in samples]]
+    return columns(SampleFeatures(images, texts, photos), metrics)

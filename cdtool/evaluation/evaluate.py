@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import files
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
-from cdtool.evaluation import side_effects
-from cdtool.evaluation.side_effects import Asides, Wanted
+from cdtool.evaluation import metrics, side_effects
+from cdtool.evaluation.metrics import MetricRequest
+from cdtool.evaluation.side_effects import ProbePlan
 from cdtool.images import photos
 from cdtool.images.pictures import decode
 from cdtool.settings import SampleSettings, read_toml, resolve
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cdtool.evaluation.alignment import Sample, Scores
-    from cdtool.evaluation.forgetting import Forgotten
-    from cdtool.evaluation.side_effects import Aside
+    from cdtool.evaluation.forgetting import ForgettingResult
+    from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
-    from cdtool.sampling.sample import Drawn
-    from cdtool.store.registry import Entry
+    from cdtool.sampling.sample import Generated
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
 # What a concept is asked for where neither the user nor the base says; {} stands for its words, {0} for its first
 # token's, {1} for its second's.
 PROMPTS = ("photo of a {}", "a {} on the beach", "a {} in the snow", "a {} in the forest", "a painting of a {}")
 SAMPLES = "samples.jsonl"
-_USUAL, _NOTHING = Wanted(), Asides()
+_USUAL, _NOTHING = MetricRequest(), ProbePlan()
 _HINT = "Draw them with: cdtool sample CONCEPT PROMPT --out DIR"
 
 
@@ -49,8 +50,8 @@ class Evaluation:
     photos: Mapping[str, tuple[Photo, ...]]
     settings: SampleSettings
     device: str = "auto"
-    wanted: Wanted = _USUAL
-    beside: Asides = _NOTHING
+    wanted: MetricRequest = _USUAL
+    beside: ProbePlan = _NOTHING
 
     @property
     def subject(self) -> str:
@@ -73,13 +74,6 @@ class Evaluation:
         return len(self.prompts) * self.settings.count * (2 if self.asked.concepts else 1) + self.beside.total
 
 
-@dataclass(frozen=True)
-class Lookback:
-    """What the pictures beside the samples tell of forgetting and leaking."""
-
-    found: tuple[Forgotten, ...]
-
-
 def plan(
     subject: str,
     *,
@@ -87,13 +81,13 @@ def plan(
     prompts: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     device: str = "auto",
-    wanted: Wanted = _USUAL,
+    wanted: MetricRequest = _USUAL,
 ) -> Evaluation:
     """Check everything an evaluation needs before anything is loaded.
 
     `subject` is a concept, several joined, or a base; `folders` hold the photos of its tokens, else those they were
     trained on; `flags` are sampling settings; `wanted` are the scores. Raises what `composition.find` and
-    `asides.plan` raise, NotFoundError for unknown photos, TokenError for prompts that do not fit, UsageError,
+    `probes.plan` raise, NotFoundError for unknown photos, TokenError for prompts that do not fit, UsageError,
     SettingsError, PhotoError.
     """
     asked = composition.find(subject)
@@ -108,7 +102,7 @@ def plan(
     return Evaluation(asked, chosen, found, drawn, device, wanted, beside)
 
 
-def photo_folders(entry: Entry, below: frozenset[str] = frozenset()) -> list[str]:
+def photo_folders(entry: Concept, below: frozenset[str] = frozenset()) -> list[str]:
     """The folders of photos this machine knows a concept by: those it was trained on, else those of its parents.
 
     Empty where it does not know all of them; `below` are the concepts it was asked from.
@@ -168,11 +162,11 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
+def run(asked: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
     """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
 
-    What is drawn beside them comes as Aside, and what that tells of forgetting, where asked for, once. The scores
-    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.draw` raise, and
+    Probe images come as ProbeImage, and the results of forgetting, if requested, after them. The scores
+    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.generate` raise, and
     NotFoundError where an encoder is missing.
     """
     from cdtool.evaluation import forgetting
@@ -181,7 +175,7 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
     from cdtool.sampling import sample
 
     folder = bases.locate(asked.base)
-    side_effects.find_encoders(asked.wanted, folder)  # before an hour of drawing, not after
+    metrics.find_encoders(asked.wanted, folder)  # before an hour of drawing, not after
     base = pipelines.load(asked.base, precision=asked.settings.precision, device=asked.device)
     subject = asked.asked
     plain = [bind(prompt, asked.tokens).plain() for prompt in asked.prompts]
@@ -189,24 +183,24 @@ def run(asked: Evaluation) -> Iterator[Drawn | Aside | Lookback | Scores]:
     whole = [(subject.concepts, asked.prompts, subject.weights)] if subject.concepts else []
     for concepts, prompts, weights in [*whole, ((), plain, ())]:
         samples: list[Sample] = []
-        for drawn in sample.draw(base, concepts, prompts, asked.settings, weights=weights):
+        for drawn in sample.generate(base, concepts, prompts, asked.settings, weights=weights):
             samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
             yield drawn
         runs.append(samples)
-    eyes = encoders.load(side_effects.encoder_for(asked.wanted, folder), str(base.device))
-    scores = _score(asked, runs[0], runs[1] if len(runs) > 1 else [], eyes, str(base.device))
+    encoder = encoders.load(metrics.encoder_for(asked.wanted, folder), str(base.device))
+    scores = _score(asked, runs[0], runs[1] if len(runs) > 1 else [], encoder, str(base.device))
     if asked.beside.total:
-        beside: list[Aside] = []
-        near = side_effects.neighbours(asked.beside, eyes)
-        for aside in side_effects.draw(base, subject, asked.beside, near, asked.settings):
-            beside.append(aside)
-            yield aside
+        beside: list[ProbeImage] = []
+        near = side_effects.neighbours(asked.beside, encoder)
+        for probe in side_effects.generate(base, subject, asked.beside, near, asked.settings):
+            beside.append(probe)
+            yield probe
         if asked.wanted.forgetting:
-            found = forgetting.look(asked.beside, beside, _pictures(asked), eyes, (asked.subject, asked.base))
+            found = forgetting.measure(asked.beside, beside, _pictures(asked), encoder, (asked.subject, asked.base))
             scores = forgetting.with_forgetting(scores, found)
-            yield Lookback(tuple(found.values()))
-        if set(asked.wanted.metrics) & set(side_effects.SETS):
-            apart = side_effects.set_encoder(folder, eyes, str(base.device))
+            yield from found.values()
+        if set(asked.wanted.metrics) & set(metrics.SETS):
+            apart = metrics.set_encoder(folder, encoder, str(base.device))
             scores = forgetting.with_sets(scores, asked.beside, beside, asked.wanted, apart)
     _note(asked, scores)
     yield scores
@@ -222,8 +216,8 @@ def score_folder(asked: Evaluation, folder: Path) -> Scores:
     from cdtool.models import encoders
 
     samples = read_samples(folder, asked.subject, asked.tokens)
-    eyes = encoders.load(side_effects.encoder_for(asked.wanted, bases.locate(asked.base)))
-    scores = _score(asked, samples, [], eyes, "cpu")
+    encoder = encoders.load(metrics.encoder_for(asked.wanted, bases.locate(asked.base)))
+    scores = _score(asked, samples, [], encoder, "cpu")
     _note(asked, scores)
     return scores
 
@@ -242,13 +236,13 @@ def _score(
 ) -> Scores:
     from cdtool.evaluation import alignment
 
-    metrics = [name for name in asked.wanted.metrics if name in alignment.METRICS]
-    others = side_effects.load_others(asked.wanted, bases.locate(asked.base), device)
-    return alignment.evaluate(samples, _pictures(asked), encoder, base=base, metrics=metrics, others=others)
+    own = [name for name in asked.wanted.metrics if name in alignment.METRICS]
+    others = metrics.load_others(asked.wanted, bases.locate(asked.base), device)
+    return alignment.score(samples, _pictures(asked), encoder, base=base, metrics=own, others=others)
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
-    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of V-words.
+    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of modifier tokens.
 
     Raises NotFoundError where there are none, InputError where a line or a picture cannot be used.
     """

@@ -1,4 +1,4 @@
-"""What a concept broke or overwrote: how far plain pictures moved, what leaked into them, and their KID and FID."""
+"""Scores of probe images: how far plain images moved, what leaked into them, and their KID and FID."""
 
 from __future__ import annotations
 
@@ -18,97 +18,117 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cdtool.evaluation.alignment import Scores
-    from cdtool.evaluation.side_effects import Aside, Asides, Wanted
+    from cdtool.evaluation.metrics import MetricRequest
+    from cdtool.evaluation.side_effects import ClassProbe, ProbeImage, ProbePlan
     from cdtool.models.encoders import Encoder, Features
 
     Numbers = NDArray[np.float64]
 
-SHOWN = 8  # pictures of a kind on a sheet
+SHOWN = 8  # images of a probe on a sheet
 _Z = 1.96  # of a 95% interval
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """One thing that was looked at for forgetting or leaking: its score, what that means, and a sheet to look at."""
+class ForgettingResult:
+    """A score of forgetting or leaking, what it means in words, and a contact sheet of its images."""
 
     name: str
     score: Interval
-    told: str
+    meaning: str
     sheet: Image.Image | None = None
 
 
-def with_sets(scores: Scores, asides: Asides, drawn: Sequence[Aside], wanted: Wanted, encoder: Encoder) -> Scores:
-    """The scores with the columns of whole sets, beside the base's; the set encoder is `encoder`.
+def with_sets(
+    scores: Scores, probes: ProbePlan, images: Sequence[ProbeImage], request: MetricRequest, encoder: Encoder
+) -> Scores:
+    """The scores with the columns of KID and FID, the base's beside the concept's, measured with `encoder`.
 
-    KID is ×1000; the interval of its difference is a paired jackknife over the drawn pictures, the real ones held
+    KID is ×1000; the interval of its difference is a paired jackknife over the sampled images, the real ones held
     fixed. FID has none: leaving pictures out biases it more than it varies.
     """
     concept, base, difference, sets = dict(scores.concept), dict(scores.base), dict(scores.difference), {}
-    if "kid" in wanted.metrics:
-        for kind in asides.kinds:
-            name = f"kid {kind.noun}" if len(asides.kinds) > 1 else "kid"
-            real = _set(encoder, references.images(kind.pictures))
-            own, bare = (_set(encoder, _images(drawn, kind.noun, which)) for which in (True, False))
+    if "kid" in request.metrics:
+        for probe in probes.classes:
+            name = f"kid {probe.noun}" if len(probes.classes) > 1 else "kid"
+            real = _set(encoder, references.images(probe.pictures))
+            own, bare = (_set(encoder, _select(images, probe.noun, which)) for which in (True, False))
             concept[name], base[name] = 1000 * distances.kid(own, real), 1000 * distances.kid(bare, real)
             difference[name] = _kid_difference(own, bare, real)
-            sets[name] = _about(encoder, own, real, kind.prompt)
-    if "fid" in wanted.metrics:
-        real = _set(encoder, references.images(asides.pictures))
-        pair = [_set(encoder, _images(drawn, "unrelated", which)[: wanted.fid_count]) for which in (True, False)]
-        concept["fid"], base["fid"] = (distances.frechet(found, real) for found in pair)
+            sets[name] = _about(encoder, own, real, probe.prompt)
+    if "fid" in request.metrics:
+        real = _set(encoder, references.images(probes.pictures))
+        pair = [_set(encoder, _select(images, "unrelated", which)[: request.fid_count]) for which in (True, False)]
+        concept["fid"], base["fid"] = (distances.frechet(features, real) for features in pair)
         sets["fid"] = _about(encoder, pair[0], real, "unrelated captions")
     return replace(scores, concept=concept, base=base, difference=difference, sets=sets)
 
 
-def look(
-    asides: Asides, drawn: Sequence[Aside], targets: Mapping[str, Sequence[Image.Image]], encoder: Encoder,
+def measure(
+    probes: ProbePlan, images: Sequence[ProbeImage], targets: Mapping[str, Sequence[Image.Image]], encoder: Encoder,
     names: tuple[str, str],
-) -> dict[str, Forgotten]:  # fmt: skip
-    """How far pictures of plain classes, of their neighbours and of unrelated prompts moved, and what leaked.
+) -> dict[str, ForgettingResult]:  # fmt: skip
+    """How far images of plain classes, of their neighbours and of unrelated prompts moved, and what leaked into them.
 
-    A move is 1 − the cosine of two pictures of one seed, 0 where nothing changed; the leak is the image alignment of
-    plain-class pictures with the photos less that of the base's. `targets` are the photos of each target, `names`
-    those of the concept and the base.
+    A move is 1 − the cosine of two images of one seed, 0 where nothing changed; the leak is the image alignment of
+    plain-class images with the photos less that of the base's.
+
+    Args:
+        probes: the plan the images were sampled by.
+        images: the probe images, of the concept and of the base.
+        targets: the photos of each target.
+        encoder: measures similarity of images.
+        names: of the concept and of the base.
     """
-    found = {}
-    own_kinds = [kind for kind in asides.kinds if not kind.is_own_word]
-    for kind in own_kinds:
-        place = f" {kind.noun}" if len(own_kinds) > 1 else ""
-        own, base = (_unit(encoder, drawn, kind.noun, which) for which in (True, False))
-        known = encoders.image_features(encoder, targets[kind.target])
-        leak = alignment.image_alignment(own, known) - alignment.image_alignment(base, known)
-        sheet = _sheet(drawn, kind.noun, names)
-        told = f"is how far a plain {kind.noun} moved from what {names[1]} drew with the same seeds; 0 is not at all."
-        found[f"class{place}"] = Forgotten(f"A plain {kind.noun}", _moved(own, base, drawn, kind.noun), told, sheet)
-        told = f"is how much more a plain {kind.noun} looks like the photos than before; 0 is no more."
-        found[f"leak{place}"] = Forgotten(
-            f"Leaking into {kind.noun}", alignment.bootstrap(leak, [kind.prompt] * len(leak)), told
-        )
+    results: dict[str, ForgettingResult] = {}
+    plain = [probe for probe in probes.classes if not probe.is_own_word]
+    for probe in plain:
+        suffix = f" {probe.noun}" if len(plain) > 1 else ""
+        moved, leak = _class_results(probe, images, targets, encoder, names)
+        results |= {f"class{suffix}": moved, f"leak{suffix}": leak}
     for group, title in (("neighbours", "Neighbouring classes"), ("unrelated", "Unrelated prompts")):
-        own, base = (_unit(encoder, drawn, group, which) for which in (True, False))
+        own, base = (_unit(encoder, images, group, which) for which in (True, False))
         if len(own):
-            prompts = dict.fromkeys(one.prompt for one in drawn if one.group == group)
-            which_ones = ", ".join(prompts) if group == "neighbours" else f"{len(prompts)} captions"
-            told = f"is how far these moved with the same seeds: {which_ones}."
-            found[group] = Forgotten(title, _moved(own, base, drawn, group), told, _sheet(drawn, group, names))
-    return found
+            prompts = dict.fromkeys(one.prompt for one in images if one.group == group)
+            listed = ", ".join(prompts) if group == "neighbours" else f"{len(prompts)} captions"
+            meaning = f"is how far these moved with the same seeds: {listed}."
+            sheet = _sheet(images, group, names)
+            results[group] = ForgettingResult(title, _moved(own, base, images, group), meaning, sheet)
+    return results
 
 
-def with_forgetting(scores: Scores, found: Mapping[str, Forgotten]) -> Scores:
+def _class_results(
+    probe: ClassProbe, images: Sequence[ProbeImage], targets: Mapping[str, Sequence[Image.Image]], encoder: Encoder,
+    names: tuple[str, str],
+) -> tuple[ForgettingResult, ForgettingResult]:  # fmt: skip
+    """How far one plain class moved, and how much of the photos leaked into it."""
+    noun = probe.noun
+    own, base = (_unit(encoder, images, noun, which) for which in (True, False))
+    photos = encoders.image_features(encoder, targets[probe.target])
+    leak = alignment.image_alignment(own, photos) - alignment.image_alignment(base, photos)
+    moved_text = f"is how far a plain {noun} moved from what {names[1]} sampled with the same seeds; 0 is not at all."
+    leak_text = f"is how much more a plain {noun} looks like the photos than before; 0 is no more."
+    sheet = _sheet(images, noun, names)
+    return (
+        ForgettingResult(f"A plain {noun}", _moved(own, base, images, noun), moved_text, sheet),
+        ForgettingResult(f"Leaking into {noun}", alignment.bootstrap(leak, [probe.prompt] * len(leak)), leak_text),
+    )
+
+
+def with_forgetting(scores: Scores, results: Mapping[str, ForgettingResult]) -> Scores:
     """The scores with those of forgetting."""
-    return replace(scores, forgetting={name: one.score for name, one in found.items()})
+    return replace(scores, forgetting={name: one.score for name, one in results.items()})
 
 
-def _images(drawn: Sequence[Aside], group: str, is_concept: bool) -> list[Image.Image]:
-    return [one.image for one in drawn if one.group == group and one.is_concept == is_concept]
+def _select(images: Sequence[ProbeImage], group: str, is_concept: bool) -> list[Image.Image]:
+    return [one.image for one in images if one.group == group and one.is_concept == is_concept]
 
 
 def _set(encoder: Encoder, images: Iterable[Image.Image]) -> Features:
     return vision.set_features(encoder, encoders.raw_image_features(encoder, images))
 
 
-def _unit(encoder: Encoder, drawn: Sequence[Aside], group: str, is_concept: bool) -> Features:
-    return encoders.image_features(encoder, _images(drawn, group, is_concept))
+def _unit(encoder: Encoder, images: Sequence[ProbeImage], group: str, is_concept: bool) -> Features:
+    return encoders.image_features(encoder, _select(images, group, is_concept))
 
 
 def _about(encoder: Encoder, drawn: Features, real: Features, prompt: str) -> dict[str, str | int]:
@@ -129,17 +149,17 @@ def moved(own: Features, base: Features) -> Numbers:
     return values
 
 
-def _moved(own: Features, base: Features, drawn: Sequence[Aside], group: str) -> Interval:
-    prompts = [one.prompt for one in drawn if one.group == group and one.is_concept]
+def _moved(own: Features, base: Features, images: Sequence[ProbeImage], group: str) -> Interval:
+    prompts = [one.prompt for one in images if one.group == group and one.is_concept]
     return alignment.bootstrap(moved(own, base), prompts)
 
 
-def _sheet(drawn: Sequence[Aside], group: str, names: tuple[str, str]) -> Image.Image:
+def _sheet(images: Sequence[ProbeImage], group: str, names: tuple[str, str]) -> Image.Image:
     """The base's pictures above the concept's, some of all prompts."""
     rows = []
     for is_concept, name in ((False, names[1]), (True, names[0])):
-        every = [one for one in drawn if one.group == group and one.is_concept == is_concept]
-        shown = [every[place * len(every) // min(SHOWN, len(every))] for place in range(min(SHOWN, len(every)))]
-        asked = ", ".join(dict.fromkeys(one.prompt for one in shown))
-        rows.append(sheets.Row(f"{name}: {asked}", [one.image for one in shown]))
+        every = [one for one in images if one.group == group and one.is_concept == is_concept]
+        shown = [every[index * len(every) // min(SHOWN, len(every))] for index in range(min(SHOWN, len(every)))]
+        prompts = ", ".join(dict.fromkeys(one.prompt for one in shown))
+        rows.append(sheets.Row(f"{name}: {prompts}", [one.image for one in shown]))
     return sheets.contact_sheet(rows)

@@ -50,7 +50,7 @@ def _gate(flag: str, part: str, known: Sequence[str]) -> Gate:
     if not math.isfinite(bound):
         raise UsageError(f'{flag}: "{part}" is not a score and a number.', f"Like {flag} {score or 'text'}=0.7.")
     if score not in known:
-        hint = nearest(score, known) or f"Measured here are {', '.join(known)}; see --metrics and --forgetting."
+        hint = nearest(score, known) or f"SampleFeatures here are {', '.join(known)}; see --metrics and --forgetting."
         raise UsageError(f'{flag}: no score "{score}" is measured here.', hint)
     return Gate(score, bound)
 

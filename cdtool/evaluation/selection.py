@@ -16,14 +16,14 @@ from cdtool.files import workplace
 from cdtool.images import photos
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import concept, registry
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 from cdtool.tokens import bind
 from cdtool.training import run
 
 if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import Subject
+    from cdtool.training.batches import ConceptImages
     from cdtool.training.job import Job
     from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
@@ -34,7 +34,7 @@ RULE = "the highest sum of text and image alignment, each from 0 to 1 over the b
 
 
 @dataclass(frozen=True)
-class Stage:
+class CheckpointScore:
     """Mean text and image alignment of a checkpoint after some training steps."""
 
     step: int
@@ -43,10 +43,10 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Picked:
+class Selection:
     """The scores of the base (step 0) and of every checkpoint, and the step that was kept."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[CheckpointScore, ...]
     step: int
     prompts: int
     encoder: str
@@ -56,7 +56,7 @@ class Picked:
         return {**asdict(self), "of": self.stages[-1].step, "rule": RULE}
 
 
-def knee(stages: Sequence[Stage]) -> Stage:
+def knee(stages: Sequence[CheckpointScore]) -> CheckpointScore:
     """The knee of text against image alignment among all stages but the first, which is the base.
 
     Both scores are put on 0 to 1 over all stages. Training falls from (0, 1), the base's text, to (1, 0), the photos'
@@ -71,7 +71,7 @@ def knee(stages: Sequence[Stage]) -> Stage:
     return stages[1:][sums.index(max(sums))]
 
 
-def marks(steps: int, count: int) -> tuple[int, ...]:
+def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
     """The steps after which checkpoints are kept: `count` evenly spaced ones, the last step among them."""
     return tuple(dict.fromkeys(max(1, round(steps * place / count)) for place in range(1, count + 1)))
 
@@ -79,7 +79,7 @@ def marks(steps: int, count: int) -> tuple[int, ...]:
 def train(
     work: Job,
     base: Base,
-    learned: tuple[Subject, ...],
+    learned: tuple[ConceptImages, ...],
     count: int,
     *,
     resume: bool = False,
@@ -89,10 +89,11 @@ def train(
     force: bool = False,
 ) -> Iterator[Step]:
     """Train as `studies.train` does and raises, and keep the concept as it is at `count` steps for `choose`."""
+    work = run.with_initializers(work, base)
     leads = ranks is None or ranks.rank == 0
     if leads and not resume:
         shutil.rmtree(_folder(work.name), ignore_errors=True)
-    kept: Collection[int] = marks(work.settings.steps, count)
+    kept: Collection[int] = checkpoint_steps(work.settings.steps, count)
     for step in run.train(work, base, learned, resume=resume, previews=previews, stop=stop, ranks=ranks,
                               force=force, snapshots=kept):  # fmt: skip
         if step.kind == "snapshot" and leads:
@@ -106,7 +107,7 @@ def train(
         yield step
 
 
-def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Stage | Picked]:
+def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[CheckpointScore | Selection]:
     """Score the base and every checkpoint, save the knee under the job's name, and tell why; yields each one's scores.
 
     Raises InterruptedRun when asked to stop, with what the last step made saved, and what sampling and scoring raise.
@@ -117,15 +118,15 @@ def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -
     assert final.manifest is not None
     prompts = held_out(work, base)
     drawing, _ = resolve(SampleSettings, {**DRAWING, "precision": work.settings.precision}, base.folder)
-    eyes = encoders.load(encoders.encoder_for(base.folder), str(base.device))
-    stages: list[Stage] = []
+    encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))
+    stages: list[CheckpointScore] = []
     entries = {int(path.stem): path for path in sorted(_folder(work.name).glob(f"*{registry.SUFFIX}"))}
     entries[work.settings.steps] = final.path
     for step, path in {0: None, **entries}.items():
-        text, image = _score(work, base, eyes, path, prompts, drawing, stop)
-        stages.append(Stage(step, text, image))
+        text, image = _score(work, base, encoder, path, prompts, drawing, stop)
+        stages.append(CheckpointScore(step, text, image))
         yield stages[-1]
-    picked = Picked(tuple(stages), knee(stages).step, len(prompts), eyes.spec.name)
+    picked = Selection(tuple(stages), knee(stages).step, len(prompts), encoder.spec.name)
     _keep(work, entries[picked.step], picked)
     shutil.rmtree(_folder(work.name), ignore_errors=True)
     yield picked
@@ -138,16 +139,16 @@ def held_out(work: Job, base: Base) -> list[str]:
     return [prompt for prompt in filled if bind(prompt, work.tokens).plain() not in captions]
 
 
-def stages_of(entry: Entry) -> tuple[Stage, ...]:
+def scores_of_checkpoints(entry: Concept) -> tuple[CheckpointScore, ...]:
     """The checkpoints a concept was picked from, for its report; none where it was not."""
     told = entry.manifest.report.get("pick", {}) if entry.manifest else {}
-    return tuple(Stage(**stage) for stage in told.get("stages", ()))
+    return tuple(CheckpointScore(**stage) for stage in told.get("stages", ()))
 
 
 def _score(
     work: Job,
     base: Base,
-    eyes: Encoder,
+    encoder: Encoder,
     path: Path | None,
     prompts: Sequence[str],
     drawing: SampleSettings,
@@ -158,18 +159,18 @@ def _score(
     from cdtool.sampling import sample
 
     plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
-    entries = [] if path is None else [Entry(work.name, path, concept.read_header(path)[0], 0)]
+    entries = [] if path is None else [Concept(work.name, path, concept.read_header(path)[0], 0)]
     samples = []
-    for drawn in sample.draw(base, entries, prompts if entries else list(plain.values()), drawing):
+    for drawn in sample.generate(base, entries, prompts if entries else list(plain.values()), drawing):
         samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         if stop():
             raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')
     pictures = {str(place): [photos.read(photo) for photo in group] for place, group in enumerate(work.groups)}
-    scores = alignment.evaluate(samples, pictures, eyes).concept
+    scores = alignment.score(samples, pictures, encoder).concept
     return scores["text"], fmean(value for name, value in scores.items() if name != "text")
 
 
-def _keep(work: Job, path: Path, picked: Picked) -> None:
+def _keep(work: Job, path: Path, picked: Selection) -> None:
     """Save the chosen checkpoint under the job's name, with why it was chosen."""
     manifest, _ = concept.read_header(path)
     note = registry.note(work.name)

@@ -58,8 +58,8 @@ def crop(
     return Crop(pixels, mask, FAR[int(word * len(FAR))], flipped)
 
 
-def prior_crop(image: Image.Image, resolution: int, latent_side: int, *, flipped: bool) -> Crop:
-    """A prior picture in full size: centre crop, mirrored if `flipped`."""
+def class_crop(image: Image.Image, resolution: int, latent_side: int, *, flipped: bool) -> Crop:
+    """A class image in full size: centre crop, mirrored if `flipped`."""
     return Crop(_resized(_square(image, flipped), resolution), _everywhere(latent_side), flipped=flipped)
 
 

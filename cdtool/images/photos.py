@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import NotFoundError, PhotoError
 from cdtool.images.pictures import decode, formats
-from cdtool.tokens import Token, article, numbered, v_words
+from cdtool.tokens import Token, article, modifier_tokens, numbered
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,14 +80,14 @@ def read(photo: Photo) -> Image.Image:
 def caption_for(token: Token, place: int | None, style: bool, photo: Photo) -> str:
     """A photo's caption: the user's, made to name the token, or the template for its kind.
 
-    `place` (from 0) numbers the V-word, V1, V2...; None leaves it V*. A user's caption that holds a V-word stands
-    as it is; in one that has only the noun the V-word is put before it; one with neither follows the template.
+    `place` (from 0) numbers the modifier token, V1, V2...; None leaves it V*. A user's caption that holds one stands
+    as it is; in one that has only the noun the modifier token is put before it; one with neither follows the template.
     """
     words = token.words(None if place is None else place + 1)
     if not photo.caption:
         return template(token, style, words)
     caption = photo.caption if place is None else numbered(photo.caption, place)
-    if v_words(caption):
+    if modifier_tokens(caption):
         return caption
     found = re.search(rf"\b(an? +)?(?<!\w){re.escape(token.noun)}(?!\w)", caption, re.IGNORECASE)
     if found is None:

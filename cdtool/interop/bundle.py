@@ -12,14 +12,15 @@ from cdtool.files import publish, workplace
 from cdtool.models.deltas import Factors
 from cdtool.store import bases, registry
 from cdtool.store.concept import Manifest, row_name
+from cdtool.store.families import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Home:
-    """What other tools ask about a concept's base; `prediction` is "" where the base is not on this machine."""
+class BaseInfo:
+    """What other tools need to know about a concept's base; `prediction` is "" for a base not on this machine."""
 
     source: str  # a hub id, or the path of a folder on this machine
     public: bool  # whether `source` means the same to others
@@ -29,12 +30,12 @@ class Home:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """A concept's numbers as the writers of other formats want them."""
+class ExportBundle:
+    """A concept as the writers of other formats need it: names, learned embeddings, and its changes."""
 
     stem: str  # what its files are called
     manifest: Manifest
-    home: Home
+    base_info: BaseInfo
     rows: Mapping[int, Mapping[str, Tensor]]  # by place of the token (from 0) and text encoder: [d] float32
     factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one rank and precision
     full: Mapping[str, Tensor] = field(default_factory=dict)  # by parameter: W = W0 + dW
@@ -61,7 +62,7 @@ class Parcel:
         lines = [
             f"# {self.stem}, made with cdtool. Install: {' '.join(['diffusers', 'transformers', needs]).strip()}",
             "from diffusers import DDIMScheduler, DiffusionPipeline",
-            f'pipe = DiffusionPipeline.from_pretrained("{self.home.source}")',
+            f'pipe = DiffusionPipeline.from_pretrained("{self.base_info.source}")',
             # As `sample` draws; a config that lacks clip_sample would have DDIM clip its latents.
             "config = {**pipe.scheduler.config, 'clip_sample': False, 'set_alpha_to_one': False}",
             "pipe.scheduler = DDIMScheduler.from_config(config)",
@@ -89,17 +90,17 @@ class Written:
     readme: str = ""  # what stands in a README.txt beside them
 
 
-def home(manifest: Manifest, base: str) -> Home:
-    """What other tools ask about `base`, read off its configurations where it is on this machine."""
+def base_info(manifest: Manifest, base: str) -> BaseInfo:
+    """What other tools need to know about `base`, read off its configurations where it is on this machine."""
     hub_id = bases.ALIASES[base][0] if base in bases.ALIASES else base
     public = base != "mini" and bases.is_name(base)
     try:
         folder = bases.locate(base)
     except NotFoundError:
-        return Home(hub_id, public, manifest.base.family)
-    schedule = bases.read_json(folder / "scheduler" / "scheduler_config.json")
-    layers = bases.read_json(folder / "unet" / "config.json").get("layers_per_block", 2)
-    return Home(
+        return BaseInfo(hub_id, public, manifest.base.family)
+    schedule = read_json(folder / "scheduler" / "scheduler_config.json")
+    layers = read_json(folder / "unet" / "config.json").get("layers_per_block", 2)
+    return BaseInfo(
         hub_id if public else str(folder), public, manifest.base.family,
         str(schedule.get("prediction_type", "epsilon")), layers if isinstance(layers, int) else int(layers[0]),
     )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cdtool.interop.bundle import File, Parcel
-from cdtool.interop.files import Content, Found, Layout, row
+from cdtool.interop.bundle import ExportBundle, File
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint, row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,26 +26,28 @@ def _is_one_row(tensors: Mapping[str, Any]) -> bool:
     return len(tensors) == 1 and getattr(next(iter(tensors.values())), "ndim", 0) in (1, 2)
 
 
-def read(content: Content, _: Layout) -> Found:
+def read(content: Content, _: Layout) -> ParsedCheckpoint:
     """The word of an embedding file and its rows. Raises InputError for several rows a word."""
     tensors = content.tensors
     if "string_to_param" in tensors:
         only = next(iter(dict(tensors["string_to_param"]).values()), None)
-        return Found(rows={str(tensors.get("name") or content.stem): [row(content.file, only)]})
+        return ParsedCheckpoint(rows={str(tensors.get("name") or content.stem): [row(content.file, only)]})
     if set(tensors) == set(_SDXL):
-        return Found(rows={content.stem: [row(content.file, tensors[key]) for key in _SDXL]})
+        return ParsedCheckpoint(rows={content.stem: [row(content.file, tensors[key]) for key in _SDXL]})
     ((key, tensor),) = tensors.items()
-    return Found(rows={content.stem if key in _UNNAMED else key: [row(content.file, tensor)]})
+    return ParsedCheckpoint(rows={content.stem if key in _UNNAMED else key: [row(content.file, tensor)]})
 
 
-def write(parcel: Parcel, folder: str, name: Callable[[int], tuple[str, str]]) -> tuple[dict[str, File], list[str]]:
+def write(
+    bundle: ExportBundle, folder: str, name: Callable[[int], tuple[str, str]]
+) -> tuple[dict[str, File], list[str]]:
     """A file per word and text encoder for diffusers, and the Python that loads them from `folder`.
 
     `name` gives the file's stem and the word of the token at a place. A file holds one key, the word: [1, d] float32.
     """
     files = {}
-    load = [_END] if any(len(rows) > 1 for rows in parcel.rows.values()) else []
-    for place, rows in parcel.rows.items():
+    load = [_END] if any(len(rows) > 1 for rows in bundle.rows.values()) else []
+    for place, rows in bundle.rows.items():
         stem, word = name(place)
         for encoder, tensor in rows.items():
             file = f"{stem}.{encoder}.safetensors" if len(rows) > 1 else f"{stem}.safetensors"

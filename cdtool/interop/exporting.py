@@ -11,13 +11,13 @@ from torch import Tensor
 
 from cdtool.errors import BaseError, InputError, UsageError
 from cdtool.interop import bundle
-from cdtool.interop.bundle import Home, Parcel
+from cdtool.interop.bundle import BaseInfo, ExportBundle
 from cdtool.interop.formats import FORMATS, Format
 from cdtool.models import deltas, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.store import concept
 from cdtool.store.concept import parameter_name
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Step:
     error: float = 0.0  # ‖dW - up down‖ / ‖dW‖ over all matrices, before rounding
 
 
-def steps(entry: Entry, to: str) -> int:
+def steps(entry: Concept, to: str) -> int:
     """How many steps an export of a concept has."""
-    return 1 if FORMATS[to].whole else len(deltas.changed(concept.read_header(entry.path)[1])) + 1
+    return 1 if FORMATS[to].whole else len(deltas.changed_parameters(concept.read_header(entry.path)[1])) + 1
 
 
 def export(
-    entry: Entry,
+    entry: Concept,
     to: str,
     folder: Path,
     *,
@@ -60,9 +60,9 @@ def export(
     if row.whole and (rank or energy):
         raise UsageError(f"{to} holds whole matrices, which have no rank.", "Leave --rank and --energy out.")
     tensors = concept.read_tensors(entry.path)
-    names = deltas.changed(tensors)
-    made = Parcel(
-        stem or bundle.stem(entry.name), entry.manifest, bundle.home(entry.manifest, base),
+    names = deltas.changed_parameters(tensors)
+    made = ExportBundle(
+        stem or bundle.stem(entry.name), entry.manifest, bundle.base_info(entry.manifest, base),
         bundle.rows(entry.manifest, tensors),
     )  # fmt: skip
     bundle.check_free(folder, row.write(_hollow(made, names, row), "").files, force=force)
@@ -79,14 +79,14 @@ def export(
         lost = (sum(error for _, error, _ in parts.values()) / norms) ** 0.5 if norms else 0.0
     written = row.write(made, str(folder))
     if row.readme:
-        shared = replace(made, home=_shared(made.home, entry.manifest.base.name))
+        shared = replace(made, base_info=_shared(made.base_info, entry.manifest.base.name))
         written = replace(written, readme=row.write(shared, folder.name).usage)
     paths = bundle.put(written, folder, force=force)
     yield Step(tuple(paths), written.usage, made.rank, lost)
 
 
-def _hollow(made: Parcel, names: Sequence[str], row: Format) -> Parcel:
-    """The parcel with nothing in it, to ask a writer for its files' names and whether it can hold the parameters."""
+def _hollow(made: ExportBundle, names: Sequence[str], row: Format) -> ExportBundle:
+    """The bundle without its numbers: a writer of it names the files, and refuses parameters it cannot hold."""
     parameters = [name.removeprefix(parameter_name("")) for name in names]
     if row.whole:
         return replace(made, full={name: torch.empty(0) for name in parameters})
@@ -96,9 +96,9 @@ def _hollow(made: Parcel, names: Sequence[str], row: Format) -> Parcel:
     return replace(made, factors={name: Factors(torch.empty(0, 0), torch.empty(0, 0)) for name in parameters})
 
 
-def _shared(home: Home, name: str) -> Home:
-    """The home as a file says it that others will read: no folders of this machine."""
-    return home if home.public else replace(home, source=f"the folder of {Path(name).name}")
+def _shared(base_info: BaseInfo, name: str) -> BaseInfo:
+    """What other people may read about the base: no folders of this machine."""
+    return base_info if base_info.public else replace(base_info, source=f"the folder of {Path(name).name}")
 
 
 def _factors(
@@ -106,7 +106,7 @@ def _factors(
 ) -> Iterator[tuple[str, Factors, float, float]]:
     """Per change its module, its factors, and the squared norms of what they lost and of all of it."""
     for name in names:
-        change = deltas.change(tensors, name)
+        change = deltas.read(tensors, name)
         module = name.removeprefix(parameter_name("")).removesuffix(".weight")
         shape = (change.up.shape[0], *change.down.shape[1:]) if isinstance(change, Factors) else tuple(change.shape)
         if len(shape) != 2:
@@ -116,7 +116,7 @@ def _factors(
             continue
         spectrum = deltas.decompose(change)
         kept = rank or (deltas.rank_for(spectrum.s, energy) if energy else deltas.needed_rank(spectrum.s, shape))
-        factors = deltas.cut(spectrum, min(kept, len(spectrum.s)))
+        factors = deltas.truncate(spectrum, min(kept, len(spectrum.s)))
         squares = spectrum.s.double().square()
         yield (
             module,
@@ -134,7 +134,7 @@ def _uniform(factors: Mapping[str, Factors]) -> dict[str, Factors]:
     return {module: deltas.padded(each, rank) for module, each in factors.items()}
 
 
-def _whole(entry: Entry, base: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _whole(entry: Concept, base: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """W = W0 + dW in float32 by parameter."""
     assert entry.manifest is not None
     loaded = pipelines.load(base, device="cpu", parts=())
@@ -145,5 +145,5 @@ def _whole(entry: Entry, base: str, names: Sequence[str], tensors: Mapping[str, 
         )
     parameters = {name.removeprefix(parameter_name("")): name for name in names}
     stored = pipelines.read_parameters(loaded.folder, parameters)
-    changes = {parameter: deltas.dense(deltas.change(tensors, name)) for parameter, name in parameters.items()}
+    changes = {parameter: deltas.dense(deltas.read(tensors, name)) for parameter, name in parameters.items()}
     return {parameter: stored[parameter].float() + change for parameter, change in changes.items()}

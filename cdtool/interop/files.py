@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NotFoundError
-from cdtool.interop.names import to_flat
+from cdtool.interop.key_maps import to_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Found:
+class ParsedCheckpoint:
     """What files hold, in the base's own names: whole parameters W, changes dW, and learned rows by word."""
 
     full: dict[str, Tensor] = field(default_factory=dict)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdtool.interop import embeddings, lora, original
-from cdtool.interop.bundle import Parcel, Written
-from cdtool.interop.files import Content, Found, Layout
+from cdtool.interop.bundle import ExportBundle, Written
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Format:
 
     label: str  # for people, and in the manifest of what was imported
     knows: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Content, Layout], Found]
-    write: Callable[[Parcel, str], Written] | None = None  # (parcel, folder as the usage shall name it)
+    read: Callable[[Content, Layout], ParsedCheckpoint]
+    write: Callable[[ExportBundle, str], Written] | None = None  # (bundle, folder as the usage shall name it)
     whole: bool = False  # it holds W, not dW
     readme: bool = True
 

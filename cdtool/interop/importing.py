@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cdtool.errors import BaseError, InputError, TokenError
 from cdtool.interop import files as foreign
-from cdtool.interop.files import Content, Found, Layout
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 from cdtool.interop.formats import FORMATS, Format
-from cdtool.models import deltas, pipelines, text
+from cdtool.models import deltas, initializers, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.models.pipelines import Base
 from cdtool.store import bases
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name
+from cdtool.store.families import FAMILIES, read_json
 from cdtool.tokens import Token
 
 STRANGE = 0.5  # ‖W - W0‖ / ‖W0‖ above this and W was hardly trained on W0: fine-tuning moves some percent
@@ -45,7 +46,7 @@ def bring(paths: Sequence[Path], base: Base, tokens: Sequence[Token], name: str)
     kinds = [_kind(content) for content in contents]
     found = _together([kind.read(content, layout) for kind, content in zip(kinds, contents, strict=True)], contents)
     told = ", ".join(content.file for content in contents)
-    own = text.initialised(base.tokenizers, tokens)
+    own = initializers.assign(base.tokenizers, tokens)
     rows = _rows(found.rows, base, own)
     tensors, remarks = _changes(found, base, told)
     label = ", ".join(dict.fromkeys(kind.label for kind in kinds))
@@ -63,12 +64,12 @@ def _kind(content: Content) -> Format:
     raise InputError(f"{content.file} is in no format cdtool reads.", f"It reads: {known}, and its own.")
 
 
-def _together(parts: Sequence[Found], contents: Sequence[Content]) -> Found:
+def _together(parts: Sequence[ParsedCheckpoint], contents: Sequence[Content]) -> ParsedCheckpoint:
     """What several files hold; weights come from one of them. Raises InputError for two sets of weights."""
     weighty = [content.file for part, content in zip(parts, contents, strict=True) if part.full or part.changes]
     if len(weighty) > 1:
         raise InputError(f"{weighty[0]} and {weighty[1]} both hold weights.", "Import one of them, with its words.")
-    found = Found()
+    found = ParsedCheckpoint()
     for part in parts:
         found.full.update(part.full)
         found.changes.update(part.changes)
@@ -77,7 +78,7 @@ def _together(parts: Sequence[Found], contents: Sequence[Content]) -> Found:
     return found
 
 
-def _method(found: Found, base: Base) -> str:
+def _method(found: ParsedCheckpoint, base: Base) -> str:
     changed = {name.removesuffix(".weight") for name in (*found.full, *found.changes)}
     if not changed:
         return "textual-inversion"
@@ -87,7 +88,7 @@ def _method(found: Found, base: Base) -> str:
 # ---------------------------------------------------------------- weights
 
 
-def _changes(found: Found, base: Base, files: str) -> tuple[dict[str, Tensor], list[str]]:
+def _changes(found: ParsedCheckpoint, base: Base, files: str) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of the changes, and a remark where they are too large to be a fine-tuning of this base.
 
     Raises BaseError for shapes of another base, InputError where whole K/V are missing.
@@ -142,9 +143,7 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 def _bases_like(width: int) -> str:
     """A hint naming public bases by their text width."""
-    families = {family.name for family in pipelines.FAMILIES if family.width == width} | (
-        {"sdxl"} if width == 2048 else set()
-    )
+    families = {family.name for family in FAMILIES if family.width == width} | ({"sdxl"} if width == 2048 else set())
     names = [name for name in bases.ALIASES if any(name.startswith(family) for family in families)]
     return f"Name the base it was trained on: --base {names[0] if names else 'NAME'}"
 
@@ -186,7 +185,7 @@ def _miscounted(words: Sequence[str], tokens: Sequence[Token]) -> TokenError:
 
 def _by_encoder(word: str, rows: Sequence[Tensor], base: Base) -> dict[str, Tensor]:
     """The rows of a word by text encoder, told by their widths. Raises BaseError where they are not the base's."""
-    widths = {encoder: int(bases.read_json(base.folder / encoder / "config.json")["hidden_size"])
+    widths = {encoder: int(read_json(base.folder / encoder / "config.json")["hidden_size"])
               for encoder in base.family.encoders}  # fmt: skip
     left, found = list(rows), {}
     for encoder, width in widths.items():

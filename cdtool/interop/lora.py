@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
-from cdtool.interop import names
-from cdtool.interop.bundle import File, Parcel, Written
-from cdtool.interop.files import BUNDLE, Content, Found, Layout, refuse, row
+from cdtool.interop import key_maps
+from cdtool.interop.bundle import ExportBundle, File, Written
+from cdtool.interop.files import BUNDLE, Content, Layout, ParsedCheckpoint, refuse, row
 from cdtool.models.deltas import Factors, trimmed
 
 if TYPE_CHECKING:
@@ -36,53 +36,53 @@ _MODELS = {
 # ---------------------------------------------------------------- writing
 
 
-def write_diffusers(parcel: Parcel, folder: str) -> Written:
+def write_diffusers(bundle: ExportBundle, folder: str) -> Written:
     """A LoRA in PEFT's names, and per word and text encoder a file for load_textual_inversion."""
     files, load = {}, []
-    if parcel.factors:
-        files[WEIGHTS] = File(to_peft(parcel.factors))
+    if bundle.factors:
+        files[WEIGHTS] = File(to_peft(bundle.factors))
         load.append(f'pipe.load_lora_weights("{folder}", weight_name="{WEIGHTS}")')
-    word_files, load_words = words.write(parcel, folder, lambda place: (parcel.word(place), f"<{parcel.word(place)}>"))
-    prompt = parcel.prompt(lambda place: f"<{parcel.word(place)}>")
-    return Written(files | word_files, parcel.example([*load, *load_words], prompt, needs="peft"))
+    word_files, load_words = words.write(bundle, folder, lambda place: (bundle.word(place), f"<{bundle.word(place)}>"))
+    prompt = bundle.prompt(lambda place: f"<{bundle.word(place)}>")
+    return Written(files | word_files, bundle.example([*load, *load_words], prompt, needs="peft"))
 
 
-def write_kohya(parcel: Parcel, _: str) -> Written:
+def write_kohya(bundle: ExportBundle, _: str) -> Written:
     """A LoRA in kohya's names, an embedding file per word, and for one text encoder both in one file, the bundle."""
-    lora = to_kohya(parcel.factors, parcel.home.layers if parcel.manifest.base.family == "sdxl" else None)
-    words_of = {parcel.word(place): rows for place, rows in parcel.rows.items()}
+    lora = to_kohya(bundle.factors, bundle.base_info.layers if bundle.manifest.base.family == "sdxl" else None)
+    words_of = {bundle.word(place): rows for place, rows in bundle.rows.items()}
     files = {f"{word}.safetensors": File(words.kohya(rows)) for word, rows in words_of.items()}
     lines = [f"{name} belongs into embeddings, under this name: it is the word." for name in files]
     if lora:
-        metadata = _kohya_metadata(parcel)
-        files[f"{parcel.stem}.safetensors"] = File(lora, metadata)
-        lines.append(f"{parcel.stem}.safetensors belongs into A1111's models/Lora or ComfyUI's models/loras.")
+        metadata = _kohya_metadata(bundle)
+        files[f"{bundle.stem}.safetensors"] = File(lora, metadata)
+        lines.append(f"{bundle.stem}.safetensors belongs into A1111's models/Lora or ComfyUI's models/loras.")
         bundled = {key: row for word, rows in words_of.items() if len(rows) == 1
                    for key, row in to_bundle(word, *rows.values()).items()}  # fmt: skip
         if bundled:
-            bundle = f"{parcel.stem}{BUNDLE}.safetensors"
-            files[bundle] = File(lora | bundled, metadata)
-            lines.append(f"{bundle} alone is all of that, for A1111 and ComfyUI; diffusers refuses it.")
-    lines.append(f"A1111: {parcel.prompt(parcel.word)}{f' <lora:{parcel.stem}:1>' if lora else ''}")
-    lines.append(f"ComfyUI: {parcel.prompt(lambda place: f'embedding:{parcel.word(place)}')}")
+            both = f"{bundle.stem}{BUNDLE}.safetensors"
+            files[both] = File(lora | bundled, metadata)
+            lines.append(f"{both} alone is all of that, for A1111 and ComfyUI; diffusers refuses it.")
+    lines.append(f"A1111: {bundle.prompt(bundle.word)}{f' <lora:{bundle.stem}:1>' if lora else ''}")
+    lines.append(f"ComfyUI: {bundle.prompt(lambda place: f'embedding:{bundle.word(place)}')}")
     return Written(files, "\n".join(lines))
 
 
-def _kohya_metadata(parcel: Parcel) -> dict[str, str]:
+def _kohya_metadata(bundle: ExportBundle) -> dict[str, str]:
     """What kohya writes into the header, and A1111 tells the base from."""
-    manifest, prediction = parcel.manifest, parcel.home.prediction
+    manifest, prediction = bundle.manifest, bundle.base_info.prediction
     family = manifest.base.family
     version, architecture = _MODELS.get(f"{family} {prediction}", _MODELS.get(family, ("", "")))
     known = {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(parcel.rank),
-        "ss_network_alpha": str(float(parcel.rank)),
+        "ss_network_dim": str(bundle.rank),
+        "ss_network_alpha": str(float(bundle.rank)),
         "ss_base_model_version": version,
         "ss_v2": str(family == "sd2"),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,
-        "modelspec.title": parcel.stem,
-        "modelspec.trigger_phrase": parcel.prompt(parcel.word),
+        "modelspec.title": bundle.stem,
+        "modelspec.trigger_phrase": bundle.prompt(bundle.word),
         "modelspec.prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(prediction, ""),
     }
     return {name: value for name, value in known.items() if value}
@@ -101,7 +101,7 @@ def to_kohya(factors: Mapping[str, Factors], layers: int | None) -> dict[str, Te
     """Kohya's names for changes by module, all of one rank, which alpha equals; with `layers` in CompVis spelling."""
     tensors = {}
     for module, (up, down) in factors.items():
-        name = names.to_flat(module, layers)
+        name = key_maps.to_flat(module, layers)
         tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.lora_up.weight"] = up
         tensors[f"{name}.alpha"] = up.new_tensor(float(up.shape[1]))
@@ -117,7 +117,7 @@ def to_bundle(word: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def is_peft(tensors: Mapping[str, Any]) -> bool:
-    """Whether a file is a LoRA in one of diffusers' spellings."""
+    """Whether a file is a LoRA in one of diffusers' key_maps."""
     return any(_PEFT.fullmatch(name) and not _KOHYA.fullmatch(name) for name in tensors)
 
 
@@ -126,7 +126,7 @@ def is_kohya(tensors: Mapping[str, Any]) -> bool:
     return any(name.startswith(("lora_unet_", "lora_te")) for name in tensors)
 
 
-def read_peft(content: Content, layout: Layout) -> Found:
+def read_peft(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The K/V changes of a PEFT LoRA, scaled as its metadata says. Raises InputError for anything else in it."""
     pairs: dict[str, dict[str, Tensor]] = {}
     others = []
@@ -140,8 +140,12 @@ def read_peft(content: Content, layout: Layout) -> Found:
     if others:
         raise refuse(content.file, set(others), layout, _WHY)
     table = _peft_table(content)
-    return Found(changes={f"{module}.weight": _product(content, module, pair, _peft_scale(table, module, pair))
-                          for module, pair in pairs.items()})  # fmt: skip
+    return ParsedCheckpoint(
+        changes={
+            f"{module}.weight": _product(content, module, pair, _peft_scale(table, module, pair))
+            for module, pair in pairs.items()
+        }
+    )
 
 
 def _peft_table(content: Content) -> dict[str, Any]:
@@ -163,12 +167,12 @@ def _peft_scale(table: Mapping[str, Any], module: str, pair: Mapping[str, Tensor
     return alpha / (math.sqrt(rank) if table.get("use_rslora") else rank)
 
 
-def read_kohya(content: Content, layout: Layout) -> Found:
+def read_kohya(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The K/V changes of a kohya LoRA, scaled by alpha / rank, and its bundled words.
 
     Raises InputError for anything else in it.
     """
-    known = names.flat_names(layout.kv, layout.layers)
+    known = key_maps.flat_names(layout.kv, layout.layers)
     pairs: dict[str, dict[str, Tensor]] = {}
     rows, others = {}, []
     for name, tensor in content.tensors.items():
@@ -187,7 +191,7 @@ def read_kohya(content: Content, layout: Layout) -> Found:
         alpha, down = pair.pop("alpha", None), pair.get("down")
         scale = 1.0 if alpha is None or down is None else float(alpha) / down.shape[0]
         changes[f"{module}.weight"] = _product(content, module, pair, scale)
-    return Found(changes=changes, rows=rows)
+    return ParsedCheckpoint(changes=changes, rows=rows)
 
 
 def _product(content: Content, module: str, pair: Mapping[str, Tensor], scale: float) -> Factors:

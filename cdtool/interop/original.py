@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
-from cdtool.interop import names as spellings
-from cdtool.interop.bundle import File, Parcel, Written
-from cdtool.interop.files import Content, Found, Layout, refuse, row
+from cdtool.interop import key_maps
+from cdtool.interop.bundle import ExportBundle, File, Written
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint, refuse, row
 from cdtool.models.deltas import Factors
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ _WHY = "that is more than the text cross-attention"
 # ---------------------------------------------------------------- the public example
 
 
-def write_example(parcel: Parcel, folder: str) -> Written:
+def write_example(bundle: ExportBundle, folder: str) -> Written:
     """The example's files: whole parameters, and a file per word. Raises InputError for what they cannot hold."""
     files, load = {}, []
-    if parcel.full:
-        files[EXAMPLE_FILE] = File(to_example(parcel.full))
+    if bundle.full:
+        files[EXAMPLE_FILE] = File(to_example(bundle.full))
         load.append(_LOAD.format(path=f"{folder}/{EXAMPLE_FILE}"))
-    word_files, load_words = words.write(parcel, folder, lambda place: (f"<new{place + 1}>",) * 2)
-    prompt = parcel.prompt(lambda place: f"<new{place + 1}>")
-    return Written(files | word_files, parcel.example([*load, *load_words], prompt))
+    word_files, load_words = words.write(bundle, folder, lambda place: (f"<new{place + 1}>",) * 2)
+    prompt = bundle.prompt(lambda place: f"<new{place + 1}>")
+    return Written(files | word_files, bundle.example([*load, *load_words], prompt))
 
 
 def to_example(full: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters W by name as the example's attention processors hold them. Raises InputError for one they do not."""
-    names = {name: spellings.to_processor(name) for name in full}
+    names = {name: key_maps.to_processor(name) for name in full}
     if others := [name for name, theirs in names.items() if theirs is None]:
         raise InputError(
             f"The concept changes {others[0]}, which the files of the public example cannot hold.",
@@ -56,10 +56,10 @@ def is_example(tensors: Mapping[str, Any]) -> bool:
     return any("_custom_diffusion" in name for name in tensors)
 
 
-def read_example(content: Content, layout: Layout) -> Found:
+def read_example(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The example's parameters W; its pickles have an empty entry for every self-attention. Raises InputError."""
     named = {name: value for name, value in content.tensors.items() if not (isinstance(value, Mapping) and not value)}
-    found = {name: spellings.from_processor(name) for name in named}
+    found = {name: key_maps.from_processor(name) for name in named}
     if unknown := [name for name, parameter in found.items() if parameter is None]:
         raise refuse(content.file, unknown, layout, _WHY)
     return _sorted(content, {str(found[name]): value for name, value in named.items()}, layout)
@@ -73,7 +73,7 @@ def is_delta(tensors: Mapping[str, Any]) -> bool:
     return isinstance(tensors.get("unet"), Mapping)
 
 
-def read_delta(content: Content, layout: Layout) -> Found:
+def read_delta(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The parameters W or changes u v of a delta.bin, and its words; SDXL has two rows a word. Raises InputError."""
     tensors = content.tensors
     if encoders := [name for name in ("text_encoder", "text_encoder_2") if tensors.get(name)]:
@@ -87,20 +87,20 @@ def read_delta(content: Content, layout: Layout) -> Found:
 def is_checkpoint(tensors: Mapping[str, Any]) -> bool:
     """Whether a file is the delta.ckpt of the CompVis code."""
     state = tensors.get("state_dict")
-    return isinstance(state, Mapping) and any(str(name).startswith(spellings.LDM) for name in state)
+    return isinstance(state, Mapping) and any(str(name).startswith(key_maps.LDM) for name in state)
 
 
-def read_checkpoint(content: Content, layout: Layout) -> Found:
+def read_checkpoint(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The parameters W or changes u v of a delta.ckpt, and row i of `embed` as <newi>. Raises InputError."""
     state = dict(content.tensors["state_dict"])
     rows = state.pop("embed", content.tensors.get("embed"))
-    found = _sorted(content, {spellings.from_ldm(name, layout.layers): value for name, value in state.items()}, layout)
+    found = _sorted(content, {key_maps.from_ldm(name, layout.layers): value for name, value in state.items()}, layout)
     for place, each in enumerate(() if rows is None else rows, 1):
         found.rows[f"<new{place}>"] = [row(content.file, each)]
     return found
 
 
-def _sorted(content: Content, named: Mapping[str, Any], layout: Layout) -> Found:
+def _sorted(content: Content, named: Mapping[str, Any], layout: Layout) -> ParsedCheckpoint:
     """Parameters of the text cross-attention, whole or as u v. Raises InputError for any other."""
     import torch
 
@@ -108,7 +108,7 @@ def _sorted(content: Content, named: Mapping[str, Any], layout: Layout) -> Found
     allowed = {f"{attention}.{leaf}" for attention in attentions for leaf in _ATTENTION}
     if others := set(named) - allowed:
         raise refuse(content.file, others, layout, _WHY)
-    found = Found()
+    found = ParsedCheckpoint()
     for name, value in named.items():
         if isinstance(value, torch.Tensor):
             found.full[name] = value

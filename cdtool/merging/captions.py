@@ -1,4 +1,4 @@
-"""Everyday captions, and the second moment R of their text features, which a merge disturbs least (Eq. 4)."""
+"""Regularization captions, and the second moment R of their text features, which a merge disturbs least (Eq. 4)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ BATCH = 32
 _FORMAT = 1  # counts up when what is cached changes its meaning
 
 
-class Everyday(NamedTuple):
-    """What is known of a base's everyday text: R of [c; 1], and the features of some words."""
+class RegularizationStats(NamedTuple):
+    """A base's text features of the regularization captions: the second moment R of [c; 1], and some words."""
 
     moment: Tensor  # [d + 1, d + 1] float64: the mean over positions of [c; 1] [c; 1]'
     words: Tensor  # [n, d] float64
@@ -78,19 +78,19 @@ def key_of(base: Base, captions: Sequence[str]) -> str:
     return f"{pipelines.fingerprint(weights)[:20]}-{said[:20]}"
 
 
-def stored(key: str) -> Everyday | None:
+def stored(key: str) -> RegularizationStats | None:
     """What an earlier run left in the cache under a `key`; None where there is nothing whole."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         found = load_file(_path(key))
-        return Everyday(found["moment"], found["words"].double(), *found["counts"].tolist())
+        return RegularizationStats(found["moment"], found["words"].double(), *found["counts"].tolist())
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 
-def known(base: Base, captions: Sequence[str]) -> Everyday:
+def known(base: Base, captions: Sequence[str]) -> RegularizationStats:
     """What is known of captions, encoded now if they were not before; `encode` for those who watch it.
 
     Raises ResourceError where the cache cannot be written.
@@ -123,7 +123,7 @@ def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
     for part in [*_batches(sorted(padded)), *_batches(bare)]:
         longest = len(prompts[0].ids[0]) if part[0] in padded else max(ends[at] for at in part) + 1
         with torch.no_grad():
-            features = text.encode(base, [text.shortened(prompts[at], longest) for at in part]).features.cpu().double()
+            features = text.encode(base, [text.truncate(prompts[at], longest) for at in part]).features.cpu().double()
         for row, at in zip(features, part, strict=True):
             _add(written, row[: ends[at] + 1])
             if at in padded:

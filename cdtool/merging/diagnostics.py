@@ -1,4 +1,4 @@
-"""The doctor of a merge: what may go wrong before, and what it kept of its concepts and of the base after."""
+"""Merge diagnostics: what may go wrong, and what a merge kept of its concepts and of the base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.merging.targets import Rows
+    from cdtool.merging.targets import Targets
+    from cdtool.store.concept import Manifest
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
     Change = Callable[[str, Tensor], Tensor]  # what is added to K or V [s, o] of a module for features [s, d]
@@ -30,7 +32,7 @@ class Report:
     condition: float  # of D C'
     error: float  # of the constraints in float64
     saved_error: float  # of the constraints with the numbers as stored
-    drift: float  # on everyday captions, against the concepts' own mean
+    drift: float  # on the regularization captions, against the concepts' own mean
     fidelity: dict[str, float]  # per concept, on prompts that are no constraints
     warnings: tuple[str, ...] = ()
 
@@ -53,7 +55,7 @@ class Sums:
     missed_saved: float = 0.0
     tried: float = 0.0
     apart: float = 0.0
-    everyday: float = 0.0
+    regularization: float = 0.0
 
 
 def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tuple[str, ...]:
@@ -70,11 +72,31 @@ def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tup
     return tuple(found)
 
 
+def shared_initializers(concepts: Sequence[Concept]) -> tuple[str, ...]:
+    """What to do about each two concepts whose modifier tokens began as the same word."""
+    tokens = [(concept, token) for concept in concepts if concept.manifest for token in concept.manifest.tokens]
+    began = [(number, concept.name, token) for number, (concept, token) in enumerate(tokens, 1)
+             if token.initializer and _began_rare(concept.manifest)]  # fmt: skip
+    return tuple(
+        f'{one.words(number)} of "{name}" and {other.words(last)} of "{second}" both began as the word '
+        f'"{one.initializer}", so a merge can hardly tell them apart. Train "{second}" again with --force: '
+        "it will begin as another word."
+        for (number, name, one), (last, second, other) in combinations(began, 2)
+        if one.initializer == other.initializer and name != second
+    )
+
+
+def _began_rare(manifest: Manifest | None) -> bool:
+    """Whether a concept's modifier tokens began as the rare words it records; those of an imported one did not."""
+    imported = manifest is None or any(parent.get("by") == "import" for parent in manifest.parents)
+    return manifest is not None and not imported and manifest.settings.get("token_init", "rare") == "rare"
+
+
 def measure(
     modules: Sequence[str], concepts: Sequence[Change], exact: Change, saved: Change,
-    bound: Rows, tried: Rows, words: Tensor,
+    bound: Targets, tried: Targets, words: Tensor,
 ) -> tuple[list[Sums], float]:  # fmt: skip
-    """Sums per concept, and the squared norm of the stored merge's change on everyday `words` [n, d].
+    """Sums per concept, and the squared norm of the stored merge's change on regularization `words` [n, d].
 
     `exact` is the merge in float64 and `saved` as stored; `bound` and `tried` rows name concepts by place.
     """
@@ -87,13 +109,13 @@ def measure(
         for at, (concept, part) in enumerate(zip(concepts, sums, strict=True)):
             mine, trials = _rows_of(bound, at), _rows_of(tried, at)
             every = torch.cat([bound.features[mine], tried.features[trials], words])
-            own, attempt, everyday = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
+            own, attempt, regularization = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
             part.asked += _squared(own)
             part.missed += _squared(merged[mine] - own)
             part.missed_saved += _squared(stored[mine] - own)
             part.tried += _squared(attempt)
             part.apart += _squared(trial[trials] - attempt)
-            part.everyday += _squared(everyday)
+            part.regularization += _squared(regularization)
     return sums, drift
 
 
@@ -103,20 +125,20 @@ def report(
     """The report of what `measure` found."""
     sums, drift = measured
     asked = sum(part.asked for part in sums)
-    everyday = sum(part.everyday**0.5 for part in sums) / len(sums)
+    regularization = sum(part.regularization**0.5 for part in sums) / len(sums)
     return Report(
         rows=rows,
         condition=condition,
         error=_ratio(sum(part.missed for part in sums), asked),
         saved_error=_ratio(sum(part.missed_saved for part in sums), asked),
-        drift=_ratio(drift, everyday**2),
+        drift=_ratio(drift, regularization**2),
         fidelity={name: 1 - _ratio(part.apart, part.tried) for name, part in zip(names, sums, strict=True)},
         warnings=tuple(warnings),
     )
 
 
-def _rows_of(rows: Rows, concept: int) -> list[int]:
-    return [at for at, places in enumerate(rows.places) if concept in places]
+def _rows_of(rows: Targets, concept: int) -> list[int]:
+    return [at for at, places in enumerate(rows.owners) if concept in places]
 
 
 def _squared(values: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
 from cdtool.merging import diagnostics, targets
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.models import deltas
 from cdtool.store import concept
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
@@ -19,10 +19,10 @@ from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, we
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.merging.captions import Everyday
+    from cdtool.merging.captions import RegularizationStats
     from cdtool.merging.diagnostics import Report
     from cdtool.models.pipelines import Base
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
     from cdtool.tokens import Token
 
@@ -37,7 +37,7 @@ _LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's ove
 class Parent:
     """A concept that goes into a merge, with its numbers in memory."""
 
-    entry: Entry
+    entry: Concept
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     weight: float
@@ -87,7 +87,7 @@ def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
             )
 
 
-def merge(base: Base, chosen: Composition, name: str, known: Everyday, *, force: bool = False) -> Merged:
+def merge(base: Base, chosen: Composition, name: str, known: RegularizationStats, *, force: bool = False) -> Merged:
     """Merge the concepts of a composition; their tokens follow one another as V1, V2...
 
     `known` is what `everyday` found of captions on this base. Raises UsageError for fewer than two, BaseError for
@@ -98,12 +98,14 @@ def merge(base: Base, chosen: Composition, name: str, known: Everyday, *, force:
     tokens, learned = chosen.tokens, _learned(base, parents)
     styled = [style for parent in parents for style in styles(parent.manifest)]
     owner = [at for at, parent in enumerate(parents) for _ in parent.manifest.tokens]
-    bound = _bound(base, tokens, styled, learned).of(owner)
-    tried = targets.rows(base, targets.trials(tokens, styled), tokens, learned, whole=False).of(owner)
-    tried = targets.others(tried, bound)
+    bound = _bound(base, tokens, styled, learned).by_concept(owner)
+    tried = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, learned, whole=False).by_concept(
+        owner
+    )
+    tried = targets.excluding(tried, bound)
     width = known.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
     down, condition = dual_basis(_augmented(bound.features, width), cholesky(known.moment[:width, :width]))
-    ups = {module: _asked(module, weight, parents, bound).T for module, weight in base.kv.items()}
+    ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
     tensors = pack(ups, down, known.width)
     figures = diagnostics.measure(
         list(base.kv), [parent.change for parent in parents],
@@ -122,11 +124,11 @@ def _labels(chosen: Composition) -> list[str]:
     return [part.name if names.count(name) > 1 else name for part, name in zip(chosen.parts, names, strict=True)]
 
 
-def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Sequence[Sequence[Tensor]]) -> Rows:
+def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Sequence[Sequence[Tensor]]) -> Targets:
     """The rows that bind; those of prompts that name two tokens stay out where they would fill the text width."""
     for pairs in (True, False):
         texts = targets.prompts(tokens, styled, pairs=pairs)
-        found = targets.distinct(targets.rows(base, texts, tokens, learned, whole=True))
+        found = targets.distinct(targets.collect(base, texts, tokens, learned, whole=True))
         if len(found.features) <= found.features.shape[1] * CROWDED:
             break
     return found
@@ -140,9 +142,9 @@ def _augmented(features: Tensor, width: int) -> Tensor:
 
 def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Tensor:
     """What a concept's tensors add to K or V [s, o] of a module for text features [s, d], in float64: c dW' + db."""
-    if not deltas.changed(tensors):  # learned rows alone
+    if not deltas.changed_parameters(tensors):  # learned rows alone
         return features.new_zeros(len(features), 1)
-    found = deltas.change(tensors, weight_name(module))
+    found = deltas.read(tensors, weight_name(module))
     if isinstance(found, deltas.Factors):
         value = features @ found.down.double().T @ found.up.double().T
     else:
@@ -151,13 +153,13 @@ def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Ten
     return value if bias is None else value + bias.double()
 
 
-def _asked(module: str, weight: Tensor, parents: Sequence[Parent], bound: Rows) -> Tensor:
+def _target_values(module: str, weight: Tensor, parents: Sequence[Parent], bound: Targets) -> Tensor:
     """The change of K or V [s, o] that each row's parents ask for, their mean."""
     asked = bound.features.new_zeros(len(bound.features), weight.shape[0])
     for at, parent in enumerate(parents):
-        own = [row for row, places in enumerate(bound.places) if at in places]
+        own = [row for row, places in enumerate(bound.owners) if at in places]
         asked[own] += parent.change(module, bound.features[own])
-    return asked / torch.tensor([[len(places)] for places in bound.places])
+    return asked / torch.tensor([[len(places)] for places in bound.owners])
 
 
 def pack(ups: Mapping[str, Tensor], down: Tensor, width: int) -> dict[str, Tensor]:
@@ -198,14 +200,14 @@ def _parents(base: Base, chosen: Composition) -> list[Parent]:
 def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Raises ConceptError for a concept that changes more than K/V, or whose shapes are not the base's."""
     own = {weight_name(module): weight for module, weight in base.kv.items()}
-    for changed in deltas.changed(tensors):
+    for changed in deltas.changed_parameters(tensors):
         if changed not in own and changed not in map(_bias, base.kv):
             raise ConceptError(
                 f'"{name}" ({manifest.method}) changes more than keys and values, so it cannot be merged.',
                 "Train both together (a folder and a --token each), or train it with --method kv.",
             )
-    for changed in own if deltas.changed(tensors) else ():
-        found = deltas.change(tensors, changed)
+    for changed in own if deltas.changed_parameters(tensors) else ():
+        found = deltas.read(tensors, changed)
         shape = (found.up.shape[0], found.down.shape[1]) if isinstance(found, deltas.Factors) else tuple(found.shape)
         if shape != tuple(own[changed].shape):
             raise ConceptError(f'"{name}" has {changed} as {shape}, the base as {tuple(own[changed].shape)}.')
@@ -236,7 +238,12 @@ def styles(manifest: Manifest) -> list[bool]:
 
 
 def _manifest(
-    base: Base, name: str, parents: Sequence[Parent], tokens: Sequence[Token], known: Everyday, report: Report
+    base: Base,
+    name: str,
+    parents: Sequence[Parent],
+    tokens: Sequence[Token],
+    known: RegularizationStats,
+    report: Report,
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]
     settings: dict[str, Any] = {"captions": known.captions} | ({"style": styled} if any(styled) else {})
@@ -247,12 +254,12 @@ def _manifest(
         method=METHOD,
         settings=settings,
         photos=tuple(dict.fromkeys(photo for parent in parents for photo in parent.manifest.photos)),
-        parents=tuple(map(_told, parents)),
+        parents=tuple(map(_parent_record, parents)),
         report=report.data(),
     )
 
 
-def _told(parent: Parent) -> dict[str, Any]:
+def _parent_record(parent: Parent) -> dict[str, Any]:
     """What a merge records of a concept that went into it."""
     manifest = parent.manifest
     return {

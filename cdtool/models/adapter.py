@@ -1,4 +1,4 @@
-"""A concept on a base: its keys, values and other changes, put there by context managers that take them off again."""
+"""A concept on a base: its keys and values and its other changes, put in place by context managers that undo it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdtool.errors import BaseError, ConceptError
-from cdtool.models import pipelines, text
+from cdtool.models import deltas, pipelines, text
+from cdtool.models.deltas import Delta
 from cdtool.store.concept import parameter_name, row_name
 
 if TYPE_CHECKING:
@@ -21,50 +22,50 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 
-class Held(nn.Module):
-    """A K/V projection whose result is known: the K or V [b, l, o] of the prompts being drawn."""
+class PrecomputedKV(nn.Module):
+    """Stands in for a K or V projection whose output [b, l, o] for the current prompts is known."""
 
     def __init__(self) -> None:
         super().__init__()
         self.value: Tensor | None = None
-        self.asked = False
+        self.was_used = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """The held value; the features only have to be as many."""
+        """The known output; `features` [b, l, d] only have to match it in number and length.
+
+        Raises BaseError where they do not.
+        """
         if self.value is None or self.value.shape[:2] != features.shape[:2]:
-            raise BaseError("The denoiser asked for keys of other prompts than it was given.")
-        self.asked = True
+            raise BaseError("The denoiser was run on other prompts than its keys and values were computed for.")
+        self.was_used = True
         return self.value
 
 
-Change = Tensor | tuple[Tensor, Tensor]  # dense, or (up [o, r], down [r, d])
-
-
 @dataclass(frozen=True)
-class Learned:
-    """A concept's numbers on the device: changes per K/V module [o, d], rows, and changes of other parameters."""
+class ConceptWeights:
+    """A concept's tensors on the device, in float32."""
 
-    changes: dict[str, Change] = field(default_factory=dict)
-    rows: tuple[tuple[Tensor, ...], ...] = ((), ())  # per encoder, per token; empty where there is no modifier
-    others: dict[str, Change] = field(default_factory=dict)  # by parameter name; none but for methods beyond K/V
+    kv: dict[str, Delta] = field(default_factory=dict)  # dW [o, d] per K/V module; all of them or none
+    embeddings: tuple[tuple[Tensor, ...], ...] = ((), ())  # per encoder and token [d]; empty without a modifier
+    others: dict[str, Delta] = field(default_factory=dict)  # by parameter name; only of methods beyond K/V
 
 
-def learned(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> Learned:
-    """A concept's tensors made ready for a base. Raises ConceptError when they do not fit it."""
-    others = changes_of(base, tensors)
-    found = {module: others.pop(f"{module}.weight") for module in base.kv if f"{module}.weight" in others}
-    if found and (missing := [module for module in base.kv if module not in found]):
+def load_weights(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> ConceptWeights:
+    """A concept's tensors prepared for a base. Raises ConceptError when they do not fit it."""
+    others = read_deltas(base, tensors)
+    kv = {module: others.pop(f"{module}.weight") for module in base.kv if f"{module}.weight" in others}
+    if kv and (missing := [module for module in base.kv if module not in kv]):
         raise ConceptError(f"The concept holds no change for {missing[0]}.", "Train it again on this base.")
-    return Learned(found, _rows(base, tokens, tensors), others)
+    return ConceptWeights(kv, _embeddings(base, tokens, tensors), others)
 
 
 def parameter_of(tensor: str) -> str:
-    """The denoiser's parameter that a tensor of a concept changes, "" for rows and a shared `down`."""
+    """The denoiser's parameter that a tensor of a concept changes, "" for token embeddings and a shared `down`."""
     head = parameter_name("")
     return tensor.removeprefix(head).removesuffix(".up").removesuffix(".down") if tensor.startswith(head) else ""
 
 
-def changes_of(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Change]:
+def read_deltas(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
     """Every change of the denoiser in a concept's tensors, by parameter name, in float32 on the device.
 
     Raises ConceptError for one that does not fit the base, as far as its weights are loaded.
@@ -73,96 +74,76 @@ def changes_of(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Change]:
     if base.unet is not None:
         shapes |= {name: parameter.shape for name, parameter in base.unet.named_parameters()}
     found = {}
-    for name in dict.fromkeys(map(parameter_of, tensors)):
-        change = _change(tensors, parameter_name(name), base.device) if name else None
-        if change is None and name:
-            raise ConceptError(f"The concept holds only one of the two factors for {name}.", "Copy or train it again.")
-        if change is None:
-            continue
-        shape = tuple(change.shape) if isinstance(change, Tensor) else (change[0].shape[0], change[1].shape[1])
-        wanted = shapes.get(name) if base.unet is not None else shapes.get(name, torch.Size(shape))
-        if wanted is None:
-            raise ConceptError(f"The base has no {name} that the concept could change.", "Train it again on this base.")
-        fits = shape == tuple(wanted) or (isinstance(change, tuple) and shape == (wanted[0], wanted[1:].numel()))
-        if not fits:
-            raise ConceptError(f"The concept's {name} is {shape}, the base's {tuple(wanted)}.")
-        found[name] = change
+    for name in filter(None, dict.fromkeys(map(parameter_of, tensors))):
+        delta = deltas.to_device(deltas.read(tensors, parameter_name(name)), base.device)
+        _check_shape(name, delta, shapes, complete=base.unet is not None)
+        found[name] = delta
     return found
 
 
-def dense(change: Change, shape: torch.Size) -> Tensor:
-    """A change as one tensor; factors of a convolution's change lie flat, [o, r] and [r, i k k]."""
-    return change if isinstance(change, Tensor) else (change[0] @ change[1]).reshape(shape)
+def _check_shape(name: str, delta: Delta, shapes: Mapping[str, torch.Size], *, complete: bool) -> None:
+    """Raises ConceptError where a base with parameters of these `shapes` has no place for a delta."""
+    shape = deltas.shape_of(delta)
+    expected = shapes.get(name) if complete else shapes.get(name, torch.Size(shape))
+    if expected is None:
+        raise ConceptError(f"The base has no {name} that the concept could change.", "Train it again on this base.")
+    flat = isinstance(delta, deltas.Factors) and shape == (expected[0], expected[1:].numel())
+    if shape != tuple(expected) and not flat:
+        raise ConceptError(f"The concept's {name} is {shape}, the base's {tuple(expected)}.")
 
 
-def _rows(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+def _embeddings(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], ...]:
     found = []
     for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
         width = (encoder.config.hidden_size,)
-        own = [tensors.get(row_name(place, name)) if token.modifier else None for place, token in enumerate(tokens)]
+        own = [tensors.get(row_name(index, name)) if token.modifier else None for index, token in enumerate(tokens)]
         for token, row in zip(tokens, own, strict=True):
             if token.modifier and (row is None or tuple(row.shape) != width):
-                told = "lacks the learned row" if row is None else f"has a row of {tuple(row.shape)}, not {width},"
-                raise ConceptError(f'The concept {told} of "{token.words()}".', "Train it again on this base.")
+                wrong = (
+                    "lacks the embedding" if row is None else f"has an embedding of {tuple(row.shape)}, not {width},"
+                )
+                raise ConceptError(f'The concept {wrong} of "{token.words()}".', "Train it again on this base.")
         found.append(tuple(torch.empty(0) if row is None else row.float().to(base.device) for row in own))
     return tuple(found)
 
 
-def _change(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Change | None:
-    if name in tensors:
-        return tensors[name].float().to(device)
-    up, down = tensors.get(f"{name}.up"), tensors.get(f"{name}.down", tensors.get("down"))
-    if up is None or down is None:
-        return None
-    if up.shape[1] != down.shape[0]:
-        raise ConceptError(f"The concept's factors for {name} do not fit: ranks {up.shape[1]} and {down.shape[0]}.")
-    return up.float().to(device), down.float().to(device)
+def encode(base: Base, weights: ConceptWeights, prompts: Sequence[text.Tokenized]) -> Conditioning:
+    """Text features of prompts with the concept's token embeddings in place."""
+    with torch.no_grad():
+        return text.encode(base, prompts, weights.embeddings)
 
 
-def keys_and_values(base: Base, what: Learned, features: Tensor) -> dict[str, Tensor]:
+def keys_and_values(base: Base, weights: ConceptWeights, features: Tensor) -> dict[str, Tensor]:
     """K or V [b, l, o] of every module for text features [b, l, d], in float32: c W0' + c dW'."""
     features = features.float()
-    made = {}
+    result = {}
     for module, weight in base.kv.items():
         value = F.linear(features, weight.float().to(base.device))
-        change = what.changes.get(module)
-        made[module] = value if change is None else value + applied(change, features)
-    return made
-
-
-def applied(change: Change, features: Tensor) -> Tensor:
-    """What a change adds to K or V [..., o] for text features [..., d]: c dW'."""
-    if isinstance(change, Tensor):
-        return F.linear(features, change)
-    return F.linear(F.linear(features, change[1]), change[0])
+        delta = weights.kv.get(module)
+        result[module] = value if delta is None else value + deltas.apply(delta, features)
+    return result
 
 
 @contextlib.contextmanager
-def held(base: Base) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
-    """While open, the denoiser takes K/V from what the yielded function was last given (see `keys_and_values`).
+def precomputed_kv(base: Base) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
+    """While open, the denoiser takes K/V from what was last passed to the yielded function (see `keys_and_values`).
 
-    Raises BaseError on leaving when the denoiser ran without asking for them: the concept would have had no effect.
+    Raises BaseError on leaving when the denoiser ran without using them: the concept would have had no effect.
     """
     unet = cast("nn.Module", base.unet)
-    modules = {name: Held() for name in base.kv}
+    modules = {name: PrecomputedKV() for name in base.kv}
     biases = {name: _bias(unet.get_submodule(name), torch.float32) for name in base.kv}
 
-    def give(values: Mapping[str, Tensor]) -> None:
+    def set_values(values: Mapping[str, Tensor]) -> None:
         for name, module in modules.items():
             bias = biases[name]
             module.value = (values[name] if bias is None else values[name] + bias).to(base.dtype)
 
-    with swapped(unet, modules):
-        yield give
-    given = [name for name, module in modules.items() if module.value is not None and not module.asked]
-    if given:
-        raise BaseError(f"The denoiser never asked {given[0]} for its keys; the concept had no effect.")
-
-
-def encode(base: Base, what: Learned, prompts: Sequence[text.Tokenized]) -> Conditioning:
-    """Text features of prompts with the concept's rows in place."""
-    with torch.no_grad():
-        return text.encode(base, prompts, what.rows)
+    with override_modules(unet, modules):
+        yield set_values
+    unused = [name for name, module in modules.items() if module.value is not None and not module.was_used]
+    if unused:
+        raise BaseError(f"The denoiser never used the keys and values of {unused[0]}; the concept had no effect.")
 
 
 def _bias(module: nn.Module, dtype: torch.dtype) -> Tensor | None:
@@ -170,48 +151,48 @@ def _bias(module: nn.Module, dtype: torch.dtype) -> Tensor | None:
     return None if bias is None else bias.detach().to(dtype)
 
 
-def changed(base: Base, what: Learned) -> dict[str, Tensor]:
-    """The parameters W0 + dW beyond K/V that a concept changes, in the compute precision, for `placed`.
+def changed_parameters(base: Base, weights: ConceptWeights) -> dict[str, Tensor]:
+    """The parameters W0 + dW beyond K/V that a concept changes, in the compute precision (see `override_parameters`).
 
     W0 is read as it is stored: a small change of a weight that was rounded before would be lost in the rounding.
     """
-    stored = pipelines.read_parameters(base.folder, what.others)
-    made = {}
-    for name, change in what.others.items():
+    stored = pipelines.read_parameters(base.folder, weights.others)
+    changed = {}
+    for name, delta in weights.others.items():
         weight = stored[name].float().to(base.device)
-        made[name] = (weight + dense(change, weight.shape)).to(base.dtype)
-    return made
+        changed[name] = (weight + deltas.dense(delta, weight.shape)).to(base.dtype)
+    return changed
 
 
 @contextlib.contextmanager
-def placed(unet: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def override_parameters(unet: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """While open, the named parameters of `unet` are these tensors."""
     owners = {name: unet.get_submodule(name.rpartition(".")[0])._parameters for name in tensors}
-    kept = {name: owner[name.rpartition(".")[2]] for name, owner in owners.items()}
+    originals = {name: owner[name.rpartition(".")[2]] for name, owner in owners.items()}
 
-    def place(chosen: Mapping[str, Any]) -> None:
+    def put(chosen: Mapping[str, Any]) -> None:
         for name, tensor in chosen.items():
             owners[name][name.rpartition(".")[2]] = tensor
 
-    place(tensors)
+    put(tensors)
     try:
         yield
     finally:
-        place(kept)
+        put(originals)
 
 
 @contextlib.contextmanager
-def swapped(unet: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """While open, the named submodules of `unet` are others."""
-    kept = {name: unet.get_submodule(name) for name in modules}
+def override_modules(unet: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """While open, the named submodules of `unet` are these modules."""
+    originals = {name: unet.get_submodule(name) for name in modules}
 
-    def place(chosen: Mapping[str, nn.Module]) -> None:
+    def put(chosen: Mapping[str, nn.Module]) -> None:
         for name, module in chosen.items():
             parent, _, leaf = name.rpartition(".")
             setattr(unet.get_submodule(parent), leaf, module)
 
-    place(modules)
+    put(modules)
     try:
         yield
     finally:
-        place(kept)
+        put(originals)

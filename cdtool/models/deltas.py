@@ -1,74 +1,101 @@
-"""Changes as products of two thin matrices: the truncated SVD, how many ranks are needed, and ranks made equal."""
+"""The change of a parameter, dense or as two factors: the one type for it, its truncated SVD, and its ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from cdtool.errors import ConceptError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-WEIGHT = ".weight"
-
 
 class Factors(NamedTuple):
-    """A change dW = up down: up [o, r], down [r, d]."""
+    """A delta dW = up down: up [o, r], down [r, d]."""
 
     up: Tensor
     down: Tensor
 
     @property
     def rank(self) -> int:
-        """How many products of a column and a row it is the sum of."""
+        """The rank r of the factors."""
         return int(self.up.shape[1])
 
 
-class Spectrum(NamedTuple):
-    """The thin SVD of a change: dW = u diag(s) v, s falling, all float32."""
+Delta = Tensor | Factors  # the change of one parameter: dense, or as factors
+
+
+class SVD(NamedTuple):
+    """The thin SVD of a delta: dW = u diag(s) v, s falling, all float32."""
 
     u: Tensor  # [o, r]
     s: Tensor  # [r]
     v: Tensor  # [r, d]
 
 
-def changed(names: Mapping[str, object]) -> list[str]:
+def changed_parameters(names: Iterable[str]) -> list[str]:
     """The parameters a concept changes, e.g. "unet.mid_block....attn2.to_k.weight", in the order of its tensors."""
     found = [name.removesuffix(".up").removesuffix(".down") for name in names if name.startswith("unet.")]
     return list(dict.fromkeys(found))
 
 
-def change(tensors: Mapping[str, Tensor], name: str) -> Tensor | Factors:
-    """A concept's change of the parameter `name`: dense as stored, or its factors, where `down` may be all layers' own.
+def read(tensors: Mapping[str, Tensor], name: str) -> Delta:
+    """A concept's delta of the parameter `name`: dense as stored, or its factors, where `down` may be all layers' own.
 
-    Raises ConceptError where it is not there or its factors do not fit each other.
+    Raises ConceptError where it is missing, in whole or in part, or its factors do not fit each other.
     """
     if name in tensors:
         return tensors[name]
     up, down = tensors.get(f"{name}.up"), tensors.get(f"{name}.down", tensors.get("down"))
-    if up is None or down is None:
+    if up is None and f"{name}.down" not in tensors:
         raise ConceptError(f"The concept holds no change for {name}.")
+    if up is None or down is None:
+        raise ConceptError(f"The concept holds only one of the two factors for {name}.", "Copy or train it again.")
     if up.shape[1] != down.shape[0]:
         raise ConceptError(f"The concept's factors for {name} do not fit: ranks {up.shape[1]} and {down.shape[0]}.")
     return Factors(up, down)
 
 
-def dense(change: Tensor | Factors) -> Tensor:
-    """A change multiplied out, [o, d] in float32."""
-    return change.up.float() @ change.down.float() if isinstance(change, Factors) else change.float()
+def shape_of(delta: Delta) -> tuple[int, ...]:
+    """The shape of a delta, multiplied out: (o, d) of factors."""
+    return (delta.up.shape[0], delta.down.shape[1]) if isinstance(delta, Factors) else tuple(delta.shape)
 
 
-def decompose(change: Tensor | Factors) -> Spectrum:
-    """The thin SVD of a change [o, d]; factors are decomposed as they are, by QR of each, never multiplied out."""
-    if not isinstance(change, Factors) or change.rank >= min(change.up.shape[0], change.down.shape[1]):
-        return Spectrum(*torch.linalg.svd(dense(change), full_matrices=False))
-    left, r_left = torch.linalg.qr(change.up.double())
-    right, r_right = torch.linalg.qr(change.down.double().T)
+def to_device(delta: Delta, device: torch.device) -> Delta:
+    """A delta in float32 on a device."""
+    if isinstance(delta, Factors):
+        return Factors(delta.up.float().to(device), delta.down.float().to(device))
+    return delta.float().to(device)
+
+
+def dense(delta: Delta, shape: torch.Size | None = None) -> Tensor:
+    """A delta multiplied out, in float32; `shape` where it is a convolution's, whose factors lie flat [o, i kh kw]."""
+    whole = delta.up.float() @ delta.down.float() if isinstance(delta, Factors) else delta.float()
+    return whole if shape is None else whole.reshape(shape)
+
+
+def apply(delta: Delta, features: Tensor) -> Tensor:
+    """What a delta adds to K or V [..., o] for text features [..., d] of the same precision: c dW'."""
+    if isinstance(delta, Factors):
+        return functional.linear(functional.linear(features, delta.down), delta.up)
+    return functional.linear(features, delta)
+
+
+def scaled(delta: Delta, weight: float) -> Delta:
+    """A delta times a number."""
+    return Factors(delta.up * weight, delta.down) if isinstance(delta, Factors) else delta * weight
+
+
+def decompose(delta: Delta) -> SVD:
+    """The thin SVD of a delta [o, d]; that of factors by QR of each, without multiplying them out."""
+    if not isinstance(delta, Factors) or delta.rank >= min(delta.up.shape[0], delta.down.shape[1]):
+        return SVD(*torch.linalg.svd(dense(delta), full_matrices=False))
+    left, r_left = torch.linalg.qr(delta.up.double())
+    right, r_right = torch.linalg.qr(delta.down.double().T)
     u, s, v = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-    return Spectrum((left @ u).float(), s.float(), (v @ right.T).float())
+    return SVD((left @ u).float(), s.float(), (v @ right.T).float())
 
 
 def needed_rank(s: Tensor, shape: tuple[int, int]) -> int:
@@ -83,14 +110,14 @@ def rank_for(s: Tensor, share: float) -> int:
     return max(1, min(len(s), 1 + int((sums < share * sums[-1] * (1 - 1e-12)).sum())))
 
 
-def cut(spectrum: Spectrum, rank: int) -> Factors:
-    """The best approximation of a rank; each factor takes the root of the singular values, which is kind to fp16."""
+def truncate(spectrum: SVD, rank: int) -> Factors:
+    """The best approximation of a rank. Each factor takes the root of the singular values, so that both fit fp16."""
     root = spectrum.s[:rank].sqrt()
     return Factors(spectrum.u[:, :rank] * root, root[:, None] * spectrum.v[:rank])
 
 
 def balanced(factors: Factors) -> Factors:
-    """The same change in float32 with columns of `up` about as long as rows of `down`; powers of two move no digit."""
+    """The same delta in float32 with columns of `up` about as long as rows of `down`; powers of two move no digit."""
     up, down = factors.up.float(), factors.down.float()
     half = 0.5 * (down.norm(dim=1).log2() - up.norm(dim=0).log2())
     scale = torch.exp2(torch.where(half.isfinite(), half, 0).round())
@@ -98,7 +125,7 @@ def balanced(factors: Factors) -> Factors:
 
 
 def padded(factors: Factors, rank: int) -> Factors:
-    """The same change with `rank` ranks, those above its own zero."""
+    """The same delta with `rank` ranks, those beyond its own zero."""
     more = rank - factors.rank
     return Factors(
         torch.nn.functional.pad(factors.up, (0, more)), torch.nn.functional.pad(factors.down, (0, 0, 0, more))
@@ -106,7 +133,7 @@ def padded(factors: Factors, rank: int) -> Factors:
 
 
 def trimmed(factors: Factors) -> Factors:
-    """The same change without the ranks that are zero; at least one is left."""
+    """The same delta without the ranks that are zero; at least one is left."""
     used = factors.up.abs().amax(0) * factors.down.abs().amax(1) > 0
     if not bool(used.any()):
         used[:1] = True

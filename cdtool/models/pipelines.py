@@ -1,4 +1,4 @@
-"""Base models: the families we know, how one is loaded, and which of its weights are text-only K/V."""
+"""Base models: how one is loaded, and which of its weights are text-only K/V."""
 
 from __future__ import annotations
 
@@ -17,45 +17,18 @@ import torch
 from cdtool.errors import BaseError, SettingsError
 from cdtool.files import workplace
 from cdtool.settings import cache_dir
-from cdtool.store import bases
+from cdtool.store import bases, families
+from cdtool.store.families import Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from cdtool.settings import Precision
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of base; everything that differs between kinds is a column here."""
-
-    name: str
-    pipeline: str  # class name in model_index.json
-    width: int  # text width d; 0 is any
-    encoders: tuple[str, ...] = ("text_encoder",)
-    tokenizers: tuple[str, ...] = ("tokenizer",)
-    penultimate: bool = False  # text features are the last but one hidden states, without the final norm
-    conditioned: bool = False  # pooled text and picture sizes enter the time embedding
-
-
-_SDXL: dict[str, Any] = {
-    "pipeline": "StableDiffusionXLPipeline",
-    "encoders": ("text_encoder", "text_encoder_2"),
-    "tokenizers": ("tokenizer", "tokenizer_2"),
-    "penultimate": True,
-    "conditioned": True,
-}
-FAMILIES = (
-    Family("sd1", "StableDiffusionPipeline", 768),
-    Family("sd2", "StableDiffusionPipeline", 1024),
-    Family("sd", "StableDiffusionPipeline", 0),  # the same design in other sizes
-    Family("sdxl", width=0, **_SDXL),
-)
 
 
 @dataclass
@@ -130,7 +103,7 @@ def pick_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype,
     return torch.float32, f"{device.type} computes in fp32"
 
 
-def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
+def check_base(entry: Concept, base: Base, *, force: bool = False) -> None:
     """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
     assert entry.manifest is not None
     if entry.manifest.base.fingerprint == base.fingerprint:
@@ -142,24 +115,6 @@ def check_base(entry: Entry, base: Base, *, force: bool = False) -> None:
         )
     if any(len(token.ids) != len(base.family.encoders) for token in entry.manifest.tokens if token.modifier):
         raise BaseError(f'"{entry.name}" was trained on a base with other text encoders than {base.name}.')
-
-
-def read_family(folder: Path) -> tuple[Family, dict[str, Any], dict[str, Any]]:
-    """(family, unet config, scheduler config) of a base folder. Raises BaseError for what we cannot use."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-        unet = json.loads((folder / "unet" / "config.json").read_text())
-        schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BaseError(f"{folder} is not a complete diffusers folder ({error}).", "Fetch or copy it again.") from None
-    kind, width = index.get("_class_name"), unet.get("cross_attention_dim")
-    for family in FAMILIES:
-        if family.pipeline == kind and family.width in (0, width):
-            if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-                raise BaseError(f"{folder} predicts {schedule['prediction_type']}, which has no loss here.")
-            return family, unet, schedule
-    known = ", ".join(sorted({family.pipeline for family in FAMILIES}))
-    raise BaseError(f"{folder} is a {kind}; K/V training knows {known}.", "See cdtool base list.")
 
 
 def text_kv(unet: nn.Module) -> list[str]:
@@ -266,7 +221,7 @@ def load(
     from safetensors import SafetensorError
 
     folder = bases.locate(name)
-    family, unet_config, schedule = read_family(folder)
+    family, unet_config, schedule = families.read(folder)
     where = pick_device(device)
     dtype, _ = pick_dtype(precision, where)
     base = Base(name, folder, family, where, dtype, schedule, unet_config)
@@ -288,7 +243,7 @@ def load(
 
 def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, ...]:
     """The tokenizers of a base folder. Raises BaseError for what we cannot use."""
-    family, _, _ = read_family(folder)
+    family = families.read(folder).family
     try:
         return tuple(_tokenizer(folder / part) for part in family.tokenizers)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The matrices of a concept taken apart: their singular values, and factors cut at any rank."""
+"""The matrices of a concept by their singular values, and factors truncated at any rank."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Ranks = Mapping[str, int]  # of each matrix, by name; 0 is as it was stored
 
 
 @dataclass(frozen=True)
-class Part:
-    """One matrix's change dW = up @ down, and how it was stored."""
+class DecomposedDelta:
+    """One matrix's delta dW = up @ down by its SVD, and how it was stored."""
 
     name: str
     shape: tuple[int, int]  # (o, d); a convolution [o, i, kh, kw] lies flat, d = i kh kw
@@ -30,12 +30,12 @@ class Part:
 
     @property
     def rank_bytes(self) -> int:
-        """What a rank costs."""
+        """Bytes of one rank."""
         return 2 * sum(self.shape)
 
     @property
     def stored_bytes(self) -> int:
-        """What it costs as it is, without a shared `down`."""
+        """Bytes as stored, without a shared `down`."""
         return sum(tensor.nbytes for tensor in self.stored.values())
 
     @property
@@ -56,39 +56,39 @@ class Part:
 
 
 def matrices(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The parameters of a concept whose change is a matrix or a convolution: not biases, norms and learned rows."""
-    changes = {name: deltas.change(tensors, name) for name in deltas.changed(tensors)}
-    return [name for name, change in changes.items() if isinstance(change, Factors) or change.dim() > 1]
+    """The parameters of a concept whose delta is a matrix or a convolution: not biases, norms and token embeddings."""
+    found = {name: deltas.read(tensors, name) for name in deltas.changed_parameters(tensors)}
+    return [name for name, delta in found.items() if isinstance(delta, Factors) or delta.dim() > 1]
 
 
-def decompose(tensors: Mapping[str, Tensor]) -> Iterator[Part]:
-    """Take apart what `matrices` names, in that order. Raises ConceptError for numbers that are not finite."""
+def decompose(tensors: Mapping[str, Tensor]) -> Iterator[DecomposedDelta]:
+    """Decompose what `matrices` names, in that order. Raises ConceptError for numbers that are not finite."""
     for name in matrices(tensors):
         yield _decomposed(name, tensors)
 
 
-def _decomposed(name: str, tensors: Mapping[str, Tensor]) -> Part:
-    change = deltas.change(tensors, name)
+def _decomposed(name: str, tensors: Mapping[str, Tensor]) -> DecomposedDelta:
+    delta = deltas.read(tensors, name)
     stored = {key: tensors[key] for key in (name, f"{name}.up", f"{name}.down") if key in tensors}
-    used = change if isinstance(change, Factors) else (change,)
+    used = delta if isinstance(delta, Factors) else (delta,)
     if not all(bool(tensor.isfinite().all()) for tensor in used):
         raise ConceptError(f"The change of {name} is not finite.", "Train the concept again.")
-    spectrum = deltas.decompose(change if isinstance(change, Factors) else change.flatten(1))
+    spectrum = deltas.decompose(delta if isinstance(delta, Factors) else delta.flatten(1))
     shape = (len(spectrum.u), spectrum.v.shape[1])
-    shared = isinstance(change, Factors) and f"{name}.down" not in stored
-    part = Part(name, shape, spectrum.s.double(), spectrum.u, spectrum.v, stored, shared)
+    shared = isinstance(delta, Factors) and f"{name}.down" not in stored
+    part = DecomposedDelta(name, shape, spectrum.s.double(), spectrum.u, spectrum.v, stored, shared)
     # Above `most` a matrix stays as it is stored; only where a shared `down` goes with all its users, any rank counts.
-    up, down = deltas.cut(spectrum, len(spectrum.s) if shared else part.most)
+    up, down = deltas.truncate(spectrum, len(spectrum.s) if shared else part.most)
     return replace(part, up=up.half(), down=down.half())
 
 
-def error(parts: Sequence[Part], ranks: Ranks) -> float:
+def error(parts: Sequence[DecomposedDelta], ranks: Ranks) -> float:
     """‖dW - dW'‖ / ‖dW‖ in the Frobenius norm, over all matrices; rounding to fp16 is not counted."""
     lost = sum(part.tails[ranks[part.name]] for part in parts if ranks[part.name])
     return math.sqrt(lost / (sum(part.tails[0] for part in parts) or 1.0))
 
 
-def kept(parts: Sequence[Part], ranks: Ranks) -> float:
+def kept(parts: Sequence[DecomposedDelta], ranks: Ranks) -> float:
     """The share of the sum of all singular values, over all matrices, that is left."""
     left = sum(float(part.values[: ranks[part.name] or None].sum()) for part in parts)
     whole = sum(float(part.values.sum()) for part in parts)

@@ -1,4 +1,4 @@
-"""Prior pictures: which captioned pictures of a concept's class a training uses to keep the base from forgetting it."""
+"""Class images: which captioned images of a concept's class a training uses to keep the base from forgetting it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
 from cdtool.models import encoders, pipelines
 from cdtool.priors import retrieval, sets
-from cdtool.priors.sets import QUICK, Drawing, Undrawn
+from cdtool.priors.sets import QUICK, Generation, PendingSet
 from cdtool.settings import read_toml
-from cdtool.store import bases, registry
+from cdtool.store import bases, families, registry
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
     from cdtool.images.corpora import Member
     from cdtool.models.encoders import Encoder
-    from cdtool.priors.sets import Entry, Picture
+    from cdtool.priors.sets import PriorImage, PriorSet
     from cdtool.tokens import Token
 
-LEAST = 50  # pictures taken from a base's corpus even where fewer captions reach the floor
+LEAST = 50  # images taken from a base's corpus even where fewer captions reach the floor
 T = TypeVar("T")
-SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real pictures forget less
+SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real images forget less
 
 
 @dataclass(frozen=True)
-class PriorPicture:
-    """A prior picture: its caption, how to open it as RGB, and the hash of its file."""
+class ClassImage:
+    """A class image: its caption, how to open it as RGB, and the hash of its file."""
 
     caption: str
     load: Callable[[], Image.Image]
@@ -44,18 +44,18 @@ class PriorPicture:
 
 
 @dataclass(frozen=True)
-class PriorSet:
-    """The prior pictures of one concept, one sentence on what they are, a warning or "", and what is to be drawn."""
+class ClassImages:
+    """The class images of one concept, one sentence on what they are, a warning or "", and what is to be drawn."""
 
-    pictures: tuple[PriorPicture, ...] = ()
-    summary: str = "no prior pictures"
+    images: tuple[ClassImage, ...] = ()
+    summary: str = "no class images"
     warning: str = ""
-    undrawn: Undrawn | None = None
+    pending: PendingSet | None = None
 
     @property
     def count(self) -> int:
-        """How many pictures it has, or will have when they are drawn."""
-        return self.undrawn.how.count if self.undrawn else len(self.pictures)
+        """How many images it has, or will have when they are drawn."""
+        return self.pending.how.count if self.pending else len(self.images)
 
 
 def gather(
@@ -66,16 +66,16 @@ def gather(
     style: bool = False,
     count: int = 200,
     encoder: Encoder | None = None,
-) -> PriorSet:
-    """The prior set of a token, `count` pictures at most; `wanted` is none, auto, generated, a set's name or a folder.
+) -> ClassImages:
+    """The prior set of a token, `count` images at most; `wanted` is none, auto, generated, a set's name or a folder.
 
-    `auto` is a fitting set of the user's, else the pictures of the base's corpus whose captions are nearest to the
-    class in the encoder's space (the base's own unless given), else pictures drawn by the base: `undrawn` if they
+    `auto` is a fitting set of the user's, else the images of the base's corpus whose captions are nearest to the
+    class in the encoder's space (the base's own unless given), else images drawn by the base: `pending` if they
     are not there yet. Raises NotFoundError where there is no such set, BaseError for a damaged corpus, PhotoError
-    for a folder without usable pictures, InputError for a damaged set.
+    for a folder without usable images, InputError for a damaged set.
     """
     if wanted == "none":
-        return PriorSet()
+        return ClassImages()
     if wanted not in ("auto", "generated"):
         return _named(wanted, token, style, count)
     if wanted == "auto" and (fitting := _fitting(token, style, base_folder)):
@@ -91,11 +91,13 @@ def gather(
     )  # fmt: skip
 
 
-def undrawn(wanted: str, token: Token, *, base_folder: Path, style: bool = False, count: int = 200) -> Undrawn | None:
-    """What the base has to draw before `gather` finds pictures, or None; nothing is encoded for the answer."""
+def pending(
+    wanted: str, token: Token, *, base_folder: Path, style: bool = False, count: int = 200
+) -> PendingSet | None:
+    """What the base has to draw before `gather` finds images, or None; nothing is encoded for the answer."""
     if wanted == "auto" and (_offered(base_folder) or _fitting(token, style, base_folder)):
         return None
-    return _drawn(wanted, token, style, base_folder, count).undrawn if wanted in ("auto", "generated") else None
+    return _drawn(wanted, token, style, base_folder, count).pending if wanted in ("auto", "generated") else None
 
 
 def corpus_of(base_folder: Path) -> Path:
@@ -115,7 +117,7 @@ def _offered(base_folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- sets
 
 
-def _named(wanted: str, token: Token, style: bool, count: int) -> PriorSet:
+def _named(wanted: str, token: Token, style: bool, count: int) -> ClassImages:
     """A set by its name, else a folder."""
     folder = Path(wanted).expanduser()
     if wanted in sets.names():
@@ -124,34 +126,32 @@ def _named(wanted: str, token: Token, style: bool, count: int) -> PriorSet:
         raise NotFoundError(
             f'There is no prior set "{wanted}", nor a folder of that name.',
             nearest(wanted, [*sets.names(), *sets.RESERVED])
-            or "Give --prior auto, generated, none, a set of cdtool prior list, or a folder of pictures.",
+            or "Give --prior auto, generated, none, a set of cdtool prior list, or a folder of images.",
         )
     return from_folder(folder, token, style=style, count=count)
 
 
-def from_set(entry: Entry, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
-    """The first `count` pictures of a set (of one's own an even choice), with the template where it has no captions."""
+def from_set(entry: PriorSet, token: Token, *, style: bool = False, count: int = 200) -> ClassImages:
+    """The first `count` images of a set (of one's own an even choice), with the template where it has no captions."""
     manifest = entry.manifest
     assert manifest is not None
-    chosen: Sequence[Picture] = manifest.pictures[:count]
+    chosen: Sequence[PriorImage] = manifest.images[:count]
     if manifest.source == "own":
-        chosen = _evenly(manifest.pictures, count)
+        chosen = _evenly(manifest.images, count)
     template = photos.template(token, style)
-    pictures = tuple(
-        PriorPicture(picture.caption or template, functools.partial(open_picture, entry, picture), picture.sha256)
-        for picture in chosen
+    images = tuple(
+        ClassImage(image.caption or template, functools.partial(open_picture, entry, image), image.sha256)
+        for image in chosen
     )
-    return PriorSet(
-        pictures, f'{counted(len(pictures), "prior picture")} of the set "{entry.name}" ({manifest.source})'
-    )
+    return ClassImages(images, f'{counted(len(images), "class image")} of the set "{entry.name}" ({manifest.source})')
 
 
-def open_picture(entry: Entry, picture: Picture) -> Image.Image:
-    """A picture of a set as upright RGB. Raises PhotoError where it is missing or has changed."""
-    return decode(io.BytesIO(sets.content(entry, picture)))[0]
+def open_picture(entry: PriorSet, image: PriorImage) -> Image.Image:
+    """An image of a set as upright RGB. Raises PhotoError where it is missing or has changed."""
+    return decode(io.BytesIO(sets.content(entry, image)))[0]
 
 
-def _fitting(token: Token, style: bool, base_folder: Path) -> list[Entry]:
+def _fitting(token: Token, style: bool, base_folder: Path) -> list[PriorSet]:
     """The sets the user made of a token's class that suit a base, the best first.
 
     Large enough for its resolution, by the rule for photos; drawn ones only if this base drew them.
@@ -161,31 +161,31 @@ def _fitting(token: Token, style: bool, base_folder: Path) -> list[Entry]:
     found = []
     for entry in sets.entries():
         manifest = entry.manifest
-        if manifest is None or not manifest.asked or not manifest.pictures or manifest.side < least:
+        if manifest is None or not manifest.requested or not manifest.images or manifest.side < least:
             continue
         same = manifest.noun.lower() == token.noun.lower() and manifest.style == style
         if same and (manifest.source != "generated" or manifest.origin.get("fingerprint") == own()):
-            found.append((SOURCES.index(manifest.source), -len(manifest.pictures), entry.name, entry))
+            found.append((SOURCES.index(manifest.source), -len(manifest.images), entry.name, entry))
     return [entry for *_, entry in sorted(found, key=lambda item: item[:3])]
 
 
-def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int) -> PriorSet:
-    """The set of pictures the base draws of a class, if there is one large enough; else what is to be drawn.
+def _drawn(wanted: str, token: Token, style: bool, base_folder: Path, count: int) -> ClassImages:
+    """The set of images the base draws of a class, if there is one large enough; else what is to be drawn.
 
     With auto a few are enough.
     """
-    how = Drawing(count=count) if wanted == "generated" else replace(QUICK, count=min(count, QUICK.count))
+    how = Generation(count=count) if wanted == "generated" else replace(QUICK, count=min(count, QUICK.count))
     prompt = photos.template(token, style)
     recipe = how.recipe(prompt, fingerprint(base_folder))
     made = [entry for entry in sets.entries() if entry.manifest and entry.manifest.source == "generated"
             and recipe.items() <= entry.manifest.origin.items()]  # fmt: skip
     for entry in made:
-        if entry.manifest and len(entry.manifest.pictures) >= how.count:
+        if entry.manifest and len(entry.manifest.images) >= how.count:
             return from_set(entry, token, style=style, count=how.count)
-    base = next((offer.name for offer in bases.at_hand() if offer.folder.samefile(base_folder)), base_folder.name)
+    base = next((one.name for one in bases.installed() if one.folder.samefile(base_folder)), base_folder.name)
     name = _free_name(f"{registry.slug(f'{token.noun} {base}')}-{how.steps}", recipe)
-    summary = f'{counted(how.count, "prior picture")} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
-    return PriorSet((), summary, undrawn=Undrawn(name, token.noun, prompt, style, how))
+    summary = f'{counted(how.count, "class image")} to be drawn first by the base, {how.steps} steps each: "{prompt}"'
+    return ClassImages((), summary, pending=PendingSet(name, token.noun, prompt, style, how))
 
 
 def _free_name(name: str, recipe: dict[str, Any]) -> str:
@@ -193,7 +193,7 @@ def _free_name(name: str, recipe: dict[str, Any]) -> str:
     number, candidate = 1, name
     while candidate in sets.names():
         manifest = next((e.manifest for e in sets.entries() if e.name == candidate), None)
-        if manifest and not manifest.asked and recipe.items() <= manifest.origin.items():
+        if manifest and not manifest.requested and recipe.items() <= manifest.origin.items():
             break
         number += 1
         candidate = f"{name}-{number}"
@@ -202,7 +202,7 @@ def _free_name(name: str, recipe: dict[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _fingerprint(folder: Path, _changed: int) -> str:
-    _, config, _ = pipelines.read_family(folder)
+    config = families.read(folder).unet
     return pipelines.fingerprint(pipelines.read_kv(folder, pipelines.text_kv(pipelines.empty_unet(config))))
 
 
@@ -215,24 +215,24 @@ def fingerprint(base_folder: Path) -> str:
 # ---------------------------------------------------------------- folders and corpora
 
 
-def from_folder(folder: Path, token: Token, *, style: bool = False, count: int = 200) -> PriorSet:
-    """Pictures of a folder with the captions beside them, or the class's template; evenly chosen if above `count`.
+def from_folder(folder: Path, token: Token, *, style: bool = False, count: int = 200) -> ClassImages:
+    """Images of a folder with the captions beside them, or the class's template; evenly chosen if above `count`.
 
     Raises PhotoError where nothing in it is usable.
     """
     found, _ = photos.find([folder])
     chosen = _evenly(found, count)
     class_caption = photos.template(token, style)
-    pictures = [PriorPicture(p.caption or class_caption, functools.partial(photos.read, p), p.sha256) for p in chosen]
+    images = [ClassImage(p.caption or class_caption, functools.partial(photos.read, p), p.sha256) for p in chosen]
     own = sum(bool(photo.caption) for photo in chosen)
     captions = f'{own} with captions of their own, the others "{class_caption}"'
     if own in (0, len(chosen)):
         captions = "with captions of their own" if own else f'all as "{class_caption}"'
-    return PriorSet(tuple(pictures), f"{counted(len(pictures), 'prior picture')} of {folder}, {captions}")
+    return ClassImages(tuple(images), f"{counted(len(images), 'class image')} of {folder}, {captions}")
 
 
-def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: Encoder) -> PriorSet:
-    """The pictures of a base's corpus whose captions are nearest to `prompt` (cosine of text features in [-1, 1]).
+def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: Encoder) -> ClassImages:
+    """The images of a base's corpus whose captions are nearest to `prompt` (cosine of text features in [-1, 1]).
 
     Those at or above `floor`, `count` at most; where fewer than LEAST are, the nearest LEAST with a warning. Raises
     BaseError for a missing or damaged corpus.
@@ -248,19 +248,17 @@ def from_corpus(path: Path, prompt: str, *, floor: float, count: int, encoder: E
         raise BaseError(str(error), "Get the base again.") from None
     nearest_ones = likeness[[place for place, _ in chosen]]
     above = int((nearest_ones >= floor).sum())
-    pictures = tuple(
-        PriorPicture(members[place].caption, functools.partial(open_member, members[place]), digest)
+    images = tuple(
+        ClassImage(members[place].caption, functools.partial(open_member, members[place]), digest)
         for place, digest in chosen
     )
     low, high = nearest_ones.min(), nearest_ones.max()
-    summary = (
-        f'{counted(len(chosen), "prior picture")} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
-    )
-    return PriorSet(pictures, summary, "" if above == len(chosen) else _too_far(above, len(chosen), floor, prompt))
+    summary = f'{counted(len(chosen), "class image")} of {path.name}, captions {low:.2f} to {high:.2f} like "{prompt}"'
+    return ClassImages(images, summary, "" if above == len(chosen) else _too_far(above, len(chosen), floor, prompt))
 
 
 def open_member(member: Member) -> Image.Image:
-    """A picture of a base's corpus as RGB. Raises BaseError for a damaged one."""
+    """An image of a base's corpus as RGB. Raises BaseError for a damaged one."""
     try:
         return decode(io.BytesIO(corpora.content(member)))[0]
     except (PhotoError, OSError) as error:
@@ -274,5 +272,5 @@ def _evenly(items: Sequence[T], count: int) -> list[T]:
 def _too_far(above: int, used: int, floor: float, prompt: str) -> str:
     told = "no caption is" if above == 0 else "only 1 caption is" if above == 1 else f"only {above} captions are"
     return (
-        f'In the corpus {told} as near to "{prompt}" as {floor:.2f}; the nearest {used} pictures are used all the same.'
+        f'In the corpus {told} as near to "{prompt}" as {floor:.2f}; the nearest {used} images are used all the same.'
     )

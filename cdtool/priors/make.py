@@ -14,9 +14,8 @@ from PIL import Image
 from cdtool.errors import InterruptedRun, NotFoundError, PhotoError
 from cdtool.images import corpora, photos
 from cdtool.models import diffusion, text
-from cdtool.priors import retrieval, sets
-from cdtool.priors import work as priorwork
-from cdtool.priors.sets import Entry, Manifest, Picture, Undrawn
+from cdtool.priors import retrieval, sets, staging
+from cdtool.priors.sets import Manifest, PendingSet, PriorImage, PriorSet
 from cdtool.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -24,20 +23,20 @@ if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
     from cdtool.priors.retrieval import Found
-    from cdtool.priors.work import Work
+    from cdtool.priors.staging import Staging
 
 _EMPTY = Prompt(("",), frozenset())
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a set is: captions encoded, pictures taken in, one that could not be, and in the end the set."""
+    """How far a set is: captions encoded, images taken in, one that could not be, and in the end the set."""
 
-    kind: Literal["caption", "picture", "skipped", "done"]
+    kind: Literal["caption", "image", "skipped", "done"]
     done: int = 0
     of: int = 0
     reason: str = ""  # of "skipped": which, and why
-    entry: Entry | None = None
+    entry: PriorSet | None = None
 
 
 # ---------------------------------------------------------------- from a corpus
@@ -50,19 +49,19 @@ def retrieve(
     prompt: str,
     encoder: Encoder,
     *,
-    pictures: Path | None = None,
+    images: Path | None = None,
     count: int = 200,
     floor: float | None = None,
     style: bool = False,
     force: bool = False,
 ) -> Iterator[Progress]:
-    """Make a set of the pictures whose captions are nearest to `prompt`: at least `floor` (the encoder's own unless
+    """Make a set of the images whose captions are nearest to `prompt`: at least `floor` (the encoder's own unless
     given), the nearest first, `count` at most.
 
     Raises what `corpora.read` raises, NotFoundError where no caption is near enough, NameTakenError, ResourceError.
     """
     floor = encoder.spec.floor if floor is None else floor
-    members = corpora.read(corpus, pictures)
+    members = corpora.read(corpus, images)
     captions = [member.caption for member in members]
     near = np.zeros(0, dtype=np.float32)
     for step in retrieval.likeness(captions, prompt, encoder):
@@ -75,53 +74,57 @@ def retrieve(
             f'The nearest is "{captions[best]}", {near[best]:.2f}; lower it with --floor, or draw some: --generate 200',
         )
     origin = {"corpus": str(corpus.absolute()), "prompt": prompt, "encoder": encoder.spec.name, "floor": floor}
-    with priorwork.making(name, {"retrieved": origin}) as work:
+    with staging.stage(name, {"retrieved": origin}) as staged:
         taken, sides = [], []
         for found in retrieval.nearest(members, near, floor):
             if isinstance(found, retrieval.Passed):
                 yield Progress("skipped", reason=f'{found.member.path.name} ("{found.member.caption}"): {found.reason}')
                 continue
-            taken.append(_take(work, found))
+            taken.append(_take(staged, found))
             sides.append(min(found.image.size))
-            yield Progress("picture", len(taken), count)
+            yield Progress("image", len(taken), count)
             if len(taken) == count:
                 break
-        yield _done(work, Manifest(name, noun, "retrieved", origin, style=style), taken, sides, force)
+        yield _done(staged, Manifest(name, noun, "retrieved", origin, style=style), taken, sides, force)
 
 
-def _take(work: Work, found: Found) -> Picture:
-    return work.put(found.content, _suffix(found.content), caption=found.member.caption, cosine=round(found.cosine, 4))
+def _take(staged: Staging, found: Found) -> PriorImage:
+    return staged.put(
+        found.content, _suffix(found.content), caption=found.member.caption, cosine=round(found.cosine, 4)
+    )
 
 
 def _suffix(content: bytes) -> str:
     with Image.open(io.BytesIO(content)) as image:
-        return (image.format or "picture").lower().replace("jpeg", "jpg")
+        return (image.format or "image").lower().replace("jpeg", "jpg")
 
 
-def _done(work: Work, manifest: Manifest, taken: Sequence[Picture], sides: Sequence[int], force: bool) -> Progress:
+def _done(
+    staged: Staging, manifest: Manifest, taken: Sequence[PriorImage], sides: Sequence[int], force: bool
+) -> Progress:
     """Publish what was taken. Raises NotFoundError where that is nothing."""
     if not taken:
-        raise NotFoundError("None of the pictures found can be used.", "See the reasons above.")
-    whole = replace(manifest, pictures=tuple(taken), side=min(sides))
-    return Progress("done", len(taken), len(taken), entry=work.publish(whole, force=force))
+        raise NotFoundError("None of the images found can be used.", "See the reasons above.")
+    whole = replace(manifest, images=tuple(taken), side=min(sides))
+    return Progress("done", len(taken), len(taken), entry=staged.publish(whole, force=force))
 
 
 # ---------------------------------------------------------------- by a base
 
 
-def draw(
-    base: Base, wanted: Undrawn, *, force: bool = False, stop: Callable[[], bool] = lambda: False
+def generate(
+    base: Base, wanted: PendingSet, *, force: bool = False, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
-    """Make a set of pictures a base draws, each from its own seed; what is there already of an unfinished set, or of
+    """Make a set of images a base draws, each from its own seed; what is there already of an unfinished set, or of
     the set it replaces, is kept.
 
-    Raises InterruptedRun when asked to stop, with all drawn pictures kept for the next time; NameTakenError,
+    Raises InterruptedRun when asked to stop, with all drawn images kept for the next time; NameTakenError,
     ResourceError.
     """
     how = wanted.how
     recipe = how.recipe(wanted.prompt, base.fingerprint)
-    with priorwork.making(wanted.name, {"generated": recipe}) as work:
-        kept = _kept(work, recipe)
+    with staging.stage(wanted.name, {"generated": recipe}) as staged:
+        kept = _kept(staged, recipe)
         condition, negative = _texts(base, wanted.prompt)
         seeds = range(how.seed, how.seed + how.count)
         for start in range(0, how.count, how.batch):
@@ -129,32 +132,32 @@ def draw(
             if not kept.keys() >= set(group):
                 if stop():
                     raise _stopped(len(kept), how.count)
-                for seed, image in zip(group, _pictures(base, condition, negative, group, wanted), strict=True):
+                for seed, image in zip(group, _images(base, condition, negative, group, wanted), strict=True):
                     if seed not in kept:
-                        kept[seed] = work.put(_png(image), "png", caption=wanted.prompt, seed=seed)
+                        kept[seed] = staged.put(_png(image), "png", caption=wanted.prompt, seed=seed)
             for place, _ in enumerate(group, start + 1):
-                yield Progress("picture", place, how.count)
+                yield Progress("image", place, how.count)
         origin = {"base": base.name, "seed": how.seed, **recipe}
         manifest = Manifest(
-            wanted.name, wanted.noun, "generated", origin, style=wanted.style, asked=wanted.asked
+            wanted.name, wanted.noun, "generated", origin, style=wanted.style, requested=wanted.requested
         )  # fmt: skip
-        yield _done(work, manifest, [kept[seed] for seed in seeds], [base.resolution], force)
+        yield _done(staged, manifest, [kept[seed] for seed in seeds], [base.resolution], force)
 
 
-def _kept(work: Work, recipe: dict[str, Any]) -> dict[int, Picture]:
-    """The pictures by their seeds that are there: in an unfinished set of this recipe, or in the set of this name."""
-    kept = {picture.seed: picture for picture in work.kept() if picture.seed is not None}
+def _kept(staged: Staging, recipe: dict[str, Any]) -> dict[int, PriorImage]:
+    """The images by their seeds that are there: in an unfinished set of this recipe, or in the set of this name."""
+    kept = {image.seed: image for image in staged.kept() if image.seed is not None}
     for entry in sets.entries():
         manifest = entry.manifest
-        if entry.name != work.name or manifest is None or not recipe.items() <= manifest.origin.items():
+        if entry.name != staged.name or manifest is None or not recipe.items() <= manifest.origin.items():
             continue
-        for picture in manifest.pictures:
-            if picture.seed is not None and picture.seed not in kept:
+        for image in manifest.images:
+            if image.seed is not None and image.seed not in kept:
                 try:
-                    content = sets.content(entry, picture)
+                    content = sets.content(entry, image)
                 except PhotoError:
                     continue  # it is drawn again
-                kept[picture.seed] = work.put(content, "png", caption=picture.caption, seed=picture.seed)
+                kept[image.seed] = staged.put(content, "png", caption=image.caption, seed=image.seed)
     return kept
 
 
@@ -165,11 +168,11 @@ def _texts(base: Base, prompt: str) -> tuple[text.Conditioning, text.Conditionin
     ids = [text.tokenize(base, one, ()) for one in (Prompt((prompt,), frozenset()), _EMPTY)]
     with torch.no_grad():
         both = text.encode(base, ids)
-    return both[0:1], text.unprompted(base, both[1:2])
+    return both[0:1], text.unconditional(base, both[1:2])
 
 
-def _pictures(
-    base: Base, condition: text.Conditioning, negative: text.Conditioning, seeds: Sequence[int], wanted: Undrawn
+def _images(
+    base: Base, condition: text.Conditioning, negative: text.Conditioning, seeds: Sequence[int], wanted: PendingSet
 ) -> list[Image.Image]:
     *_, z = diffusion.denoise(
         base, diffusion.scheduler(base, "ddim"), _repeated(base, condition, seeds), _repeated(base, negative, seeds),
@@ -190,7 +193,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _stopped(done: int, count: int) -> InterruptedRun:
-    return InterruptedRun(f"Stopped after {done} of {count} prior pictures.", "Go on with the same command.")
+    return InterruptedRun(f"Stopped after {done} of {count} class images.", "Go on with the same command.")
 
 
 # ---------------------------------------------------------------- one's own
@@ -198,19 +201,19 @@ def _stopped(done: int, count: int) -> InterruptedRun:
 
 def take_over(
     name: str, folder: Path, noun: str, *, style: bool = False, force: bool = False
-) -> tuple[Entry, list[Skipped]]:
-    """Make a set of the pictures of a folder, copied with the captions beside them, and what was skipped.
+) -> tuple[PriorSet, list[Skipped]]:
+    """Make a set of the images of a folder, copied with the captions beside them, and what was skipped.
 
     Raises what `photos.find` raises, NameTakenError, ResourceError.
     """
     found, skipped = photos.find([folder])
-    with priorwork.making(name, {"own": str(folder.absolute())}) as work:
+    with staging.stage(name, {"own": str(folder.absolute())}) as staged:
         taken = []
         for photo in found:
             content = photo.path.read_bytes()
-            taken.append(work.put(content, _suffix(content), caption=photo.caption))
+            taken.append(staged.put(content, _suffix(content), caption=photo.caption))
         sides = [min(photo.size) for photo in found]
         manifest = Manifest(name, noun, "own", {"folder": str(folder.absolute())}, style=style)
-        made = _done(work, manifest, taken, sides, force)
+        made = _done(staged, manifest, taken, sides, force)
     assert made.entry is not None
     return made.entry, skipped

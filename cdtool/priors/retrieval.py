@@ -1,4 +1,4 @@
-"""Retrieval: the pictures of a corpus whose captions are nearest to a text, each picture once."""
+"""Retrieval: the images of a corpus whose captions are nearest to a text, each image once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
 
 CHUNK = 16 * encoders.BATCH  # captions encoded between two signs of life
-THUMBNAIL = 16  # px; what two pictures are compared at
-SAME = 4.0  # mean difference of two thumbnails, of 255, up to which pictures are one; saving as JPEG again costs 1 to 3
+THUMBNAIL = 16  # px; what two images are compared at
+SAME = 4.0  # mean difference of two thumbnails, of 255, up to which images are one; saving as JPEG again costs 1 to 3
 SMALLEST = 32  # px of the short side
 
 
@@ -40,7 +40,7 @@ class Likeness(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A retrieved picture: its member, the cosine of its caption, its hash and bytes, and it as upright RGB."""
+    """A retrieved image: its member, the cosine of its caption, its hash and bytes, and it as upright RGB."""
 
     member: Member
     cosine: float
@@ -82,7 +82,7 @@ def cosines(captions: Sequence[str], text: str, encoder: Encoder) -> NDArray[np.
 
 
 def distinct(members: Sequence[Member], order: Sequence[int]) -> Iterator[tuple[int, str, bytes]]:
-    """The places of `order` that hold pictures of different bytes, each with its sha256 and bytes. Raises OSError."""
+    """The places of `order` that hold images of different bytes, each with its sha256 and bytes. Raises OSError."""
     seen = set()
     for place in order:
         content = corpora.content(members[place])
@@ -93,9 +93,9 @@ def distinct(members: Sequence[Member], order: Sequence[int]) -> Iterator[tuple[
 
 
 def nearest(members: Sequence[Member], near: NDArray[np.float32], floor: float) -> Iterator[Found | Passed]:
-    """The pictures whose captions reach `floor`, the nearest first: readable ones, no picture twice.
+    """The images whose captions reach `floor`, the nearest first: readable ones, no image twice.
 
-    Twice is the same bytes, or the same caption with a picture that looks the same.
+    Twice is the same bytes, or the same caption with an image that looks the same.
     """
     order = [int(place) for place in np.argsort(-near, kind="stable") if near[place] >= floor]
     seen: dict[str, tuple[Path, int]] = {}
@@ -106,7 +106,7 @@ def nearest(members: Sequence[Member], near: NDArray[np.float32], floor: float) 
             yield found
         elif found.sha256 in seen:
             if seen[found.sha256] != found.member[1:3]:  # else it only has another caption, which is farther
-                yield Passed(found.member, "the same picture as one before")
+                yield Passed(found.member, "the same image as one before")
         elif _seen_before(found, looks.setdefault(found.member.caption.lower(), [])):
             yield Passed(found.member, "looks as one before it with the same caption")
         else:
@@ -128,7 +128,7 @@ def _open(member: Member, cosine: float) -> Found | Passed:
 
 
 def _seen_before(found: Found, looks: list[NDArray[np.float32]]) -> bool:
-    """Whether a picture looks like one of `looks`; if not, it becomes one of them."""
+    """Whether an image looks like one of `looks`; if not, it becomes one of them."""
     small = np.asarray(found.image.resize((THUMBNAIL, THUMBNAIL)), dtype=np.float32)
     if any(float(np.abs(small - other).mean()) <= SAME for other in looks):
         return True

@@ -1,7 +1,7 @@
-"""Prior sets as things people own: captioned pictures of a class under a name; what they are and reading them.
+"""Prior sets as things people own: captioned images of a class under a name; what they are and reading them.
 
 priors/dog.json                       the manifest, which names the folder
-priors/dog.1a2b3c4d/<sha256>.webp     its pictures, each called by its content; sets share equal ones as hard links
+priors/dog.1a2b3c4d/<sha256>.webp     its images, each called by its content; sets share equal ones as hard links
 priors/.dog.1a2b3c4d.HOST.PID.unfinished/   a set being made; without HOST.PID one that was stopped
 """
 
@@ -22,23 +22,24 @@ from cdtool import settings
 from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError, nearest
 from cdtool.files import is_abandoned
 
-FORMAT = 1
+FORMAT = 2
 RESERVED = ("auto", "none", "generated")  # what --prior means by itself
-JOURNAL = "journal.jsonl"  # of an unfinished set: a line per picture
+JOURNAL = "journal.jsonl"  # of an unfinished set: a line per image
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<id>[0-9a-f]{8})(\.(?P<owner>[\w-]+\.\d+))?\.unfinished")
 _FOLDER = re.compile(r"[^.].*\.[0-9a-f]{8}")
+_RENAMED = {"pictures": "images", "asked": "requested"}  # keys of earlier versions, and what they are called now
 _ORPHAN_SECONDS = 60.0  # after which a folder no manifest names belongs to nobody, rather than to a set just coming
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a set: hash and file, its caption ("" stands for the class's template), and where it came from."""
+class PriorImage:
+    """An image of a set: hash and file, its caption ("" stands for the class's template), and where it came from."""
 
     sha256: str
     file: str
     caption: str = ""
-    cosine: float | None = None  # of a retrieved picture's caption with the class
+    cosine: float | None = None  # of a retrieved image's caption with the class
     seed: int | None = None  # of a drawn one
 
 
@@ -50,10 +51,10 @@ class Manifest:
     noun: str
     source: str  # "retrieved", "generated" or "own"
     origin: Mapping[str, Any]  # corpus, encoder and floor; or base and how it drew; or the folder
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[PriorImage, ...] = ()
     side: int = 0  # px; the least short side
     style: bool = False
-    asked: bool = True  # the user asked for it; else a training made it on its way
+    requested: bool = True  # the user asked for it; else a training made it on its way
     folder: str = ""
     created: str = ""  # UTC, ISO 8601
     version: str = ""  # of cdtool
@@ -61,7 +62,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PriorSet:
     """A set on disk; `manifest` is None and `problem` a sentence where it is damaged."""
 
     name: str
@@ -72,47 +73,47 @@ class Entry:
 
     @property
     def folder(self) -> Path:
-        """Where its pictures lie."""
+        """Where its images lie."""
         return self.path.parent / (self.manifest.folder if self.manifest else self.name)
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A set that was stopped while it was made, and how many pictures it has."""
+    """A set that was stopped while it was made, and how many images it has."""
 
     name: str
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a base draws pictures of a class: DDIM with eta 1, as for the paper's baselines."""
+class Generation:
+    """How a base draws images of a class: DDIM with eta 1, as for the paper's baselines."""
 
     count: int = 200
     steps: int = 50
     guidance: float = 6.0
-    seed: int = 0  # of the first picture; the next ones count up
-    batch: int = 4  # pictures drawn at once
+    seed: int = 0  # of the first image; the next ones count up
+    batch: int = 4  # images drawn at once
 
     def recipe(self, prompt: str, fingerprint: str) -> dict[str, Any]:
-        """What a drawn picture depends on besides its seed; `fingerprint` is the base's."""
+        """What a drawn image depends on besides its seed; `fingerprint` is the base's."""
         how = {"steps": self.steps, "guidance": self.guidance, "scheduler": "ddim", "eta": 1.0}
         return {"prompt": prompt, "fingerprint": fingerprint, **how}
 
 
-QUICK = Drawing(count=100, steps=25)  # at most; where nobody asked for drawn pictures and there are no others
+QUICK = Generation(count=100, steps=25)  # at most; where nobody asked for drawn images and there are no others
 
 
 @dataclass(frozen=True)
-class Undrawn:
-    """A set of pictures of a class that a base has to draw."""
+class PendingSet:
+    """A set of images of a class that a base has to draw."""
 
     name: str
     noun: str
     prompt: str
     style: bool
-    how: Drawing
-    asked: bool = False  # the user asked for it; else a training needs it
+    how: Generation
+    requested: bool = False  # the user asked for it; else a training needs it
 
 
 # ---------------------------------------------------------------- reading
@@ -128,14 +129,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in sets_dir().glob("*.json") if _NAME.fullmatch(path.stem) and _size(path))
 
 
-def entries() -> Iterator[Entry]:
+def entries() -> Iterator[PriorSet]:
     """Every set by name; a damaged one has no manifest."""
     for name in names():
         with contextlib.suppress(NotFoundError):  # removed since the names were read
             yield _read(name)
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> PriorSet:
     """The set called `name`, whole. Raises NotFoundError with the nearest names, InputError for a damaged one."""
     entry = _read(name) if _NAME.fullmatch(name) else None
     if entry is None:
@@ -145,16 +146,16 @@ def find(name: str) -> Entry:
     return entry
 
 
-def content(entry: Entry, picture: Picture) -> bytes:
-    """The encoded picture. Raises PhotoError where it is missing or is not what it was."""
+def content(entry: PriorSet, image: PriorImage) -> bytes:
+    """The encoded image. Raises PhotoError where it is missing or is not what it was."""
     try:
-        found = (entry.folder / picture.file).read_bytes()
+        found = (entry.folder / image.file).read_bytes()
     except OSError:
         found = b""
-    if hashlib.sha256(found).hexdigest() != picture.sha256:
+    if hashlib.sha256(found).hexdigest() != image.sha256:
         told = "has changed" if found else "is missing"
         raise PhotoError(
-            f'The picture {picture.file} of the prior set "{entry.name}" {told}.',
+            f'The image {image.file} of the prior set "{entry.name}" {told}.',
             "Make or add the set again with --force: only what is missing or changed is done anew.",
         )
     return found
@@ -166,22 +167,23 @@ def unfinished() -> list[Unfinished]:
     return sorted((Unfinished(name, len(journal(path))) for name, path in found), key=lambda one: one.name)
 
 
-def _read(name: str) -> Entry:
+def _read(name: str) -> PriorSet:
     path = sets_dir() / f"{name}.json"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         if int(table["format"]) > FORMAT:
             raise ValueError(f"it has format {table['format']}, newer than this cdtool reads")
         known = {entry.name for entry in fields(Manifest)}
+        table = {_RENAMED.get(key, key): value for key, value in table.items()}
         table = {key: value for key, value in table.items() if key in known}
-        table["pictures"] = tuple(Picture(**picture) for picture in table["pictures"])
+        table["images"] = tuple(PriorImage(**image) for image in table["images"])
         manifest = Manifest(**(table | {"name": name}))
     except FileNotFoundError:
         raise _unknown(name) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Entry(name, path, None, 0, f'The prior set "{name}" is damaged ({error}).')
-    files = {picture.file for picture in manifest.pictures}
-    return Entry(name, path, manifest, sum(_size(path.parent / manifest.folder / file) for file in files))
+        return PriorSet(name, path, None, 0, f'The prior set "{name}" is damaged ({error}).')
+    files = {image.file for image in manifest.images}
+    return PriorSet(name, path, manifest, sum(_size(path.parent / manifest.folder / file) for file in files))
 
 
 def _unknown(name: str) -> NotFoundError:
@@ -248,8 +250,8 @@ def is_free(match: re.Match[str]) -> bool:
     return match["owner"] is None or is_abandoned(match["owner"])
 
 
-def journal(folder: Path) -> list[Picture]:
-    """The pictures of an unfinished set as they were taken in."""
+def journal(folder: Path) -> list[PriorImage]:
+    """The images of an unfinished set as they were taken in."""
     try:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -257,5 +259,5 @@ def journal(folder: Path) -> list[Picture]:
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, TypeError):  # the last line of a killed process
-            found.append(Picture(**json.loads(line)))
+            found.append(PriorImage(**json.loads(line)))
     return found

@@ -1,1 +1,1 @@
-"""Pages and plots."""
+"""Pages and charts."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cdtool.reports import charts, html
 from cdtool.reports.charts import Mark
 from cdtool.reports.html import Markup, joined, signed, tag
-from cdtool.reports.report import Report, Row, Score, Shot, verdict
+from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage, verdict
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ MANY = 200  # pictures, from which on each is shown smaller, so that the page st
 _SIDES = (512, 256)  # px
 _LARGE = ("kid", "fid")  # whose differences are tens where those of cosines are tenths
 _TOLD = {
-    "text": "how well each picture fits its prompt, V-words left out (2.5 × the cosine; higher is better)",
+    "text": "how well each picture fits its prompt, modifier tokens left out (2.5 × the cosine; higher is better)",
     "image": "how alike pictures and photos are (mean cosine of all pairs; higher is better)",
     "dino": "the same by DINO, which tells single things apart better (higher is better)",
-    "kid": "how far plain class pictures, drawn without V-words, are from real ones (KID × 1000; lower is better)",
+    "kid": "how far class pictures without modifier tokens are from real ones (KID × 1000; lower is better)",
     "fid": "how far pictures of unrelated captions are from real ones (FID; lower is better)",
 }
 
@@ -86,7 +86,7 @@ def _scores(report: Report) -> Markup:
     return joined(tag("div", table, class_="wide"), tag("ul", *told, class_="note"))
 
 
-def _reach(report: Report, score: Score) -> float:
+def _reach(report: Report, score: ScoreColumn) -> float:
     """What the bar of a difference reaches to: cosines share one scale, and what is far larger has its own."""
     large = score.name.split()[0] in _LARGE
     alike = [one.difference for one in report.scores if (one.name.split()[0] in _LARGE) == large and one.difference]
@@ -104,7 +104,7 @@ def _photos(report: Report) -> list[Markup]:
 
 def _samples(report: Report) -> list[Markup]:
     side = _SIDES[sum(len(row.concept) + len(row.base) for row in report.rows) > MANY]
-    told = f"{report.base} was asked for the same without V-words, with the same seeds."
+    told = f"{report.base} was asked for the same without modifier tokens, with the same seeds."
     parts = [tag("p", told, class_="note")] if any(row.base for row in report.rows) else []
     for row in report.rows:
         sides = [_shots(report.name, "first", row.prompt, row.concept, side)]
@@ -115,7 +115,7 @@ def _samples(report: Report) -> list[Markup]:
     return parts
 
 
-def _shots(name: str, look: str, prompt: str, shots: Sequence[Shot], side: int) -> Markup:
+def _shots(name: str, look: str, prompt: str, shots: Sequence[ScoredImage], side: int) -> Markup:
     means = _means(shots)
     told = ", ".join(f"{column} {value:.3f}" for column, value in means.items())
     heading = tag("p", tag("b", name, class_=look), " ", tag("span", told, class_="number"))
@@ -123,7 +123,7 @@ def _shots(name: str, look: str, prompt: str, shots: Sequence[Shot], side: int) 
     return tag("div", heading, tag("ul", *pictures, class_="strip"))
 
 
-def _caption(shot: Shot) -> str | None:
+def _caption(shot: ScoredImage) -> str | None:
     parts = [f"seed {shot.seed}"] if shot.seed is not None else []
     return ", ".join(parts + [f"{name} {value:.3f}" for name, value in shot.scores.items()]) or None
 
@@ -135,12 +135,12 @@ def _image(image: Image.Image, alt: str, side: int, title: str | None = None) ->
     return tag("img", src=source, alt=alt, title=title, class_=tiny, width=width, height=height)
 
 
-def _means(shots: Sequence[Shot]) -> dict[str, float]:
+def _means(shots: Sequence[ScoredImage]) -> dict[str, float]:
     columns = shots[0].scores if shots else {}
     return {name: fmean(shot.scores[name] for shot in shots) for name in columns}
 
 
-def _point(shots: Sequence[Shot]) -> tuple[float, float] | None:
+def _point(shots: Sequence[ScoredImage]) -> tuple[float, float] | None:
     """(image, text) alignment of pictures: image is the mean over the targets."""
     means = _means(shots)
     likeness = [value for name, value in means.items() if name.split()[0] == "image"]
@@ -151,7 +151,7 @@ def _scatter(report: Report) -> list[Markup]:
     marks, moves = [], []
     own = tuple(shot for row in report.rows for shot in row.concept)
     others = tuple(shot for row in report.rows for shot in row.base)
-    whole = Row("all prompts", own, others)
+    whole = PromptResult("all prompts", own, others)
     for row in [*report.rows, whole]:
         pair = []
         for name, shots, first in ((report.name, row.concept, True), (report.base, row.base, False)):
@@ -203,7 +203,7 @@ def _stages(report: Report) -> list[Markup]:
 def _forgetting(report: Report) -> list[Markup]:
     parts = []
     for one in report.forgetting:
-        words = tag("p", tag("b", f"{one.score.mean:.3f}", class_="number"), f" {one.told}")
+        words = tag("p", tag("b", f"{one.score.mean:.3f}", class_="number"), f" {one.meaning}")
         bounds = tag("p", f"95% from {one.score.low:.3f} to {one.score.high:.3f}", class_="note")
         sheet = [tag("div", _image(one.sheet, f"Sheet: {one.name}", 2048), class_="wide")] if one.sheet else []
         parts.append(tag("article", tag("h3", one.name), words, bounds, *sheet))

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cdtool.evaluation.alignment import Interval
-    from cdtool.evaluation.forgetting import Forgotten
-    from cdtool.evaluation.selection import Stage
+    from cdtool.evaluation.forgetting import ForgettingResult
+    from cdtool.evaluation.selection import CheckpointScore
 
 # How much of the base's text alignment a concept may lose before the verdict says so, and says so loudly.
 _LOSS = (0.05, 0.15)
 
 
 @dataclass(frozen=True)
-class Shot:
+class ScoredImage:
     """A picture, its seed where known, and its own score in each column."""
 
     image: Image.Image
@@ -29,16 +29,16 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A prompt as it was asked, the concept's pictures for it, and the base's for the same without V-words."""
+class PromptResult:
+    """A prompt as it was asked, the concept's pictures for it, and the base's for the same without modifier tokens."""
 
     prompt: str
-    concept: tuple[Shot, ...]
-    base: tuple[Shot, ...] = ()
+    concept: tuple[ScoredImage, ...]
+    base: tuple[ScoredImage, ...] = ()
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreColumn:
     """A column of scores: the concept's mean, the base's, and the paired difference with its interval."""
 
     name: str
@@ -55,10 +55,10 @@ class Report:
     base: str
     encoder: str
     photos: Mapping[str, Sequence[Image.Image]]
-    rows: Sequence[Row]
-    scores: Sequence[Score]
-    stages: Sequence[Stage] = ()
-    forgetting: Sequence[Forgotten] = ()
+    rows: Sequence[PromptResult]
+    scores: Sequence[ScoreColumn]
+    stages: Sequence[CheckpointScore] = ()
+    forgetting: Sequence[ForgettingResult] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     made: str = ""  # a date
@@ -84,7 +84,7 @@ def verdict(report: Report) -> tuple[str, list[str]]:
     return f"Nearer to its photos than the base, {_obedience(text)}.", details
 
 
-def _obedience(text: Score | None) -> str:
+def _obedience(text: ScoreColumn | None) -> str:
     if text is None or text.difference is None or not text.base or text.difference.high >= 0:
         return "and prompts count as much as before"
     loss = -text.difference.mean / abs(text.base)
@@ -96,7 +96,7 @@ def _obedience(text: Score | None) -> str:
     )  # fmt: skip
 
 
-def _compared(score: Score, base: str) -> str:
+def _compared(score: ScoreColumn, base: str) -> str:
     found = score.difference
     assert found is not None
     what = "It follows its prompts" if score.name == "text" else "It looks like the photos"

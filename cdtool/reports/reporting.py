@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cdtool import __version__
 from cdtool.evaluation import evaluate
-from cdtool.evaluation.forgetting import Forgotten
-from cdtool.evaluation.selection import Stage
+from cdtool.evaluation.forgetting import ForgettingResult
+from cdtool.evaluation.selection import CheckpointScore
 from cdtool.images import photos
 from cdtool.reports import html, page
-from cdtool.reports.report import Report, Row, Score, Shot
+from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.evaluation.alignment import Scores
     from cdtool.evaluation.evaluate import Evaluation
 
-    Picture = tuple[Image.Image, str, int | None]  # with its prompt and its seed, as sampling.Drawn
+    Picture = tuple[Image.Image, str, int | None]  # with its prompt and its seed, as sampling.Generated
 
 _SHOWN = ("steps", "guidance", "scheduler", "eta", "negative", "size", "precision")  # of the sampling settings
 _TRAINED = ("steps", "lr", "batch", "prior", "seed")  # of the settings a concept was trained with
@@ -35,8 +35,8 @@ def write(
     pictures: Sequence[Picture],
     scores: Scores,
     *,
-    stages: Sequence[Stage] = (),
-    forgetting: Sequence[Forgotten] = (),
+    stages: Sequence[CheckpointScore] = (),
+    forgetting: Sequence[ForgettingResult] = (),
 ) -> None:
     """Write the report of an evaluation to one HTML file, over an older one; see `gather`."""
     html.save(page.page(gather(asked, pictures, scores, stages=stages, forgetting=forgetting)), path)
@@ -47,8 +47,8 @@ def gather(
     pictures: Sequence[Picture],
     scores: Scores,
     *,
-    stages: Sequence[Stage] = (),
-    forgetting: Sequence[Forgotten] = (),
+    stages: Sequence[CheckpointScore] = (),
+    forgetting: Sequence[ForgettingResult] = (),
 ) -> Report:
     """A report's data: `pictures` are what `measuring.run` drew, the concept's and then as many of the base's."""
     own = _shots(pictures[: scores.samples], scores.each)
@@ -62,11 +62,11 @@ def gather(
         encoder=scores.encoder,
         photos={name: [photos.read(photo) for photo in found] for name, found in asked.photos.items()},
         rows=[
-            Row(prompt, tuple(own[i] for i in found), tuple(others[i] for i in found) if others else ())
+            PromptResult(prompt, tuple(own[i] for i in found), tuple(others[i] for i in found) if others else ())
             for prompt, found in places.items()
         ],
         scores=[
-            Score(name, value, scores.base.get(name), scores.difference.get(name))
+            ScoreColumn(name, value, scores.base.get(name), scores.difference.get(name))
             for name, value in scores.concept.items()
         ],
         stages=stages,
@@ -83,9 +83,9 @@ def of_folder(asked: Evaluation, folder: Path) -> list[Picture]:
     return [(sample.image, sample.prompt, None) for sample in found]
 
 
-def _shots(pictures: Sequence[Picture], each: Mapping[str, Sequence[float]]) -> list[Shot]:
+def _shots(pictures: Sequence[Picture], each: Mapping[str, Sequence[float]]) -> list[ScoredImage]:
     return [
-        Shot(image, seed, {name: values[place] for name, values in each.items()})
+        ScoredImage(image, seed, {name: values[place] for name, values in each.items()})
         for place, (image, _, seed) in enumerate(pictures)
     ]
 

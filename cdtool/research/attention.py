@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from cdtool.errors import ConceptError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, deltas, pipelines, text
 from cdtool.sampling import sample
+from cdtool.store.subject import tokens_of
 from cdtool.tokens import bind
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.settings import SampleSettings
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Prompt, Token
 
 CROSS, SELF, REST = "cross-attention", "self-attention", "the rest"
@@ -80,7 +81,7 @@ def changes(base: Base, tensors: Mapping[str, Tensor]) -> Changes:
     layers = {name: [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
               for name, module in unet.named_modules()}  # fmt: skip
     layers = {name: parameters for name, parameters in layers.items() if parameters}
-    changed = adapter.changes_of(replace(base, unet=unet), tensors)
+    changed = adapter.read_deltas(replace(base, unet=unet), tensors)
     crossing, looking = _attention(unet)
     made, names = [], list(layers)
     for start in range(0, len(names), READ):
@@ -100,13 +101,13 @@ def _attention(unet: nn.Module) -> tuple[set[str], set[str]]:
     return {name for name, cross in kinds.items() if cross}, {name for name, cross in kinds.items() if not cross}
 
 
-def _layer(name: str, kind: str, stored: Mapping[str, Tensor], changed: Mapping[str, adapter.Change]) -> Layer | None:
+def _layer(name: str, kind: str, stored: Mapping[str, Tensor], changed: Mapping[str, deltas.Delta]) -> Layer | None:
     """A layer's relative change; None of one that is zero in the base, where there is no relation."""
     before = sum(float(weight.double().square().sum()) for weight in stored.values())
     after = 0.0
     for parameter, weight in stored.items():
         if parameter in changed:
-            after += float(adapter.dense(changed[parameter], weight.shape).double().square().sum())
+            after += float(deltas.dense(changed[parameter], weight.shape).double().square().sum())
     numbers = sum(weight.numel() for weight in stored.values())
     return Layer(name, kind, numbers, (after / before) ** 0.5) if before else None
 
@@ -199,7 +200,7 @@ def watched(base: Base, cells: tuple[int, int]) -> Iterator[Watch]:
 
 def attend(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompt: str,
     settings: SampleSettings,
     *,
@@ -208,11 +209,11 @@ def attend(
 ) -> Attended:
     """Draw one picture of a prompt and watch where each of its words is looked for.
 
-    Raises what `sampling.draw` raises.
+    Raises what `sampling.generate` raises.
     """
-    width, height = sample.picture_size(base, settings)
-    tokens = sample.tokens_of(concepts)
-    drawing = sample.draw(base, concepts, [prompt], replace(settings, count=1), weights=weights, force=force)
+    width, height = sample.image_size(base, settings)
+    tokens = tokens_of(concepts)
+    drawing = sample.generate(base, concepts, [prompt], replace(settings, count=1), weights=weights, force=force)
     with watched(base, (height // base.latent_factor, width // base.latent_factor)) as watch:
         (drawn,) = islice(drawing, 1)
         drawing.close()  # type: ignore[attr-defined]
@@ -226,7 +227,7 @@ def attend(
 
 
 def words(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str, tuple[int, ...]]]:
-    """The words of a prompt in order with the text positions each takes, V-words under their own names."""
+    """The words of a prompt in order with the text positions each takes, modifier tokens under their own names."""
     told = text.tokenize(base, prompt, tokens)
     slots = {slot.position: slot.token for slot in told.slots[0]}
     tokenizer = base.tokenizers[0]

@@ -20,7 +20,7 @@ from cdtool.tokens import bind
 if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.research.study import Study
-    from cdtool.sampling.sample import Drawn
+    from cdtool.sampling.sample import Generated
     from cdtool.store.subject import Composition
 
 
@@ -35,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sides, the prompts as people read them (without V-words), and the photos they are shown."""
+    """Two sides, the prompts as people read them (without modifier tokens), and the photos they are shown."""
 
     a: Side
     b: Side
@@ -61,7 +61,7 @@ def plan(
     """Check everything a study needs before anything is loaded.
 
     `a` and `b` are concepts, several joined, or bases; a bare base is asked for the plain words of the other. Raises
-    what `measuring.plan` raises, and InputError where the two would be asked for different things.
+    what `measuring.plan` raises, and InputError where the two would be asked for different concepts.
     """
     if a == b:
         raise UsageError(f"{a} cannot be compared with itself.", "Like: cdtool eval --compare dog dog-2")
@@ -84,20 +84,22 @@ def plan(
     return Comparison(*sides, texts, _photos(sides, folders), device)
 
 
-def run(asked: Comparison) -> Iterator[Drawn | Study]:
+def run(asked: Comparison) -> Iterator[Generated | Study]:
     """Draw both sides; yields each picture and at last the study, shuffled by the seed of the settings.
 
-    Raises what `base.load` and `sampling.draw` raise.
+    Raises what `base.load` and `sampling.generate` raise.
     """
     from cdtool.models import pipelines
     from cdtool.research import study as questionnaire
     from cdtool.sampling import sample
 
-    drawn: list[list[Drawn]] = []
+    drawn: list[list[Generated]] = []
     for side in (asked.a, asked.b):
         base = pipelines.load(side.asked.base, precision=side.settings.precision, device=asked.device)
         drawn.append([])
-        for picture in sample.draw(base, side.asked.concepts, side.prompts, side.settings, weights=side.asked.weights):
+        for picture in sample.generate(
+            base, side.asked.concepts, side.prompts, side.settings, weights=side.asked.weights
+        ):
             drawn[-1].append(picture)
             yield picture
     texts = [text for text in asked.texts for _ in range(asked.a.settings.count)]
@@ -133,7 +135,7 @@ def save(study: Study, page: Path) -> Path:
 
 
 def _filled(mine: Composition, other: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
-    """The prompts as one side is asked them: a bare base gets the other's without V-words."""
+    """The prompts as one side is asked them: a bare base gets the other's without modifier tokens."""
     words = mine.tokens or other.tokens
     filled = [evaluate.fill(prompt, words) for prompt in prompts]
     return tuple(filled) if mine.tokens else tuple(bind(prompt, words).plain() for prompt in filled)

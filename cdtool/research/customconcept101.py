@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import InputError, NotFoundError
-from cdtool.research.suite import Pair, Row, Suite, Table, Thing
+from cdtool.research.suite import ConceptSpec, MethodSpec, PairSpec, Suite, TableSpec
 
 NAME = "customconcept101"
 SINGLE, PAIRS = "dataset.json", "dataset_multiconcept.json"
 _GET = "It is in github.com/adobe-research/custom-diffusion; unpack benchmark_dataset.zip in it and give --data DIR."
-# Both prior-using methods were trained with drawn prior pictures there.
+# Both prior-using methods were trained with drawn class images there.
 METHODS = (
-    Row("Base, the class noun", "base"),
-    Row("Textual Inversion", "train", {"method": "textual-inversion"}),
-    Row("DreamBooth", "train", {"method": "dreambooth", "lr": 5e-6}),
-    Row("Ours", "train", {"prior": "generated"}),
+    MethodSpec("Base, the class noun", "base"),
+    MethodSpec("Textual Inversion", "train", {"method": "textual-inversion"}),
+    MethodSpec("DreamBooth", "train", {"method": "dreambooth", "lr": 5e-6}),
+    MethodSpec("Ours", "train", {"prior": "generated"}),
 )
 WAYS = (
-    Row("Base, the class nouns", "base"),
-    Row("DreamBooth", "joint", {"method": "dreambooth", "lr": 5e-6}),
-    Row("Optimization", "merge", {"prior": "generated"}),
-    Row("Joint", "joint", {"prior": "generated"}),
+    MethodSpec("Base, the class nouns", "base"),
+    MethodSpec("DreamBooth", "joint", {"method": "dreambooth", "lr": 5e-6}),
+    MethodSpec("Optimization", "merge", {"prior": "generated"}),
+    MethodSpec("Joint", "joint", {"prior": "generated"}),
 )
 
 
@@ -34,21 +34,21 @@ def read(folder: Path) -> Suite:
 
     Raises NotFoundError where a list is missing, InputError for one of another form.
     """
-    things: dict[str, Thing] = {}
+    concepts: dict[str, ConceptSpec] = {}
     for entry in _list(folder / SINGLE):
-        _add(things, entry, folder, folder / SINGLE)
-    known, pairs = tuple(things.values()), []
+        _add(concepts, entry, folder, folder / SINGLE)
+    known, pairs = tuple(concepts.values()), []
     for entry in _list(folder / PAIRS):
         try:
             first, second, prompts = entry
-            members = tuple(_add(things, part, folder, folder / PAIRS) for part in (first, second))
-            pairs.append(Pair(members, folder / prompts["prompt_filename_compose"]))
+            members = tuple(_add(concepts, part, folder, folder / PAIRS) for part in (first, second))
+            pairs.append(PairSpec(members, folder / prompts["prompt_filename_compose"]))
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{folder / PAIRS} has an entry that is no pair: {entry}.", _GET) from None
     tables = (
-        Table("CustomConcept101", published="4"),
-        Table("CustomConcept101, by concept", "concepts"),
-        Table("CustomConcept101, by pair", "pairs"),
+        TableSpec("CustomConcept101", published="4"),
+        TableSpec("CustomConcept101, by concept", "concepts"),
+        TableSpec("CustomConcept101, by pair", "pairs"),
     )
     return Suite(NAME, "101 concepts and 101 pairs", "sd14", known, tuple(pairs), METHODS, WAYS, tables,
                  {"count": 5, "steps": 200}, ("text", "image", "dino"))  # fmt: skip
@@ -66,15 +66,17 @@ def _list(path: Path) -> list[Any]:
     return found
 
 
-def _add(things: dict[str, Thing], entry: Mapping[str, str], folder: Path, source: Path) -> Thing:
-    """The thing of an entry, added unless it is there; the same photos under another noun are another thing."""
+def _add(concepts: dict[str, ConceptSpec], entry: Mapping[str, str], folder: Path, source: Path) -> ConceptSpec:
+    """The concept of an entry, added unless it is there; the same photos under another noun are another concept."""
     try:
         words = re.split(r"<new\d+>", entry["instance_prompt"])
         noun = " ".join(words[1].split())
         photos = folder / entry["instance_data_dir"]
-        thing = Thing(photos.name.lower(), f"V* {noun}", photos, folder / entry["prompt_filename"])
+        concept = ConceptSpec(photos.name.lower(), f"V* {noun}", photos, folder / entry["prompt_filename"])
     except (KeyError, IndexError, TypeError):
         raise InputError(f"{source} has an entry that is no concept: {entry}.", _GET) from None
-    if thing.name in things and things[thing.name].token != thing.token:
-        thing = Thing(f"{thing.name}-{'-'.join(noun.lower().split())}", thing.token, thing.photos, thing.prompts)
-    return things.setdefault(thing.name, thing)
+    if concept.name in concepts and concepts[concept.name].token != concept.token:
+        concept = ConceptSpec(
+            f"{concept.name}-{'-'.join(noun.lower().split())}", concept.token, concept.photos, concept.prompts
+        )
+    return concepts.setdefault(concept.name, concept)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NotFoundError, UsageError
-from cdtool.evaluation import evaluate, side_effects
-from cdtool.evaluation.side_effects import Wanted
+from cdtool.evaluation import evaluate, metrics, side_effects
+from cdtool.evaluation.metrics import MetricRequest
 from cdtool.files import read_prompts, sweep, workplace
 from cdtool.images import photos
 from cdtool.research import customconcept101, recipes
 from cdtool.research import suite as suitefile
-from cdtool.research.recipes import Bench, Event, Recipe
+from cdtool.research.recipes import Event, Recipe, RunContext
 from cdtool.research.suite import Cell, Suite
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import bases
@@ -40,7 +40,7 @@ class Plan:
     cells: tuple[Cell, ...]
     base: str
     drawing: SampleSettings
-    wanted: Wanted
+    wanted: MetricRequest
     out: Path
     device: str = "auto"
 
@@ -74,7 +74,7 @@ def plan(
     out: Path | None = None,
     only: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
-    wanted: Wanted | None = None,
+    wanted: MetricRequest | None = None,
     device: str = "auto",
 ) -> Plan:
     """Check what a run needs: its cells (those whose id matches a pattern of `only`), photos, prompts and settings.
@@ -93,7 +93,7 @@ def plan(
     name = base or suite.base
     given = {**suite.drawing, **{key: value for key, value in (flags or {}).items() if value is not None}}
     drawing, _ = resolve(SampleSettings, given, bases.locate(name))
-    chosen = wanted or Wanted(suite.metrics)
+    chosen = wanted or MetricRequest(suite.metrics)
     if flags and flags.get("count"):
         found = tuple(replace(cell, count=0) for cell in found)
     for cell in found:
@@ -103,7 +103,7 @@ def plan(
 
 def prompts_of(suite: Suite, cell: Cell) -> list[str]:
     """A cell's prompts, with {0}, {1} for its concepts. Raises InputError where the file holds none."""
-    tokens = parse_specs([thing.token for thing in cell.things])
+    tokens = parse_specs([concept.token for concept in cell.concepts])
     lines = read_prompts(cell.prompts)
     return [suitefile.template(line, tokens) for line in lines[: suite.most or None]]
 
@@ -112,7 +112,7 @@ def prompts_of(suite: Suite, cell: Cell) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Eyes:
+class _Encoders:
     """What measures: the encoder of texts and pictures, and those of metrics with one of their own."""
 
     pair: Encoder
@@ -128,23 +128,23 @@ def run(asked: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Ev
     from cdtool.models import encoders, pipelines
 
     folder = bases.locate(asked.base)
-    side_effects.find_encoders(asked.wanted, folder)  # before an hour of training, not after
+    metrics.find_encoders(asked.wanted, folder)  # before an hour of training, not after
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)
     sweep(asked.out / "cells")
-    bench = Bench(pipelines.load(asked.base, precision=asked.drawing.precision, device=asked.device), stop)
-    keys = {cell.id: _key(asked, bench, cell) for cell in asked.cells}
+    context = RunContext(pipelines.load(asked.base, precision=asked.drawing.precision, device=asked.device), stop)
+    keys = {cell.id: _key(asked, context, cell) for cell in asked.cells}
     todo = [cell for cell in asked.cells if read_cell(asked.out, cell, keys[cell.id]) is None]
-    yield Event("plan", total=_total(asked, bench, todo), kept=len(asked.cells) - len(todo))
+    yield Event("plan", total=_total(asked, context, todo), kept=len(asked.cells) - len(todo))
     yield from (Event("kept", cell.id) for cell in asked.cells if cell not in todo)
     if not todo:
         return
-    device = str(bench.base.device)
-    eyes = _Eyes(encoders.load(side_effects.encoder_for(asked.wanted, folder), device),
-                 side_effects.load_others(asked.wanted, folder, device))  # fmt: skip
+    device = str(context.base.device)
+    scorers = _Encoders(encoders.load(metrics.encoder_for(asked.wanted, folder), device),
+                 metrics.load_others(asked.wanted, folder, device))  # fmt: skip
     for cell in todo:
         for recipe in recipes.recipes(asked.suite, cell):
-            yield from recipes.ensure(bench, recipe, cell)
-        yield from _measure(asked, bench, eyes, cell, keys[cell.id])
+            yield from recipes.ensure(context, recipe, cell)
+        yield from _measure(asked, context, scorers, cell, keys[cell.id])
 
 
 def results(asked: Plan) -> dict[str, dict[str, Any]]:
@@ -154,7 +154,7 @@ def results(asked: Plan) -> dict[str, dict[str, Any]]:
 
 
 def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
-    """The first picture of each prompt by every finished row, below the photos: a name and a sheet per concept or pair.
+    """A name and a contact sheet per concept or pair: the photos, then the first image of each prompt by each method.
 
     Raises nothing for what is not there yet.
     """
@@ -162,10 +162,14 @@ def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
 
     from cdtool.images.sheets import Row, contact_sheet, stacked
 
-    for things in dict.fromkeys(cell.things for cell in asked.cells):
-        rows = [_path(asked.out, cell).with_suffix(".png") for cell in asked.cells if cell.things == things]
-        shown = [photos.read(photo) for thing in things for photo in photos.find([thing.photos])[0][: 8 // len(things)]]
-        names = "+".join(thing.name for thing in things)
+    for concepts in dict.fromkeys(cell.concepts for cell in asked.cells):
+        rows = [_path(asked.out, cell).with_suffix(".png") for cell in asked.cells if cell.concepts == concepts]
+        shown = [
+            photos.read(photo)
+            for concept in concepts
+            for photo in photos.find([concept.photos])[0][: 8 // len(concepts)]
+        ]
+        names = "+".join(concept.name for concept in concepts)
         drawn = [Image.open(path) for path in rows if path.is_file()]
         if drawn:
             yield names, stacked([contact_sheet([Row(f"{names}: photos", shown)], side=96), *drawn])
@@ -184,24 +188,24 @@ def _path(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.id}.json"
 
 
-def _key(asked: Plan, bench: Bench, cell: Cell) -> str:
+def _key(asked: Plan, context: RunContext, cell: Cell) -> str:
     """What a cell's result depends on."""
-    made = [recipes.described(bench, recipe) for recipe in recipes.recipes(asked.suite, cell)]
-    targets = [[thing.token, *(photo.sha256 for photo in bench.photos(thing))] for thing in cell.things]
+    made = [recipes.described(context, recipe) for recipe in recipes.recipes(asked.suite, cell)]
+    targets = [[concept.token, *(photo.sha256 for photo in context.photos(concept))] for concept in cell.concepts]
     drawing = [prompts_of(asked.suite, cell), asdict(asked.drawn(cell))]
-    about = [cell.row.way, made, targets, *drawing, asdict(asked.wanted), bench.base.fingerprint]
+    about = [cell.method.mode, made, targets, *drawing, asdict(asked.wanted), context.base.fingerprint]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _total(asked: Plan, bench: Bench, todo: Sequence[Cell]) -> int:
+def _total(asked: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
     """Training steps, pictures and cells to come."""
     steps: dict[str, int] = {}
 
     def add(recipe: Recipe) -> None:
         for parent in recipe.parents:
             add(parent)
-        if recipe.things and not recipes.is_fresh(bench, recipe):
-            steps[recipe.name] = recipes.training(bench, recipe).settings.steps
+        if recipe.concepts and not recipes.is_fresh(context, recipe):
+            steps[recipe.name] = recipes.training(context, recipe).settings.steps
 
     for cell in todo:
         for recipe in recipes.recipes(asked.suite, cell):
@@ -212,28 +216,28 @@ def _total(asked: Plan, bench: Bench, todo: Sequence[Cell]) -> int:
 # ---------------------------------------------------------------- a cell
 
 
-def _measure(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, key: str) -> Iterator[Event]:
+def _measure(asked: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str) -> Iterator[Event]:
     """Draw a cell, score it and publish what came out."""
     from cdtool.evaluation.alignment import Sample
     from cdtool.sampling import sample as sampling
 
     names = [recipe.name for recipe in recipes.recipes(asked.suite, cell)]
     subject = composition.find("+".join(names) or asked.base, asked.base)
-    tokens = subject.tokens or parse_specs([thing.token for thing in cell.things])
+    tokens = subject.tokens or parse_specs([concept.token for concept in cell.concepts])
     prompts = [evaluate.fill(prompt, tokens) for prompt in prompts_of(asked.suite, cell)]
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.draw(bench.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
+    for drawn in sampling.generate(context.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
-        bench.check_stop()
-    scores = _scores(asked, bench, eyes, cell, samples)
+        context.check_stop()
+    scores = _scores(asked, context, scorers, cell, samples)
     notes: dict[str, str] = {}
-    for name in asked.wanted.metrics if names and len(cell.things) == 1 else ():
-        if name in side_effects.SETS:
+    for name in asked.wanted.metrics if names and len(cell.concepts) == 1 else ():
+        if name in metrics.SETS:
             try:
-                scores = _with_set(asked, bench, eyes, name, subject, scores)
+                scores = _with_set(asked, context, scorers, name, subject, scores)
             except (NotFoundError, InputError) as error:  # such as a class of which there are no real pictures
                 notes[name] = str(error)
     result = _result(cell, key, scores, samples, notes) | {"cost": recipes.cost(subject.concepts)}
@@ -241,20 +245,22 @@ def _measure(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, key: str) -> It
     yield Event("cell", cell.id, told=", ".join(f"{name} {value:.3f}" for name, value in scores.concept.items()))
 
 
-def _scores(asked: Plan, bench: Bench, eyes: _Eyes, cell: Cell, samples: Sequence[Sample]) -> Scores:
+def _scores(asked: Plan, context: RunContext, scorers: _Encoders, cell: Cell, samples: Sequence[Sample]) -> Scores:
     """The scores that every picture has."""
     from cdtool.evaluation import alignment
 
-    several = len(cell.things) > 1
+    several = len(cell.concepts) > 1
     pictures = {
-        str(place) if several else "photos": [photos.read(photo) for photo in bench.photos(thing)]
-        for place, thing in enumerate(cell.things, 1)
+        str(place) if several else "photos": [photos.read(photo) for photo in context.photos(concept)]
+        for place, concept in enumerate(cell.concepts, 1)
     }
     metrics = [name for name in asked.wanted.metrics if name in alignment.METRICS]
-    return alignment.evaluate(samples, pictures, eyes.pair, metrics=metrics, others=eyes.others)
+    return alignment.score(samples, pictures, scorers.pair, metrics=metrics, others=scorers.others)
 
 
-def _with_set(asked: Plan, bench: Bench, eyes: _Eyes, name: str, subject: Composition, scores: Scores) -> Scores:
+def _with_set(
+    asked: Plan, context: RunContext, scorers: _Encoders, name: str, subject: Composition, scores: Scores
+) -> Scores:
     """The scores with KID or FID, whose pictures are drawn beside the samples; the base's come along."""
     from cdtool.evaluation import forgetting
 
@@ -262,10 +268,10 @@ def _with_set(asked: Plan, bench: Bench, eyes: _Eyes, name: str, subject: Compos
     only = replace(asked.wanted, metrics=(name,), forgetting=False)
     beside = side_effects.plan(only, subject, ["photos"], folder, scores.samples)
     drawn = []
-    for aside in side_effects.draw(bench.base, subject, beside, (), asked.drawing, bench.bare):
-        drawn.append(aside)
-        bench.check_stop()
-    encoder = side_effects.set_encoder(folder, eyes.pair, str(bench.base.device))
+    for probe in side_effects.generate(context.base, subject, beside, (), asked.drawing, context.bare):
+        drawn.append(probe)
+        context.check_stop()
+    encoder = metrics.set_encoder(folder, scorers.pair, str(context.base.device))
     return forgetting.with_sets(scores, beside, drawn, only, encoder)
 
 
@@ -273,8 +279,8 @@ def _result(cell: Cell, key: str, scores: Scores, samples: Sequence[Sample], not
     return {
         "key": key,
         "cell": cell.id,
-        "row": cell.row.name,
-        "things": [thing.name for thing in cell.things],
+        "method": cell.method.name,
+        "concepts": [concept.name for concept in cell.concepts],
         "encoder": scores.encoder,
         "prompts": [sample.prompt for sample in samples],
         "scores": scores.concept,

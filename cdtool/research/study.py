@@ -21,7 +21,7 @@ SIDE = 768  # px a picture is shown with at most
 
 @dataclass(frozen=True)
 class Pair:
-    """Two subjects' pictures for one prompt, which holds no V-words."""
+    """Two subjects' pictures for one prompt, which holds no modifier tokens."""
 
     prompt: str
     a: Image.Image

@@ -14,7 +14,7 @@ from typing import Any
 
 from cdtool.evaluation import alignment
 from cdtool.files import workplace
-from cdtool.research.suite import DATA, Cell, Suite, Table
+from cdtool.research.suite import DATA, Cell, Suite, TableSpec
 
 Result = Mapping[str, Any]
 _MEAN = "mean"
@@ -23,11 +23,11 @@ _DIGITS = {"kid": 2, "fid": 2, "seconds": 0, "numbers": 0, "megabytes": 2}  # be
 
 
 @dataclass(frozen=True)
-class Line:
-    """A number of a table: of a row, a column and one concept, pair or "mean"; None is not known."""
+class TableEntry:
+    """A number of a table: of a method, a column and one concept, pair or "mean"; None is not known."""
 
     setting: str  # single, pairs
-    row: str
+    method: str
     column: str
     item: str
     value: float | None
@@ -37,13 +37,13 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Filled:
+class Table:
     """A table with its numbers."""
 
     title: str
     form: str
     like: str  # what the published one is called, or ""
-    lines: tuple[Line, ...]
+    lines: tuple[TableEntry, ...]
 
 
 @cache
@@ -53,37 +53,37 @@ def published() -> dict[str, Any]:
     return found
 
 
-def fill(suite: Suite, cells: Sequence[Cell], results: Mapping[str, Result]) -> list[Filled]:
+def fill(suite: Suite, cells: Sequence[Cell], results: Mapping[str, Result]) -> list[Table]:
     """Every table of a suite from the results of its cells, by id; what is not there yet is left out of means."""
-    return [_fill(table, [cell for cell in cells if not table.rows or cell.row.name in table.rows], cells, results)
+    return [_fill(table, [cell for cell in cells if not table.rows or cell.method.name in table.rows], cells, results)
             for table in suite.tables]  # fmt: skip
 
 
-def _fill(table: Table, cells: Sequence[Cell], every: Sequence[Cell], results: Mapping[str, Result]) -> Filled:
+def _fill(table: TableSpec, cells: Sequence[Cell], every: Sequence[Cell], results: Mapping[str, Result]) -> Table:
     known = published().get(table.published, {})
-    lines: list[Line] = []
+    lines: list[TableEntry] = []
     settings = {"concepts": ("single",), "pairs": ("pairs",)}.get(table.form, ("single", "pairs"))
     for setting in settings:
-        own = [cell for cell in cells if (len(cell.things) > 1) == (setting == "pairs")]
-        rows = dict.fromkeys(cell.row.name for cell in own)
-        for row in rows:
-            mine = [(cell, _scores(cell, every, results)) for cell in own if cell.row.name == row]
+        own = [cell for cell in cells if (len(cell.concepts) > 1) == (setting == "pairs")]
+        rows = dict.fromkeys(cell.method.name for cell in own)
+        for method in rows:
+            mine = [(cell, _scores(cell, every, results)) for cell in own if cell.method.name == method]
             if table.form == "costs":
                 costs = [(cell, dict(results.get(cell.id, {}).get("cost", {}))) for cell, _ in mine]
-                lines += _means(setting, row, costs, {}, every, {})
+                lines += _means(setting, method, costs, {}, every, {})
             elif table.form == "means":
-                lines += _means(setting, row, mine, known.get(setting, {}).get(row, {}), every, results)
+                lines += _means(setting, method, mine, known.get(setting, {}).get(method, {}), every, results)
             else:
-                lines += _each(setting, row, mine, known.get("each", {}))
-    return Filled(table.title, table.form, str(known.get("title", "")), tuple(lines))
+                lines += _each(setting, method, mine, known.get("each", {}))
+    return Table(table.title, table.form, str(known.get("title", "")), tuple(lines))
 
 
 def _scores(cell: Cell, every: Sequence[Cell], results: Mapping[str, Result]) -> dict[str, float]:
     """A cell's scores; what only other rows measured of the base stands in its own."""
     own = dict(results.get(cell.id, {}).get("scores", {}))
-    if cell.row.way == "base" and own:
+    if cell.method.mode == "base" and own:
         for other in every:
-            if other.things == cell.things and other.row.way != "base":
+            if other.concepts == cell.concepts and other.method.mode != "base":
                 own = {**results.get(other.id, {}).get("base", {}), **own}
     return own
 
@@ -93,18 +93,18 @@ _Mine = Sequence[tuple[Cell, dict[str, float]]]
 
 def _means(
     setting: str,
-    row: str,
+    method: str,
     mine: _Mine,
     known: Mapping[str, float],
     every: Sequence[Cell],
     results: Mapping[str, Result],
-) -> list[Line]:
-    """A row's means over concepts or pairs; image alignment of several targets is their mean, as in table 1."""
+) -> list[TableEntry]:
+    """A method's means over concepts or pairs; image alignment of several targets is their mean, as in table 1."""
     made = []
     joined = [(cell, {column: fmean(values) for column, values in _joined(scores).items()}) for cell, scores in mine]
     for column in _ordered([*(name for _, scores in joined for name in scores), *known]):
         values = [scores[column] for _, scores in joined if column in scores]
-        made.append(Line(setting, row, column, _MEAN, fmean(values) if values else None, known.get(column),
+        made.append(TableEntry(setting, method, column, _MEAN, fmean(values) if values else None, known.get(column),
                          len(values), _against([cell for cell, _ in mine], column, every, results)))  # fmt: skip
     return made
 
@@ -130,7 +130,7 @@ def _against(
     differences: list[Any] = []
     groups: list[object] = []
     for cell in cells:
-        base = next((one for one in every if one.row.way == "base" and one.things == cell.things), cell)
+        base = next((one for one in every if one.method.mode == "base" and one.concepts == cell.concepts), cell)
         found, bare = results.get(cell.id, {}).get("each", {}), results.get(base.id, {}).get("each", {})
         names = [name for name in found if name.split()[0] == column and len(found[name]) == len(bare.get(name, ()))]
         if base.id == cell.id or not names:
@@ -140,24 +140,26 @@ def _against(
     return alignment.bootstrap(np.concatenate(differences), groups) if differences else None
 
 
-def _each(setting: str, row: str, mine: _Mine, known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Line]:
-    """A row's scores by concept or pair, and their means; of pairs, each target has a column of its own."""
+def _each(
+    setting: str, method: str, mine: _Mine, known: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> list[TableEntry]:
+    """A method's scores by concept or pair, and their means; of pairs, each target has a column of its own."""
     made = []
     for column in _ordered([*(name for _, scores in mine for name in scores), *known]):
-        theirs = known.get(column, {}).get(row, {})
-        values = {"+".join(thing.name for thing in cell.things): scores.get(column) for cell, scores in mine}
+        theirs = known.get(column, {}).get(method, {})
+        values = {"+".join(concept.name for concept in cell.concepts): scores.get(column) for cell, scores in mine}
         there = [value for value in values.values() if value is not None]
         for item, value in values.items():
-            made.append(Line(setting, row, column, item, value, theirs.get(item), int(value is not None)))
+            made.append(TableEntry(setting, method, column, item, value, theirs.get(item), int(value is not None)))
         mean = fmean(there) if there else None
-        made.append(Line(setting, row, column, _MEAN, mean, theirs.get(_MEAN), len(there)))
+        made.append(TableEntry(setting, method, column, _MEAN, mean, theirs.get(_MEAN), len(there)))
     return made
 
 
 # ---------------------------------------------------------------- writing
 
 
-def markdown(suite: Suite, tables: Sequence[Filled], about: str) -> str:
+def markdown(suite: Suite, tables: Sequence[Table], about: str) -> str:
     """All tables as a page; "(paper)" columns and rows hold the published numbers."""
     text = [f"# {suite.name}: {suite.about}" if suite.about else f"# {suite.name}", "", about]
     for table in tables:
@@ -172,7 +174,7 @@ def markdown(suite: Suite, tables: Sequence[Filled], about: str) -> str:
     return "\n".join(text) + "\n"
 
 
-def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
+def _mean_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     columns = _measured(table)
     head = ["", "method"]
     for column in columns:
@@ -180,11 +182,11 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
         head += [f"{column} (paper)"] if table.like else []
         head += [f"{column}, against base [95%]"] if _has_against(table, column) else []
     rows = []
-    for setting, row in dict.fromkeys((line.setting, line.row) for line in table.lines):
-        cells = [setting, row]
+    for setting, method in dict.fromkeys((line.setting, line.method) for line in table.lines):
+        cells = [setting, method]
         for column in columns:
             line = next(
-                (one for one in table.lines if (one.setting, one.row, one.column) == (setting, row, column)), None
+                (one for one in table.lines if (one.setting, one.method, one.column) == (setting, method, column)), None
             )
             cells.append(_number(column, line.value if line else None))
             cells += [_number(column, line.published if line else None)] if table.like else []
@@ -194,31 +196,31 @@ def _mean_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
     return [*head, "cells"], [[*cells, _cells(table, *cells[:2])] for cells in rows]
 
 
-def _item_rows(table: Filled) -> tuple[list[str], list[list[str]]]:
+def _item_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     items = [item for item in dict.fromkeys(line.item for line in table.lines) if item != _MEAN] + [_MEAN]
     rows = []
     for column in _measured(table):
-        for row in dict.fromkeys(line.row for line in table.lines):
-            own = {line.item: line for line in table.lines if (line.row, line.column) == (row, column)}
-            for name, field in ((row, "value"), (f"{row} (paper)", "published")):
+        for method in dict.fromkeys(line.method for line in table.lines):
+            own = {line.item: line for line in table.lines if (line.method, line.column) == (method, column)}
+            for name, field in ((method, "value"), (f"{method} (paper)", "published")):
                 numbers = [_number(column, getattr(own[item], field) if item in own else None) for item in items]
                 if any(numbers):
                     rows.append([column, name, *numbers])
     return ["", "method", *items], rows
 
 
-def _measured(table: Filled) -> list[str]:
-    """The columns that some row has a number of its own in; before anything is measured, all."""
+def _measured(table: Table) -> list[str]:
+    """The columns that some method has a number of its own in; before anything is measured, all."""
     own = [line.column for line in table.lines if line.value is not None]
     return _ordered(own or [line.column for line in table.lines])
 
 
-def _has_against(table: Filled, column: str) -> bool:
+def _has_against(table: Table, column: str) -> bool:
     return any(line.against for line in table.lines if line.column == column)
 
 
-def _cells(table: Filled, setting: str, row: str) -> str:
-    return str(max(line.cells for line in table.lines if (line.setting, line.row) == (setting, row)))
+def _cells(table: Table, setting: str, method: str) -> str:
+    return str(max(line.cells for line in table.lines if (line.setting, line.method) == (setting, method)))
 
 
 def _number(column: str, value: float | None) -> str:
@@ -229,19 +231,19 @@ def _interval(found: alignment.Interval | None) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" if found else ""
 
 
-def comma_separated(tables: Sequence[Filled]) -> str:
+def comma_separated(tables: Sequence[Table]) -> str:
     """All numbers, one a line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "like", "setting", "row", "column", "item", "value", "published", "cells"])
+    writer.writerow(["table", "like", "setting", "method", "column", "item", "value", "published", "cells"])
     for table in tables:
         for line in table.lines:
-            writer.writerow([table.title, table.like, line.setting, line.row, line.column, line.item, line.value,
+            writer.writerow([table.title, table.like, line.setting, line.method, line.column, line.item, line.value,
                              line.published, line.cells])  # fmt: skip
     return text.getvalue()
 
 
-def write(folder: Path, page: str, tables: Sequence[Filled], data: Mapping[str, Any]) -> list[Path]:
+def write(folder: Path, page: str, tables: Sequence[Table], data: Mapping[str, Any]) -> list[Path]:
     """tables.md, tables.csv and tables.json in a folder, each whole or not at all."""
     contents = {"md": page, "csv": comma_separated(tables), "json": json.dumps(data, indent=1, default=str) + "\n"}
     with workplace(folder) as work:

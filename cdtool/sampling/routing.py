@@ -1,4 +1,4 @@
-"""Several concepts in one picture without a file: whose keys and values each text position takes."""
+"""Several concepts in one image without merging them: whose keys and values each text position takes."""
 
 from __future__ import annotations
 
@@ -9,38 +9,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cdtool.models import adapter
-from cdtool.tokens import own_words
+from cdtool.models import adapter, deltas, text
 
 if TYPE_CHECKING:
-    from cdtool.models.adapter import Change, Learned
+    from cdtool.models.adapter import ConceptWeights
     from cdtool.models.pipelines import Base
     from cdtool.tokens import Prompt, Token
-
-
-def owners(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> tuple[list[int | None], int]:
-    """The token whose own words stand at each text position [l], None at the others, and the end-of-text's position.
-
-    A family's tokenizers split words alike, so the first one's positions are those of every encoder.
-    """
-    tokenizer = base.tokenizers[0]
-    length = tokenizer.model_max_length
-    body: list[int | None] = []
-    for piece, owner in own_words(prompt, tokens):
-        width = 1 if isinstance(piece, int) else len(tokenizer(piece, add_special_tokens=False)["input_ids"])
-        body += [owner] * width
-    kept = body[: length - 2]
-    return [None, *kept, *[None] * (length - 1 - len(kept))], len(kept) + 1
 
 
 def shares(base: Base, prompt: Prompt, tokens: Sequence[Token], concepts: Sequence[int]) -> Tensor:
     """How much of each concept's change every text position takes [l, N]; token k belongs to concept `concepts[k]`.
 
-    A concept's own words take its change whole, all other words and the start token none. From the end of the text on,
-    where the whole prompt is summed up, the concepts it names count in equal parts: more of them shows more of the
-    things and less of the rest, and so do the words behind them (tests/benchmarks/routing_rules.py).
+    The words of a concept take all of its change; other words and the start token take none. The end of the text and
+    the padding, whose features summarise the prompt, take the mean of the changes of all concepts it names. A larger
+    share there, or one for the words that follow, makes the concepts more visible and the rest of the prompt less
+    (tests/benchmarks/routing_rules.py).
     """
-    own, end = owners(base, prompt, tokens)
+    own, end = text.owners(base, prompt, tokens)
     share = torch.zeros(len(own), max(concepts, default=-1) + 1)
     for position, token in enumerate(own):
         if token is not None:
@@ -51,37 +36,35 @@ def shares(base: Base, prompt: Prompt, tokens: Sequence[Token], concepts: Sequen
     return share
 
 
-def keys_and_values(base: Base, concepts: Sequence[Learned], share: Tensor, features: Tensor) -> dict[str, Tensor]:
+def keys_and_values(
+    base: Base, concepts: Sequence[ConceptWeights], share: Tensor, features: Tensor
+) -> dict[str, Tensor]:
     """K or V [b, l, o] of every module for text features [b, l, d]: c W0' + sum_i share_i c dW_i', in float32.
 
     `share` is [b, l, N]. Only the positions that take a concept's change are multiplied by it.
     """
     features = features.float()
-    made = adapter.keys_and_values(base, adapter.Learned(), features)
-    for place, concept in enumerate(concepts):
-        prompts, positions = share[..., place].nonzero(as_tuple=True)
+    result = adapter.keys_and_values(base, adapter.ConceptWeights(), features)
+    for index, concept in enumerate(concepts):
+        prompts, positions = share[..., index].nonzero(as_tuple=True)
         at = (prompts.to(features.device), positions.to(features.device))
-        part = share[prompts, positions, place].to(features)[:, None]
-        for module, change in concept.changes.items():
-            made[module].index_put_(at, part * adapter.applied(change, features[at]), accumulate=True)
-    return made
+        part = share[prompts, positions, index].to(features)[:, None]
+        for module, delta in concept.kv.items():
+            result[module].index_put_(at, part * deltas.apply(delta, features[at]), accumulate=True)
+    return result
 
 
-def weighted(concept: Learned, weight: float) -> Learned:
-    """A concept with its changes of weights times `weight`; the rows of its tokens stay as they were learned."""
+def weighted(concept: ConceptWeights, weight: float) -> ConceptWeights:
+    """A concept with its changes of weights times `weight`; its token embeddings stay as they were learned."""
     if weight == 1:
         return concept
-    scaled = [{name: _scaled(change, weight) for name, change in changes.items()}
-              for changes in (concept.changes, concept.others)]  # fmt: skip
-    return replace(concept, changes=scaled[0], others=scaled[1])
+    kv, others = ({name: deltas.scaled(delta, weight) for name, delta in part.items()}
+                  for part in (concept.kv, concept.others))  # fmt: skip
+    return replace(concept, kv=kv, others=others)
 
 
-def _scaled(change: Change, weight: float) -> Change:
-    return change * weight if isinstance(change, Tensor) else (change[0] * weight, change[1])
-
-
-def rows(concepts: Sequence[Learned]) -> tuple[tuple[Tensor, ...], ...]:
-    """The rows of several concepts' tokens in order, per text encoder."""
+def embeddings(concepts: Sequence[ConceptWeights]) -> tuple[tuple[Tensor, ...], ...]:
+    """The embeddings of several concepts' tokens in order, per text encoder."""
     return tuple(
-        tuple(row for part in parts for row in part) for parts in zip(*(c.rows for c in concepts), strict=True)
+        tuple(row for part in parts for row in part) for parts in zip(*(c.embeddings for c in concepts), strict=True)
     )

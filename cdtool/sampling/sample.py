@@ -1,25 +1,21 @@
-"""Sampling: prompts and a concept to pictures, each with the record that makes it again."""
+"""Sampling: prompts and concepts to images, each from its own seed."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from cdtool import __version__
-from cdtool.errors import InputError, ResourceError, SettingsError, TokenError
+from cdtool.errors import SettingsError, TokenError
 from cdtool.models import adapter, diffusion, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
-from cdtool.store.subject import beyond_words
+from cdtool.store.subject import beyond_words, tokens_of
 from cdtool.tokens import Prompt, bind
 
 if TYPE_CHECKING:
@@ -27,63 +23,43 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
-_CHUNK = "cdtool"  # the PNG text chunk that holds the record
 
-
-class Drawn(NamedTuple):
-    """A finished picture, the prompt it was drawn for, and its seed."""
+class Generated(NamedTuple):
+    """A finished image, its prompt and its seed."""
 
     image: Image.Image
     prompt: str
     seed: int
 
 
-@dataclass(frozen=True)
-class Record:
-    """Everything that makes a picture again: it travels in the PNG and in samples.jsonl."""
-
-    prompt: str
-    seed: int
-    subject: str  # the concept's name, or the base's
-    base: str
-    fingerprint: str
-    settings: dict[str, Any]
-    versions: dict[str, str]
-
-
-def tokens_of(entries: Sequence[Entry]) -> tuple[Token, ...]:
-    """The tokens of concepts in order."""
-    return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
-
-
 def check_prompts(
     prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None, *, joined: bool = False
 ) -> list[str]:
-    """What may not be meant about prompts: naming no token, not all of joined concepts, not fitting the positions.
+    """Warnings about prompts that name no token, not all of several joined concepts, or are too long to be read.
 
-    Raises TokenError for a V-word nobody holds and for an empty list.
+    Raises TokenError for a modifier token that no concept has, and for an empty list.
     """
     if not prompts:
         raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    remarks = []
+    warnings = []
     words = [f'"{token.words(place + 1 if len(tokens) > 1 else None)}"' for place, token in enumerate(tokens)]
     for prompt in prompts:
         bound = bind(prompt, tokens)
         if tokens and not bound.named:
-            remarks.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.')
+            warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.')
         elif joined and len(bound.named) < len(tokens):
             unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
-            remarks.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).dropped:
-            remarks.append(f'"{prompt}" is longer than the base reads; its end does not count.')
-    return remarks
+            warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')
+        if base is not None and text.tokenize(base, bound, tokens).truncated:
+            warnings.append(f'"{prompt}" is longer than the base reads; its end does not count.')
+    return warnings
 
 
-def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
-    """(width, height) in px of the pictures. Raises SettingsError for a size the base cannot draw."""
+def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
+    """(width, height) in px of the images. Raises SettingsError for a size the base cannot make."""
     size = parse_size(settings.size) if settings.size else (base.resolution, base.resolution)
     cell = base.latent_factor * 2 ** (len(base.unet_config["block_out_channels"]) - 1)
     if any(side % cell for side in size):
@@ -91,161 +67,94 @@ def picture_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
     return size
 
 
-def draw(
+def generate(
     base: Base,
-    concepts: Sequence[Entry],
+    concepts: Sequence[Concept],
     prompts: Sequence[str],
     settings: SampleSettings,
     *,
     weights: Sequence[float] = (),
     force: bool = False,
-) -> Iterator[Drawn]:
-    """Draw `settings.count` pictures per prompt, seeds counting up from `settings.seed` for every prompt.
+) -> Iterator[Generated]:
+    """Generate `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
 
     `concepts` holds the concept, several that act together word by word (routing.py), or nothing for the bare base;
-    `weights` scale their changes, 1 each unless given. Every picture depends on its own seed alone.
+    `weights` scale their changes, 1 each unless given. An image depends on its own seed alone, not on its batch.
 
     Raises BaseError for a concept of another base, ConceptError for concepts that cannot be joined.
     """
-    acting = _acting(base, concepts, weights or [1.0] * len(concepts), force=force)
+    sampler = _sampler(base, concepts, weights or [1.0] * len(concepts), force=force)
     jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    texts = {prompt: acting.told(bind(prompt, acting.tokens)) for prompt in dict.fromkeys(prompts)}
-    negative = acting.told(Prompt((settings.negative,), frozenset()))
+    texts = {prompt: sampler.encode(bind(prompt, sampler.tokens)) for prompt in dict.fromkeys(prompts)}
+    negative = sampler.encode(Prompt((settings.negative,), frozenset()))
     if not settings.negative:
-        negative = replace(negative, condition=text.unprompted(base, negative.condition))
-    with adapter.placed(base.unet, acting.parameters):
+        negative = replace(negative, condition=text.unconditional(base, negative.condition))
+    with adapter.override_parameters(base.unet, sampler.parameters):
         for start in range(0, len(jobs), settings.batch):
             part = jobs[start : start + settings.batch]
-            pictures = _batch(acting, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
-            for (prompt, seed), picture in zip(part, pictures, strict=True):
-                yield Drawn(picture, prompt, seed)
+            images = _batch(sampler, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
+            for (prompt, seed), image in zip(part, images, strict=True):
+                yield Generated(image, prompt, seed)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """A prompt as the denoiser gets it: its text, and each concept's share [1, l, N] of every position."""
+class _Encoded:
+    """An encoded prompt, and each concept's share [1, l, N] of every text position."""
 
     condition: Conditioning
     share: Tensor
 
 
 @dataclass(frozen=True)
-class _Acting:
-    """What draws: a base, and the concepts that act on it together."""
+class _Sampler:
+    """A base, and the concepts that act on it together."""
 
     base: Base
-    concepts: tuple[adapter.Learned, ...]
+    concepts: tuple[adapter.ConceptWeights, ...]
     tokens: tuple[Token, ...]
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
-    def told(self, prompt: Prompt) -> _Told:
-        """A prompt with the concepts' rows in place."""
-        rows = routing.rows(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
-        found = adapter.encode(self.base, adapter.Learned(rows=rows), [text.tokenize(self.base, prompt, self.tokens)])
-        return _Told(found, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
+    def encode(self, prompt: Prompt) -> _Encoded:
+        """A prompt with the concepts' token embeddings in place."""
+        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        tokenized = text.tokenize(self.base, prompt, self.tokens)
+        condition = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), [tokenized])
+        return _Encoded(condition, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
-        """K/V of prompts. One concept alone changes the whole prompt, as it was trained; several their own words."""
+        """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""
         if len(self.concepts) > 1:
             return routing.keys_and_values(self.base, self.concepts, share, features)
-        return adapter.keys_and_values(self.base, (*self.concepts, adapter.Learned())[0], features)
+        return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
 
-def _acting(base: Base, concepts: Sequence[Entry], weights: Sequence[float], *, force: bool) -> _Acting:
-    read = []
+def _sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Sampler:
+    loaded = []
     for entry, weight in zip(concepts, weights, strict=True):
         check_base(entry, base, force=force)
-        found = adapter.learned(base, tokens_of([entry]), concept.read_tensors(entry.path))
-        if found.others and len(concepts) > 1:
+        weights_ = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
+        if weights_.others and len(concepts) > 1:
             raise beyond_words(entry)
-        read.append(routing.weighted(found, weight))
-    owners = [place for place, entry in enumerate(concepts) for _ in tokens_of([entry])]
-    changed = adapter.changed(base, read[0]) if read else {}
-    return _Acting(base, tuple(read), tokens_of(concepts), tuple(owners), changed)
+        loaded.append(routing.weighted(weights_, weight))
+    owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
+    parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}
+    return _Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
 def _batch(
-    acting: _Acting, prompts: Sequence[_Told], negative: _Told, seeds: Sequence[int], settings: SampleSettings
+    sampler: _Sampler, prompts: Sequence[_Encoded], negative: _Encoded, seeds: Sequence[int], settings: SampleSettings
 ) -> list[Image.Image]:
-    base, guided = acting.base, settings.guidance != 1
-    without = [negative] * len(prompts)
-    condition, away = (text.join([one.condition for one in part]) for part in (prompts, without))
-    told = [*without, *prompts] if guided else prompts
-    features = text.join([one.condition for one in told]).features
-    with adapter.held(base) as give, torch.no_grad():
-        give(acting.keys_and_values(features, torch.cat([one.share for one in told])))
+    base = sampler.base
+    negatives = [negative] * len(prompts)
+    condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
+    every = [*negatives, *prompts] if settings.guidance != 1 else prompts
+    features = text.join([one.condition for one in every]).features
+    with adapter.precomputed_kv(base) as set_values, torch.no_grad():
+        set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
         *_, z = diffusion.denoise(
-            base, diffusion.scheduler(base, settings.scheduler), condition, away,
+            base, diffusion.scheduler(base, settings.scheduler), condition, unconditional,
             seeds=seeds, steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
-            size=picture_size(base, settings),
+            size=image_size(base, settings),
         )  # fmt: skip
     return [Image.fromarray(pixels) for pixels in diffusion.decode(base, z)]
-
-
-# ---------------------------------------------------------------- records and files
-
-
-def record(drawn: Drawn, subject: str, base: Base, settings: SampleSettings) -> Record:
-    """The record of a picture; the precision is the one really used."""
-    import diffusers
-
-    dtype = str(base.dtype).removeprefix("torch.")
-    used = replace(settings, precision={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype])  # type: ignore[arg-type]
-    chosen = {name: value for name, value in asdict(used).items() if name not in ("count", "seed", "batch")}
-    versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return Record(drawn.prompt, drawn.seed, subject, base.name, base.fingerprint, chosen, versions)
-
-
-def save(drawn: Drawn, about: Record, folder: Path) -> Path:
-    """Write a picture as PNG with its record, add a line to samples.jsonl, and return the path; nothing is replaced.
-
-    Raises ResourceError where the folder cannot be written.
-    """
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("prompt", about.prompt)
-    info.add_itxt(_CHUNK, json.dumps(asdict(about), ensure_ascii=False))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = _publish(drawn.image, info, folder, f"{_slug(about.prompt)}-{about.seed}")
-        with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"file": path.name, **asdict(about)}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        message = f"The picture could not be written to {folder}: {error.strerror or error}."
-        raise ResourceError(message, "Free some disk, or choose another folder with --out.") from None
-    return path
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^\w*]+", "-", prompt.lower().replace("*", "")).strip("-")[:60] or "picture"
-
-
-def _publish(image: Image.Image, info: PngImagePlugin.PngInfo, folder: Path, stem: str) -> Path:
-    number = 1
-    while True:
-        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-        try:
-            with path.open("xb") as file:
-                try:
-                    image.save(file, "PNG", pnginfo=info)
-                except BaseException:
-                    path.unlink(missing_ok=True)  # no half picture, whatever stopped it
-                    raise
-            return path
-        except FileExistsError:
-            number += 1
-
-
-def read_record(path: Path) -> tuple[Record, SampleSettings]:
-    """The record of a picture cdtool drew, and the settings that draw it alone. Raises InputError for any other."""
-    try:
-        with Image.open(path) as image:
-            table = json.loads(image.info[_CHUNK])
-        about = Record(**table)
-        known = {field.name for field in fields(SampleSettings)}
-        chosen = {name: value for name, value in about.settings.items() if name in known}
-        return about, SampleSettings(**chosen, count=1, seed=about.seed, batch=1)
-    except (OSError, KeyError, ValueError, TypeError):
-        raise InputError(
-            f"{path} holds no record of how it was drawn.", "--replay takes a PNG that cdtool sample wrote."
-        ) from None

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import struct
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool.errors import ConceptError, ResourceError
+from cdtool import schema
+from cdtool.errors import ConceptError
+from cdtool.files import flush, write_error
+from cdtool.settings import upgraded
+from cdtool.store import headers
+from cdtool.store.headers import Shape
 from cdtool.tokens import Token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-_KEY = "cdtool"  # the header entry that holds the manifest
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+KEY = "cdtool"  # the header entry that holds the manifest
+_DTYPES = ("F16", "BF16", "F32", "F64")
+_TENSOR = re.compile(r"down|unet\.[\w.]+?(?P<factor>\.up|\.down)?|token\.(?P<token>[0-9]{1,4})\.text_encoder(_2)?")
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,10 @@ class Manifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     photos: tuple[str, ...] = ()  # sha256 of each photo used
     parents: tuple[Mapping[str, Any], ...] = ()
-    report: Mapping[str, Any] = field(default_factory=dict)  # of a merge: what it kept (cdtool/fidelity.py)
+    report: Mapping[str, Any] = field(default_factory=dict)  # of a merge: what it kept
     created: str = ""  # UTC, ISO 8601
     version: str = ""  # of cdtool
     format: int = FORMAT
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A tensor as the header tells it."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def weight_name(module: str) -> str:
@@ -80,60 +76,91 @@ def to_json(manifest: Manifest) -> str:
     return json.dumps(asdict(manifest), ensure_ascii=False, sort_keys=True)
 
 
-def from_json(text: str) -> Manifest:
-    """A manifest from JSON. Raises ConceptError for what is not one, or is of a newer format."""
+def from_json(text: str | bytes) -> Manifest:
+    """A manifest from JSON, every value of its type. Raises ConceptError for anything else, or a newer format."""
     try:
-        table = json.loads(text)
-        number = int(table["format"])
+        table = schema.loads(text)
+        number = schema.build(_Numbered, table).format
         if number > FORMAT:
             raise ConceptError(f"It has format {number}, newer than this cdtool reads.", "Update cdtool.")
-        known = {entry.name for entry in fields(Manifest)}
-        table = {name: value for name, value in table.items() if name in known}
-        table["base"] = BaseRef(**table["base"])
-        table["tokens"] = tuple(Token(**(token | {"ids": tuple(token["ids"])})) for token in table["tokens"])
-        table["photos"], table["parents"] = tuple(table["photos"]), tuple(table["parents"])
-        return Manifest(**table)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = schema.build(Manifest, table)
+    except schema.SchemaError as error:
         raise ConceptError(f"Its manifest cannot be read ({error}).") from None
+    if not found.tokens or not all(token.noun.strip() for token in found.tokens):
+        raise ConceptError("Its manifest cannot be read (it names no token).")
+    return replace(found, settings=upgraded(found.settings), parents=tuple(map(upgraded, found.parents)))
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    format: int
 
 
 def read_header(path: Path) -> tuple[Manifest, dict[str, Shape]]:
-    """A concept file's manifest and tensor shapes, without torch.
+    """A concept file's manifest and tensor shapes, without torch, both checked whole.
 
     Raises ConceptError for a file that is truncated, not safetensors, or not a concept.
     """
+    again = "Copy or train it again."
     try:
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            size = os.fstat(file.fileno()).st_size
-            if length > _LONGEST_HEADER:
-                raise ValueError("no safetensors header")
-            if length > size - 8:
-                raise ConceptError(f"{path} is cut short.", "Copy or train it again.")
-            header = json.loads(file.read(length))
-        meta = header.pop("__metadata__", {})
-        if not isinstance(meta, dict) or _KEY not in meta:
+        header = headers.read(path)
+        if KEY not in header.metadata:
             raise ConceptError(f"{path} is a safetensors file, but not a concept.", "Bring it in with cdtool import.")
-        if max((entry["data_offsets"][1] for entry in header.values()), default=0) != size - 8 - length:
-            raise ConceptError(f"{path} is cut short.", "Copy or train it again.")
-        shapes = {name: Shape(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise ConceptError(f"{path} is not a concept file.", "Copy or train it again.") from None
-    try:
-        return from_json(meta[_KEY]), shapes
+        manifest = from_json(header.metadata[KEY])
+        check_shapes(manifest, header.shapes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConceptError(f"{path} cannot be read: {error.strerror}.", again) from None
+    except headers.HeaderError as error:
+        raise ConceptError(f"{path} is not a concept file: {error}.", again) from None
     except ConceptError as error:
-        raise ConceptError(f"{path}: {error}", error.hint) from None
+        raise ConceptError(f"{path}: {error}" if str(path) not in str(error) else str(error), error.hint) from None
+    return manifest, dict(header.shapes)
+
+
+def check_shapes(manifest: Manifest, shapes: Mapping[str, Shape]) -> None:
+    """Raises ConceptError for tensors that are no concept's: by their names, dtypes, dimensions and ranks."""
+    for name, entry in shapes.items():
+        if not (found := _TENSOR.fullmatch(name)):
+            raise ConceptError(f"Its tensor {schema.shortened(schema.printable(name), 80)} is none of a concept's.")
+        dimensions = (1,) if found["token"] else (2,) if found["factor"] or name == "down" else (1, 2, 3, 4)
+        if entry.dtype not in _DTYPES or len(entry.shape) not in dimensions or 0 in entry.shape:
+            raise ConceptError(f"Its tensor {name} is {entry.dtype} {list(entry.shape)}, which no concept has.")
+        if found["token"] and not 1 <= int(found["token"]) <= len(manifest.tokens):
+            raise ConceptError(f"Its tensor {name} belongs to no token of it.")
+    for name, entry in shapes.items():
+        if name.endswith(".up"):
+            stem = name.removesuffix(".up")
+            down = shapes.get(f"{stem}.down", shapes.get("down"))
+            if down is None or down.shape[0] != entry.shape[1] or stem in shapes:
+                raise ConceptError(f"Its two factors of {stem} do not fit each other.")
+        elif name.endswith(".down") and f"{name.removesuffix('.down')}.up" not in shapes:
+            raise ConceptError(f"Its tensor {name} is half of a change.")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a concept file. Raises ConceptError for a damaged one."""
+    """The tensors of a concept file, all finite. Raises ConceptError for a damaged one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        found = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
         raise ConceptError(f"{path} cannot be read: {error}.", "Copy or train it again.") from None
+    if name := not_finite(found):
+        raise ConceptError(f"{path} holds numbers that are not finite ({name}).", "Copy or train it again.")
+    return found
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of a tensor that holds a NaN or an infinity, "" where none does."""
+    return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), "")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    low, high = tensor.aminmax()  # both are NaN where one number is; quicker than a mask as large as the tensor
+    return bool(low.isfinite()) and bool(high.isfinite())
 
 
 def write(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
@@ -145,20 +172,22 @@ def write(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None
     from safetensors.torch import save_file
 
     try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={_KEY: to_json(manifest)})
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        path.touch()
+        rights = path.stat().st_mode  # the user's own; safetensors lets nobody else read its files
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={KEY: to_json(manifest)})
+        path.chmod(rights)
+        flush(path)
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
-        raise ResourceError(f"The concept could not be written to {path.parent}: {error}.", "Free some disk.") from None
+        raise write_error(path, error) from None
 
 
 def file_size(manifest: Manifest, shapes: Mapping[str, Shape]) -> int:
     """The bytes of a concept file, without writing it: its tensors, and the header as safetensors lays it out."""
-    sizes = {name: _ITEM_BYTES[entry.dtype] * math.prod(entry.shape) for name, entry in shapes.items()}
-    header: dict[str, Any] = {"__metadata__": {_KEY: to_json(manifest)}}
+    sizes = {name: headers.ITEM_BYTES[entry.dtype] * math.prod(entry.shape) for name, entry in shapes.items()}
+    header: dict[str, Any] = {"__metadata__": {KEY: to_json(manifest)}}
     end = 0
-    for name in sorted(shapes, key=lambda name: (-_ITEM_BYTES[shapes[name].dtype], name)):
+    for name in sorted(shapes, key=lambda name: (-headers.ITEM_BYTES[shapes[name].dtype], name)):
         begin, end = end, end + sizes[name]
         entry = shapes[name]
         header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [begin, end]}
@@ -173,10 +202,4 @@ def is_low_rank(shapes: Mapping[str, Shape]) -> bool:
 
 def numbers(shapes: Mapping[str, Shape]) -> int:
     """How many numbers a concept holds."""
-    total = 0
-    for entry in shapes.values():
-        count = 1
-        for side in entry.shape:
-            count *= side
-        total += count
-    return total
+    return sum(entry.numbers for entry in shapes.values())

@@ -13,9 +13,22 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import __version__, settings
-from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, ResourceError, UsageError, nearest
-from cdtool.files import publish, sweep, workplace
+from cdtool import __version__, schema, settings
+from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, UsageError, nearest
+from cdtool.files import (
+    check_writable,
+    flush,
+    is_file,
+    locked,
+    publish,
+    read_regular,
+    replacing,
+    sweep,
+    user_path,
+    workplace,
+    write_error,
+)
+from cdtool.schema import printable, shortened
 from cdtool.store import bases, concept
 from cdtool.store.concept import Manifest
 
@@ -24,11 +37,19 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
+_NOTED: dict[str, Any] = {
+    "base": str,
+    "photos": list,
+    "scores": dict,
+    "evaluation": dict,
+    "seconds": int | float,
+}  # of a sidecar
+_LEAST = 1_000_000  # bytes free that any work begins with
 _LONGEST = 100  # letters of a name; -2, -3... still fit behind it
 
 
 @dataclass(frozen=True)
-class Entry:
+class Concept:
     """A concept on disk; `manifest` is None and `problem` a sentence where the file is damaged."""
 
     name: str
@@ -49,7 +70,7 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX) for path in files if _NAME.fullmatch(path.stem) and _bytes(path))
 
 
-def entries() -> Iterator[Entry]:
+def concepts() -> Iterator[Concept]:
     """Every concept by name; a damaged one has no manifest."""
     for name in names():
         path = _path(name)
@@ -58,18 +79,18 @@ def entries() -> Iterator[Entry]:
         except FileNotFoundError:
             continue  # removed or renamed since the names were read
         except (ConceptError, OSError) as error:
-            yield Entry(name, path, None, _bytes(path), str(error))
+            yield Concept(name, path, None, _bytes(path), str(error))
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> Concept:
     """The concept called `name`; a path that ends in .safetensors means that file.
 
     Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
     """
-    path = Path(name).expanduser() if name.endswith(SUFFIX) else _path(name)
+    path = user_path(name) if name.endswith(SUFFIX) else _path(name)
     check_single(name)
-    if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not path.is_file() or not _bytes(path):
-        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+    if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not is_file(path) or not _bytes(path):
+        raise _unknown(name)
     return _read(path)
 
 
@@ -82,7 +103,7 @@ def check_single(name: str) -> None:
         )
 
 
-def base_of(entry: Entry) -> str:
+def base_of(entry: Concept) -> str:
     """The base to draw a concept on: where this machine has it, else its name.
 
     Raises ConceptError for a damaged concept.
@@ -113,22 +134,33 @@ def check_name(name: str) -> None:
         raise InputError(f'"{name}" is the name of a base.', f"Give the concept another one, such as my-{name}.")
 
 
-def check_free(name: str) -> None:
-    """Raises InputError for an impossible name, NameTakenError for one in use."""
+def check_free(name: str, *, force: bool = False) -> None:
+    """Check before the work that a concept can be saved as `name`.
+
+    Raises InputError for an impossible name, NameTakenError for one in use without `force`, ResourceError where the
+    data directory cannot be written or its disk is full.
+    """
     check_name(name)
-    if name in names():
+    check_writable(concepts_dir(), needed=_LEAST)
+    if not force and name in names():
         raise NameTakenError(
             f'There is a concept "{name}" already.', f"Choose a name with -o {_free(name)}, or replace it with --force."
         )
 
 
-def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Entry:
+def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = False) -> Concept:
     """Write a concept and publish it in one step; the name, the time and the version are filled in.
 
     Without `force` nothing is overwritten: if the name is in use by now, the concept is saved as NAME-2, NAME-3...
-    and NameTakenError says so. Raises InputError for an impossible name, ResourceError when the disk is full.
+    and NameTakenError says so. Raises InputError for an impossible name and for numbers that are not finite,
+    ResourceError when the disk is full.
     """
     check_name(manifest.name)
+    if name := concept.not_finite(tensors):
+        raise InputError(
+            f'"{manifest.name}" would hold numbers that are not finite ({name}), so it was not saved.',
+            "They are in what it was made from, or too large for fp16.",
+        )
     folder = concepts_dir()
     _make(folder)
     sweep(folder)
@@ -146,7 +178,7 @@ def save(manifest: Manifest, tensors: Mapping[str, Tensor], *, force: bool = Fal
     return _read(_path(name))
 
 
-def adopt(source: Path, name: str, *, force: bool = False) -> Entry:
+def adopt(source: Path, name: str, *, force: bool = False) -> Concept:
     """Publish a copy of a concept file under `name`, byte for byte.
 
     Raises ConceptError for a file that is no concept, InputError for an impossible name, NameTakenError for one in
@@ -161,9 +193,9 @@ def adopt(source: Path, name: str, *, force: bool = False) -> Entry:
     with workplace(folder) as work:
         try:
             shutil.copyfile(source, work / SUFFIX)
+            flush(work / SUFFIX)
         except OSError as error:
-            why = error.strerror or error
-            raise ResourceError(f"{source} could not be copied: {why}.", "Free some disk.") from None
+            raise write_error(_path(name), error) from None
         if force:
             _publish_over(work / SUFFIX, name)
         elif not publish(work / SUFFIX, _path(name)):
@@ -180,7 +212,7 @@ def remove(name: str) -> None:
 
 def dependents(name: str) -> list[str]:
     """The concepts that were made from this one (they hold their own copy of it and go on working)."""
-    manifests = [entry.manifest for entry in entries() if entry.manifest]
+    manifests = [entry.manifest for entry in concepts() if entry.manifest]
     return [found.name for found in manifests if any(parent.get("name") == name for parent in found.parents)]
 
 
@@ -207,20 +239,29 @@ def rename(old: str, new: str, *, force: bool = False) -> None:
 
 
 def note(name: str) -> dict[str, Any]:
-    """What this machine knows about a concept (scores, where its photos lie); {} where it knows nothing."""
+    """What this machine knows about a concept (scores, where its photos lie); {} where it knows nothing.
+
+    What is not of its type is left out, whoever wrote it.
+    """
     try:
-        table = json.loads(_sidecar(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        table = schema.plain(schema.loads(read_regular(_sidecar(name))), "its notes")
+    except (OSError, schema.SchemaError):
         return {}
-    return table if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        return {}
+    found: dict[str, Any] = {
+        entry: value for entry, value in table.items() if isinstance(value, _NOTED.get(entry, object))
+    }
+    if "photos" in found:
+        found["photos"] = [path for path in found["photos"] if isinstance(path, str)]
+    return found
 
 
 def add_note(name: str, **values: Any) -> None:
     """Add to what this machine knows about a concept. Raises NotFoundError."""
     _existing(name)
-    with workplace(concepts_dir()) as work:
-        (work / "note").write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
-        (work / "note").replace(_sidecar(name))
+    with locked(concepts_dir()), replacing(_sidecar(name)) as temporary:
+        temporary.write_text(json.dumps(note(name) | values, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _path(name: str) -> Path:
@@ -234,14 +275,19 @@ def _sidecar(name: str) -> Path:
 def _existing(name: str) -> Path:
     check_single(name)
     if name not in names():
-        raise NotFoundError(f'There is no concept "{name}".', nearest(name, names()) or "See: cdtool list")
+        raise _unknown(name)
     return _path(name)
 
 
-def _read(path: Path) -> Entry:
+def _unknown(name: str) -> NotFoundError:
+    told = shortened(printable(name))
+    return NotFoundError(f'There is no concept "{told}".', nearest(told, names()) or "See: cdtool list")
+
+
+def _read(path: Path) -> Concept:
     manifest, _ = concept.read_header(path)
     name = path.name.removesuffix(SUFFIX)  # the file's name counts: a copy or a rename does not rewrite the manifest
-    return Entry(name, path, replace(manifest, name=name), _bytes(path))
+    return Concept(name, path, replace(manifest, name=name), _bytes(path))
 
 
 def _bytes(path: Path) -> int:
@@ -259,12 +305,11 @@ def _suggestion(name: str) -> str:
 
 
 def _make(folder: Path) -> None:
+    check_writable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(
-            f"{folder} cannot be made: {error.strerror}.", "Set CDTOOL_HOME to another folder."
-        ) from None
+        raise write_error(folder, error) from None
 
 
 def _free(name: str) -> str:

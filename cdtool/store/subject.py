@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from cdtool.errors import BaseError, ConceptError, TokenError, UsageError
 from cdtool.methods import METHODS, beyond_kv, words_only
-from cdtool.store import bases, registry
+from cdtool.store import bases, checkpoints, registry
 
 if TYPE_CHECKING:
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
 
@@ -32,12 +32,12 @@ class Composition:
     text: str  # as the user wrote it
     base: str
     parts: tuple[Part, ...] = ()
-    concepts: tuple[Entry, ...] = ()  # one per part
+    concepts: tuple[Concept, ...] = ()  # one per part
 
     @property
     def tokens(self) -> tuple[Token, ...]:
         """The tokens of all parts in order: V1, V2..."""
-        return tuple(token for entry in self.concepts if entry.manifest for token in entry.manifest.tokens)
+        return tokens_of(self.concepts)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -56,6 +56,11 @@ class Composition:
             return Path(self.text).name
         names = zip((entry.name for entry in self.concepts), self.weights, strict=True)
         return "+".join(name if weight == 1 else f"{name}-{weight:g}" for name, weight in names)
+
+
+def tokens_of(entries: Sequence[Concept]) -> tuple[Token, ...]:
+    """The tokens of concepts in order."""
+    return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
 
 
 def parse(text: str) -> tuple[Part, ...]:
@@ -104,7 +109,7 @@ def find(text: str, base: str | None = None, *, force: bool = False) -> Composit
     return found
 
 
-def _check_method(part: Part, entry: Entry, *, joined: bool) -> None:
+def _check_method(part: Part, entry: Concept, *, joined: bool) -> None:
     method = entry.manifest.method if entry.manifest else ""
     if joined and beyond_kv(method):
         raise beyond_words(entry)
@@ -112,7 +117,7 @@ def _check_method(part: Part, entry: Entry, *, joined: bool) -> None:
         raise UsageError(f'"{entry.name}" is a word alone ({method}), so it has no weight.', f"Write {part.name}.")
 
 
-def beyond_words(entry: Entry) -> ConceptError:
+def beyond_words(entry: Concept) -> ConceptError:
     """What is said of a concept that changes more than the keys and values of its own words."""
     method = entry.manifest.method if entry.manifest else ""
     trains = METHODS[method].trains if method in METHODS else "more than keys and values"
@@ -123,10 +128,12 @@ def beyond_words(entry: Entry) -> ConceptError:
 
 
 def _is_base(name: str) -> bool:
-    return (bases.is_name(name) or (Path(name) / "model_index.json").is_file()) and name not in registry.names()
+    if name.endswith(registry.SUFFIX) and bases.is_local(name):  # a checkpoint, or a concept's own file
+        return checkpoints.has_denoiser(Path(name).expanduser())
+    return (bases.is_name(name) or bases.is_local(name)) and name not in registry.names()
 
 
-def _check_bases(concepts: Sequence[Entry]) -> None:
+def _check_bases(concepts: Sequence[Concept]) -> None:
     bases = [(entry.name, entry.manifest.base) for entry in concepts if entry.manifest]
     (first, on), *others = bases
     for name, other in others:

@@ -1,4 +1,4 @@
-"""The pictures of each training step, and the bank in which every crop of them is encoded once."""
+"""The samples of each training step, and the latent cache in which each of their crops is encoded once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from cdtool.errors import SettingsError
 from cdtool.images import augmentation
 from cdtool.models import diffusion
-from cdtool.priors import latents
 from cdtool.tokens import Prompt, Token, bind
+from cdtool.training import latents
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
     from cdtool.training.processes import Ranks
 
-MOST_PHOTOS = 1_000_000  # of one subject; keeps the random streams of subjects apart
-PRIOR_CROPS = 2  # flipped or not
+MOST_PHOTOS = 1_000_000  # of one concept; keeps the random streams of concepts apart
+CLASS_CROPS = 2  # flipped or not
 Opener = Callable[[], "Image.Image"]
 
 
 class Example(NamedTuple):
-    """A captioned picture, opened when it is needed; its hash tells a resumed run from one on other pictures."""
+    """A captioned image, opened when it is needed; its sha256 tells a resumed run from one on other images."""
 
     caption: str
     open: Opener
@@ -39,41 +39,41 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One concept to learn: its photos and the prior pictures of its class, both with captions."""
+class ConceptImages:
+    """What one concept is learned from: its photos and the images of its class, all with captions."""
 
     photos: tuple[Example, ...]
-    priors: tuple[Example, ...] = ()
+    class_images: tuple[Example, ...] = ()
 
 
-class Draw(NamedTuple):
-    """One picture of one step: which subject, photo (or prior picture) and crop."""
+class SampleIndex(NamedTuple):
+    """Which crop of which image is one sample of a step."""
 
-    sample: int  # its place among all pictures of the step
-    prior: bool
-    subject: int
-    picture: int
+    position: int  # among all samples of the step
+    is_class: bool
+    concept: int
+    image: int  # among the concept's photos, or its class images
     crop: int
 
 
-def draws(settings: TrainSettings, subjects: Sequence[Subject], step: int) -> list[Draw]:
-    """The pictures of a step, a function of (seed, step) alone: targets first, then as many prior pictures.
+def samples_of(settings: TrainSettings, concepts: Sequence[ConceptImages], step: int) -> list[SampleIndex]:
+    """The samples of a step, a function of (seed, step) alone: photos first, then as many class images.
 
-    Subjects take turns, and each goes through all its pictures in a shuffled order before one comes again.
+    Concepts take turns, and each goes through all its images in a shuffled order before one is used again.
     """
-    with_prior = any(subject.priors for subject in subjects)
+    with_prior = any(concept.class_images for concept in concepts)
     targets = settings.batch // 2 if with_prior else settings.batch
-    found = []
-    for index in range(settings.batch):
-        prior, place = index >= targets, index % targets
-        turn = step * targets + place
-        subject = turn % len(subjects)
-        pool = subjects[subject].priors if prior else subjects[subject].photos
-        picture = _shuffled(len(pool), turn // len(subjects), (settings.seed, subject, int(prior)))
-        rng = np.random.default_rng((settings.seed, step, index))
-        crop = int(rng.integers(PRIOR_CROPS if prior else settings.crops))
-        found.append(Draw(index, prior, subject, picture, crop))
-    return found
+    samples = []
+    for position in range(settings.batch):
+        is_class = position >= targets
+        turn = step * targets + position % targets
+        concept = turn % len(concepts)
+        pool = concepts[concept].class_images if is_class else concepts[concept].photos
+        image = _shuffled(len(pool), turn // len(concepts), (settings.seed, concept, int(is_class)))
+        rng = np.random.default_rng((settings.seed, step, position))
+        crop = int(rng.integers(CLASS_CROPS if is_class else settings.crops))
+        samples.append(SampleIndex(position, is_class, concept, image, crop))
+    return samples
 
 
 def _shuffled(count: int, turn: int, seed: tuple[int, ...]) -> int:
@@ -81,42 +81,53 @@ def _shuffled(count: int, turn: int, seed: tuple[int, ...]) -> int:
     return int(order[turn % count])
 
 
-def share(found: Sequence[Draw], ranks: Ranks) -> list[Draw]:
-    """The part of a step's pictures this process takes: every world-th target and every world-th prior picture."""
-    targets = [draw for draw in found if not draw.prior]
-    return targets[ranks.rank :: ranks.world] + [draw for draw in found if draw.prior][ranks.rank :: ranks.world]
+def shard(samples: Sequence[SampleIndex], ranks: Ranks) -> list[SampleIndex]:
+    """The samples of a step that this process takes: every world-th photo and every world-th class image."""
+    photos = [sample for sample in samples if not sample.is_class]
+    class_images = [sample for sample in samples if sample.is_class]
+    return photos[ranks.rank :: ranks.world] + class_images[ranks.rank :: ranks.world]
 
 
-class Banked(NamedTuple):
-    """A crop encoded once: latent moments [2, c, h, w], loss mask [h, w], and its prompt."""
+# ---------------------------------------------------------------- the latent cache
+
+
+class CachedCrop(NamedTuple):
+    """An encoded crop: latent moments [2, c, h, w], loss mask [h, w], and its prompt."""
 
     moments: Tensor
     mask: Tensor
     prompt: Prompt
 
 
-Key = tuple[bool, int, int, int]  # prior, subject, picture, crop
-Bank = dict[Key, Banked]
+CropKey = tuple[bool, int, int, int]  # is_class, concept, image, crop
+CropCache = dict[CropKey, CachedCrop]
 
 
-def fill_bank(
-    base: Base, settings: TrainSettings, subjects: Sequence[Subject], tokens: Sequence[Token], wanted: Sequence[Draw]
-) -> Iterator[tuple[int, int, Bank]]:
-    """Encode every crop the draws ask for, once each; yields (done, of, bank).
+def crop_key(sample: SampleIndex) -> CropKey:
+    """Where the crop of a sample lies in the cache."""
+    return sample.is_class, sample.concept, sample.image, sample.crop
 
-    Prior pictures with a digest are encoded once for all trainings (see `latents`).
+
+def encode_crops(
+    base: Base, settings: TrainSettings, concepts: Sequence[ConceptImages], tokens: Sequence[Token],
+    samples: Sequence[SampleIndex],
+) -> Iterator[tuple[int, int, CropCache]]:  # fmt: skip
+    """Encode every crop that the samples use, once each; yields (done, of, cache).
+
+    Class images with a digest are encoded once for all trainings (see `latents`).
     """
-    keys = sorted({key_of(draw) for draw in wanted})
-    bank: Bank = {}
-    for part in (_targets(base, settings, subjects, tokens, keys), _priors(base, settings, subjects, keys)):
-        for found in part:
-            bank |= found
-            yield len(bank), len(keys), bank
+    keys = sorted({crop_key(sample) for sample in samples})
+    cache: CropCache = {}
+    for part in (_photo_crops(base, settings, concepts, tokens, keys), _class_crops(base, settings, concepts, keys)):
+        for crops in part:
+            cache |= crops
+            yield len(cache), len(keys), cache
 
 
-def _targets(
-    base: Base, settings: TrainSettings, subjects: Sequence[Subject], tokens: Sequence[Token], keys: Sequence[Key]
-) -> Iterator[Bank]:
+def _photo_crops(
+    base: Base, settings: TrainSettings, concepts: Sequence[ConceptImages], tokens: Sequence[Token],
+    keys: Sequence[CropKey],
+) -> Iterator[CropCache]:  # fmt: skip
     """The crops of photos, some at a time."""
     size = resolution(base, settings)
     side = size // base.latent_factor
@@ -124,61 +135,58 @@ def _targets(
     opened: dict[tuple[int, int], Image.Image] = {}
     for start in range(0, len(keys), diffusion.LATENT_BATCH):
         group = keys[start : start + diffusion.LATENT_BATCH]
-        made = []
-        for _, subject, picture, index in group:
-            if (subject, picture) not in opened:
-                opened = {(subject, picture): subjects[subject].photos[picture].open()}
-            image, photo = opened[subject, picture], subject * MOST_PHOTOS + picture
-            made.append(
+        crops = []
+        for _, concept, number, index in group:
+            if (concept, number) not in opened:
+                opened = {(concept, number): concepts[concept].photos[number].open()}
+            image, photo = opened[concept, number], concept * MOST_PHOTOS + number
+            crops.append(
                 augmentation.crop(
                     image, size, side, seed=settings.seed, photo=photo, index=index, augment=settings.augment
                 )
             )
-        encoded = diffusion.moments(base, [crop.pixels for crop in made])
-        found = {}
-        for key, crop, pair in zip(group, made, encoded, strict=True):
-            caption = subjects[key[1]].photos[key[2]].caption
+        encoded = diffusion.moments(base, [crop.pixels for crop in crops])
+        cached = {}
+        for key, crop, moments in zip(group, crops, encoded, strict=True):
+            caption = concepts[key[1]].photos[key[2]].caption
             prompt = bind(augmentation.prefixed(crop.prefix, caption), tokens)
-            found[key] = Banked(pair, torch.from_numpy(crop.mask), prompt)
-        yield found
+            cached[key] = CachedCrop(moments, torch.from_numpy(crop.mask), prompt)
+        yield cached
 
 
-def _priors(base: Base, settings: TrainSettings, subjects: Sequence[Subject], keys: Sequence[Key]) -> Iterator[Bank]:
-    """The crops of prior pictures, from the kept latents where they are there."""
+def _class_crops(
+    base: Base, settings: TrainSettings, concepts: Sequence[ConceptImages], keys: Sequence[CropKey]
+) -> Iterator[CropCache]:
+    """The crops of class images, from the latents on disk where they are there."""
     keys = [key for key in keys if key[0]]
     if not keys:
         return
     size = resolution(base, settings)
     mask = torch.ones(size // base.latent_factor, size // base.latent_factor, dtype=torch.bool)
-    shelf = latents.shelf(base, size)
-    for (_, subject, picture), crops_of_one in itertools.groupby(keys, key=lambda key: key[:3]):
-        example = subjects[subject].priors[picture]
+    on_disk = latents.cache_of(base, size)
+    for (_, concept, number), crops_of_one in itertools.groupby(keys, key=lambda key: key[:3]):
+        example = concepts[concept].class_images[number]
         once = example._replace(open=functools.cache(example.open))
         for key in crops_of_one:
-            pair = _prior_moments(base, shelf, once, size, flipped=bool(key[3]))
-            yield {key: Banked(pair, mask, Prompt((example.caption,), frozenset()))}
+            moments = _class_moments(base, on_disk, once, size, flipped=bool(key[3]))
+            yield {key: CachedCrop(moments, mask, Prompt((example.caption,), frozenset()))}
     latents.trim()
 
 
-def _prior_moments(base: Base, shelf: latents.Shelf, example: Example, size: int, *, flipped: bool) -> Tensor:
-    # One at a time: in a batch the last bits depend on the neighbours, and kept latents could not equal fresh ones.
-    kept = shelf.read(example.digest, flipped) if example.digest else None
-    if kept is not None:
-        return kept
-    crop = augmentation.prior_crop(example.open(), size, size // base.latent_factor, flipped=flipped)
-    made = diffusion.moments(base, [crop.pixels])[0]
+def _class_moments(base: Base, on_disk: latents.LatentCache, example: Example, size: int, *, flipped: bool) -> Tensor:
+    # One at a time: in a batch the last bits depend on the neighbours, and stored latents could not equal fresh ones.
+    stored = on_disk.read(example.digest, flipped) if example.digest else None
+    if stored is not None:
+        return stored
+    crop = augmentation.class_crop(example.open(), size, size // base.latent_factor, flipped=flipped)
+    moments = diffusion.moments(base, [crop.pixels])[0]
     if example.digest:
-        shelf.write(example.digest, flipped, made)
-    return made
-
-
-def key_of(draw: Draw) -> Key:
-    """Where a draw's crop lies in the bank."""
-    return draw.prior, draw.subject, draw.picture, draw.crop
+        on_disk.write(example.digest, flipped, moments)
+    return moments
 
 
 def resolution(base: Base, settings: TrainSettings) -> int:
-    """Side of the training pictures in px, a whole number of the denoiser's coarsest cells.
+    """Side of the training images in px, a whole number of the denoiser's coarsest cells.
 
     Raises SettingsError otherwise.
     """

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.settings import TrainSettings
     from cdtool.tokens import Token
-    from cdtool.training.batches import Subject
+    from cdtool.training.batches import ConceptImages
 
 # How often it saves and in how many passes it computes may change on the way.
 FREE = ("save_every", "accumulate", "checkpointing")
 
 
 def identity(
-    base: Base, subjects: Sequence[Subject], tokens: Sequence[Token], settings: TrainSettings, start: str = ""
+    base: Base, concepts: Sequence[ConceptImages], tokens: Sequence[Token], settings: TrainSettings, start: str = ""
 ) -> str:
     """A hash of what must be the same for a run to go on; `start` is the hash of the concept it began as."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in FREE}
-    pictures = [[[example.caption, example.digest] for example in (*subject.photos, *subject.priors)]
-                for subject in subjects]  # fmt: skip
+    pictures = [[[example.caption, example.digest] for example in (*concept.photos, *concept.class_images)]
+                for concept in concepts]  # fmt: skip
     told = json.dumps([base.fingerprint, [asdict(token) for token in tokens], chosen, pictures, start], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cdtool import methods
 from cdtool.models import pipelines
 from cdtool.models.adapter import parameter_of
+from cdtool.store import families
 from cdtool.training.batches import resolution
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from cdtool.priors.sets import Drawing
+    from cdtool.priors.sets import Generation
     from cdtool.settings import TrainSettings
-    from cdtool.store.concept import Shape
+    from cdtool.store.headers import Shape
 
 ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
 # Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
@@ -44,10 +45,10 @@ class Cost:
 
     matrices: int
     numbers: int
-    rows: int
+    embeddings: int
     concept_bytes: int
     crops: int
-    bank_bytes: int
+    cache_bytes: int
     seconds: float
     memory: int
 
@@ -71,7 +72,7 @@ def cost(
     `modifiers` counts the new tokens with a row, `earlier` those of the concept it goes on from, whose tensors are
     `start`. Raises BaseError for a folder we cannot use.
     """
-    family, config, schedule = pipelines.read_family(folder)
+    family, config, schedule = families.read(folder)
     shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
     unet = pipelines.empty_unet(config)
     kv = pipelines.text_kv(unet)
@@ -93,19 +94,19 @@ def cost(
     return Cost(
         matrices=len(names),
         numbers=numbers,
-        rows=rows,
+        embeddings=rows,
         concept_bytes=(numbers + sum(map(math.prod, idle))) * 2
         + (modifiers + earlier) * int(config["cross_attention_dim"]) * 4,
         crops=crops,
-        bank_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
+        cache_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
         seconds=settings.steps * (computing + settings.accumulate * work.calls * CALL_SECONDS),
         memory=int(LIBRARY_BYTES + frozen + numbers * ADAM_BYTES + copies + kept),
     )
 
 
-def drawing_seconds(folder: Path, how: Drawing, device: torch.device, dtype: torch.dtype) -> float:
+def generation_seconds(folder: Path, how: Generation, device: torch.device, dtype: torch.dtype) -> float:
     """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
-    _, config, _ = pipelines.read_family(folder)
+    config = families.read(folder).unet
     forward = _measure(
         pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True
     ).forward

@@ -15,7 +15,7 @@ from cdtool.tokens import Token, parse_specs
 
 if TYPE_CHECKING:
     from cdtool.images import photos
-    from cdtool.store.registry import Entry
+    from cdtool.store.registry import Concept
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
     folders: tuple[str, ...]
     origins: Mapping[str, str] = field(default_factory=dict)  # where each setting came from
     halved: bool = False  # the steps are half as many because there is no prior
-    start: Entry | None = None  # the concept it goes on from
+    start: Concept | None = None  # the concept it goes on from
 
     @property
     def earlier(self) -> int:
@@ -52,8 +52,8 @@ def job(
     base: str,
     base_folder: Path | None = None,
     flags: Mapping[str, Any],
-    start: Entry | None = None,
-    like: Entry | None = None,
+    start: Concept | None = None,
+    like: Concept | None = None,
 ) -> Job:
     """Check what `train` was given; `start` is the concept to go on from, `like` one whose settings are taken over.
 
@@ -86,7 +86,7 @@ def job(
     )
 
 
-def base_name(flag: str | None, start: Entry | None = None, like: Entry | None = None) -> str:
+def base_name(flag: str | None, start: Concept | None = None, like: Concept | None = None) -> str:
     """The base to train on: the flag's, that of the concept to go on from, of the one to be like, or the one in use."""
     of = start or like
     return flag or (registry.base_of(of) if of else str(settings.base_name().value))
@@ -100,7 +100,7 @@ def _steps(chosen: TrainSettings, tokens: int, origin: str) -> tuple[int, bool]:
     return (max(1, steps // 2), True) if halved else (steps, False)
 
 
-def _tokens(start: Entry | None) -> tuple[Token, ...]:
+def _tokens(start: Concept | None) -> tuple[Token, ...]:
     if start is None:
         return ()
     if start.manifest is None:
@@ -121,11 +121,13 @@ def _check_tokens(tokens: Sequence[Token], earlier: Sequence[Token], folders: in
             )
 
 
-def _check_method(chosen: TrainSettings, tokens: Sequence[Token], start: Entry | None) -> None:
+def _check_method(chosen: TrainSettings, tokens: Sequence[Token], start: Concept | None) -> None:
     """Raises UsageError where a method has nothing to learn, or cannot go on from that concept."""
     rows = [token for token in tokens if token.modifier and not chosen.freeze_token]
     if methods.words_only(chosen.method) and len(rows) < len(tokens):
-        raise UsageError(f"--method {chosen.method} learns a V-word and nothing else.", 'Name it: --token "V* dog".')
+        raise UsageError(
+            f"--method {chosen.method} learns a modifier token and nothing else.", 'Name it: --token "V* dog".'
+        )
     before = start.manifest.method if start and start.manifest else "kv"
     if start and methods.METHODS[chosen.method].low_rank:
         raise UsageError("Low-rank factors begin at the base, not at a concept.", "Go on with --method kv.")
@@ -136,7 +138,7 @@ def _check_method(chosen: TrainSettings, tokens: Sequence[Token], start: Entry |
         )
 
 
-def settings_of(entry: Entry) -> dict[str, Any]:
+def settings_of(entry: Concept) -> dict[str, Any]:
     """The training settings a concept's manifest holds, with the steps per token as a user gives them.
 
     Raises InputError for a concept that was not trained here.

@@ -1,4 +1,4 @@
-"""Training a concept: the loop that yields its steps, over banked latents, with exact checkpoints."""
+"""Training a concept: the loop that yields its steps, over cached latents, with exact checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from cdtool.models import diffusion, text
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
 from cdtool.training import loss, trainable
-from cdtool.training.batches import Bank, Draw, Subject, draws, fill_bank, key_of, resolution, share
+from cdtool.training.batches import (
+    ConceptImages,
+    CropCache,
+    SampleIndex,
+    crop_key,
+    encode_crops,
+    resolution,
+    samples_of,
+    shard,
+)
 from cdtool.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -35,13 +44,13 @@ if TYPE_CHECKING:
 class Step:
     """What the loop tells its caller."""
 
-    kind: Literal["bank", "step", "snapshot", "saved", "preview", "done"]
-    step: int = 0  # how many are done; of "bank", crops
+    kind: Literal["latents", "step", "snapshot", "saved", "preview", "done"]
+    step: int = 0  # how many are done; of "latents", crops
     of: int = 0  # how many there are
     loss: float = math.nan
     prior_loss: float = math.nan
     seconds: float = 0.0  # since the loop began
-    pictures: tuple[NDArray[np.uint8], ...] = ()  # of a preview
+    images: tuple[NDArray[np.uint8], ...] = ()  # of a preview
     tensors: dict[str, Tensor] = field(default_factory=dict)  # of "snapshot" and "done": the concept
 
 
@@ -58,20 +67,20 @@ class _Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ranks: Ranks
-    bank: Bank
+    crops: CropCache
     with_prior: bool
 
-    def losses(self, part: Sequence[Draw], step: int) -> Tensor:
+    def losses(self, part: Sequence[SampleIndex], step: int) -> Tensor:
         """The loss of each picture of a pass [b]."""
-        items = [self.bank[key_of(draw)] for draw in part]
+        items = [self.crops[crop_key(sample)] for sample in part]
         steps = self.schedule.config.num_train_timesteps
-        noises = [loss.noise_of(self.settings, step, draw.sample, item.moments.shape[1:], steps)
-                  for draw, item in zip(part, items, strict=True)]  # fmt: skip
-        return loss.of_pictures(self.base, self.schedule, self.texts, items, noises)
+        noises = [loss.noise_of(self.settings, step, sample.position, item.moments.shape[1:], steps)
+                  for sample, item in zip(part, items, strict=True)]  # fmt: skip
+        return loss.per_image(self.base, self.schedule, self.texts, items, noises)
 
 
 def _run(
-    base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, bank: Bank,
+    base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, crops: CropCache,
     with_prior: bool,
 ) -> _Run:  # fmt: skip
     groups = trained.groups(settings.weight_decay)
@@ -80,13 +89,13 @@ def _run(
         schedule=diffusion.scheduler(base, "ddpm"),
         optimizer=torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
-        ranks=ranks, bank=bank, with_prior=with_prior,
+        ranks=ranks, crops=crops, with_prior=with_prior,
     )  # fmt: skip
 
 
 def fit(
     base: Base,
-    subjects: Sequence[Subject],
+    concepts: Sequence[ConceptImages],
     tokens: tuple[Token, ...],
     settings: TrainSettings,
     *,
@@ -100,7 +109,7 @@ def fit(
 ) -> Iterator[Step]:
     """Train a concept by the settings' method, yielding every step; the last one, "done", carries its tensors.
 
-    Latents are banked first. With `start` it goes on from another concept, whose tokens are the first of `tokens`.
+    Latents are encoded first. With `start` it goes on from another concept, whose tokens are the first of `tokens`.
     After the steps in `snapshots` the concept as it is then comes along, before a checkpoint of the same step.
     `stop` is asked after each step: the loop then saves a checkpoint and raises InterruptedRun. Every process of a
     group runs the same loop on its share and sees the same parameters.
@@ -110,21 +119,25 @@ def fit(
     """
     begun = time.monotonic()
     with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
-        wanted = [draw for step in range(settings.steps) for draw in share(draws(settings, subjects, step), ranks)]
-        bank: Bank = {}
-        for done, count, filled in fill_bank(base, settings, subjects, tokens, wanted):
-            bank = filled
+        wanted = [
+            sample for step in range(settings.steps) for sample in shard(samples_of(settings, concepts, step), ranks)
+        ]
+        crops: CropCache = {}
+        for done, count, filled in encode_crops(base, settings, concepts, tokens, wanted):
+            crops = filled
             if stop():
                 raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
-            yield Step("bank", done, count, seconds=time.monotonic() - begun)
-        run = _run(base, settings, tokens, trained, ranks, bank, any(subject.priors for subject in subjects))
-        identity = checkpoints.identity(base, subjects, tokens, settings, start.sha256 if start else "")
+            yield Step("latents", done, count, seconds=time.monotonic() - begun)
+        run = _run(base, settings, tokens, trained, ranks, crops, any(concept.class_images for concept in concepts))
+        identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _restore(run, checkpoint, identity) if resume and checkpoint.exists() else 0
         parameters = trained.parameters()
         if previews and ranks.rank == 0:
-            yield Step("preview", first, pictures=_preview(run, previews))
+            yield Step("preview", first, images=_preview(run, previews))
         for step in range(first, settings.steps):
-            target, prior, stopped = _step(run, share(draws(settings, subjects, step), ranks), step, parameters, stop())
+            target, prior, stopped = _step(
+                run, shard(samples_of(settings, concepts, step), ranks), step, parameters, stop()
+            )
             yield Step("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
             last = step + 1 == settings.steps
             if step + 1 in snapshots and ranks.rank == 0 and not last:
@@ -136,29 +149,29 @@ def fit(
                 if stopped and not last:
                     raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
                 if previews and ranks.rank == 0:
-                    yield Step("preview", step + 1, pictures=_preview(run, previews))
+                    yield Step("preview", step + 1, images=_preview(run, previews))
         trained.check_moved()
         if previews and ranks.rank == 0:
-            yield Step("preview", settings.steps, pictures=_preview(run, previews))
+            yield Step("preview", settings.steps, images=_preview(run, previews))
         yield Step("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
 
 
 def _step(
-    run: _Run, mine: Sequence[Draw], step: int, parameters: Sequence[torch.nn.Parameter], stop: bool
+    run: _Run, mine: Sequence[SampleIndex], step: int, parameters: Sequence[torch.nn.Parameter], stop: bool
 ) -> tuple[float, float, bool]:
     """One optimizer step; (target loss, prior loss, whether any process wants to stop)."""
     settings = run.settings
-    count = settings.batch // 2 if run.with_prior else settings.batch  # of targets, and of prior pictures
+    count = settings.batch // 2 if run.with_prior else settings.batch  # of targets, and of class images
     sums = torch.zeros(2, device=run.base.device)
     for part in (mine[start :: settings.accumulate] for start in range(settings.accumulate)):
         if not part:
             continue
-        cells = run.bank[key_of(part[0])].mask.numel()
+        cells = run.crops[crop_key(part[0])].mask.numel()
         with diffusion.attention(run.base, cells), run.trained.computing():
             losses = run.losses(part, step)
-            weights = losses.new_tensor([settings.prior_weight if draw.prior else 1.0 for draw in part])
+            weights = losses.new_tensor([settings.prior_weight if sample.is_class else 1.0 for sample in part])
             run.scaler.scale((losses * weights / count).sum()).backward()  # type: ignore[no-untyped-call]
-        prior = torch.tensor([draw.prior for draw in part], device=losses.device)
+        prior = torch.tensor([sample.is_class for sample in part], device=losses.device)
         means = (losses / count).detach()
         sums += torch.stack([means[~prior].sum(), means[prior].sum()])
     stopped = _join(parameters, sums, stop, run.ranks)
@@ -209,7 +222,7 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     empty = run.texts.of([Prompt(("",), frozenset())] * len(previews))
     with run.trained.computing():
         *_, z = diffusion.denoise(
-            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unprompted(run.base, empty),
+            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unconditional(run.base, empty),
             seeds=range(len(previews)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
         )  # fmt: skip
     return tuple(diffusion.decode(run.base, z))

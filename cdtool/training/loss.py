@@ -1,4 +1,4 @@
-"""The denoising loss of banked pictures, and the text features of a run that need no second encoding."""
+"""The denoising loss of cached crops, and the text features of a run that need no second encoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cdtool.models.text import Conditioning, Tokenized
     from cdtool.settings import TrainSettings
     from cdtool.tokens import Prompt, Token
-    from cdtool.training.batches import Banked
+    from cdtool.training.batches import CachedCrop
 
 
 @dataclass
@@ -77,11 +77,11 @@ def masked_error(found: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     return error.sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
 
 
-def of_pictures(
+def per_image(
     base: Base,
     schedule: Any,
     texts: Texts,
-    items: Sequence[Banked],
+    items: Sequence[CachedCrop],
     noises: Sequence[tuple[Tensor, Tensor, int]],
 ) -> Tensor:
     """The loss of each picture [b] of a pass, with the noises `noise_of` gives."""

@@ -40,7 +40,7 @@ def _number(names: Iterable[str], otherwise: int) -> int:
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
+def distributed(device: str = "auto") -> Iterator[Ranks]:
     """While open, this process belongs to its group: nccl on GPUs, gloo on CPUs; alone, nothing happens.
 
     Raises UsageError where the launcher is one that only joins processes on CPUs, and they are to use GPUs.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool import settings
 from cdtool.methods import METHODS, words_only
-from cdtool.store import bases, registry
+from cdtool.store import bases, families, registry
 from cdtool.store.concept import BaseRef, Manifest, read_header
 from cdtool.tokens import counted
 from cdtool.training.job import Job
@@ -18,24 +18,24 @@ from cdtool.training.job import Job
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.priors.make import Progress
-    from cdtool.priors.sets import Undrawn
-    from cdtool.store.registry import Entry
-    from cdtool.training.batches import Subject
+    from cdtool.priors.sets import PendingSet
+    from cdtool.store.registry import Concept
+    from cdtool.training.batches import ConceptImages
     from cdtool.training.estimate import Cost
     from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
     from cdtool.training.trainable import Start
 
 
-def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str, str]]]:
-    """What there is to learn, with captions and prior pictures, and (summary, warning or "") of each prior set."""
+def concept_images(work: Job, base: Base) -> tuple[tuple[ConceptImages, ...], list[tuple[str, str]]]:
+    """What there is to learn, with captions and class images, and (summary, warning or "") of each prior set."""
     import functools
 
     from cdtool.images import photos
     from cdtool.priors import choose
-    from cdtool.training.batches import Example, Subject
+    from cdtool.training.batches import ConceptImages, Example
 
-    for _ in draw_priors(work, base):
+    for _ in generate_priors(work, base):
         pass
     made, told = [], []
     for place, (token, group) in enumerate(zip(work.new, work.groups, strict=True), work.earlier):
@@ -48,22 +48,22 @@ def subjects(work: Job, base: Base) -> tuple[tuple[Subject, ...], list[tuple[str
         found = choose.gather(work.settings.prior, token, base_folder=base.folder, style=work.settings.style,
                              count=work.settings.prior_count)  # fmt: skip
         told.append((found.summary, found.warning))
-        priors = tuple(Example(picture.caption, picture.load, picture.sha256) for picture in found.pictures)
-        made.append(Subject(targets, priors))
+        priors = tuple(Example(picture.caption, picture.load, picture.sha256) for picture in found.images)
+        made.append(ConceptImages(targets, priors))
     return tuple(made), told
 
 
-def undrawn(work: Job, base_folder: Path) -> list[Undrawn]:
+def pending(work: Job, base_folder: Path) -> list[PendingSet]:
     """The prior sets a job needs that its base has to draw first."""
     from cdtool.priors import choose
 
-    found = [choose.undrawn(work.settings.prior, token, base_folder=base_folder, style=work.settings.style,
+    found = [choose.pending(work.settings.prior, token, base_folder=base_folder, style=work.settings.style,
                            count=work.settings.prior_count) for token in work.new]  # fmt: skip
     return list({one.name: one for one in found if one}.values())
 
 
-def draw_priors(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-    """Draw the prior pictures that a job needs and that are not there yet.
+def generate_priors(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+    """Draw the class images that a job needs and that are not there yet.
 
     Raises InterruptedRun when asked to stop, with what is drawn kept, and ResourceError.
     """
@@ -72,16 +72,16 @@ def draw_priors(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: Fal
     from cdtool.errors import NameTakenError
     from cdtool.priors import make, sets
 
-    for wanted in undrawn(work, base.folder):
+    for wanted in pending(work, base.folder):
         with contextlib.suppress(NameTakenError):  # another training drew the same meanwhile: either will do
-            yield from make.draw(base, wanted, force=wanted.name in sets.names(), stop=stop)
+            yield from make.generate(base, wanted, force=wanted.name in sets.names(), stop=stop)
 
 
 def await_priors(work: Job, base_folder: Path) -> None:
     """Wait until another process of this training has drawn them."""
     import time
 
-    while undrawn(work, base_folder):
+    while pending(work, base_folder):
         time.sleep(1)
 
 
@@ -95,7 +95,7 @@ class Plan:
     precision: str
     world: int
     priors: tuple[str, ...]
-    drawing: float = 0.0  # s; of prior pictures that are not there yet
+    drawing: float = 0.0  # s; of class images that are not there yet
 
     def facts(self) -> dict[str, str]:
         """The plan for a person, a name and a value a line."""
@@ -111,14 +111,14 @@ class Plan:
             "photos skipped": "; ".join(f"{item.path.name}: {item.reason}" for item in work.skipped) or "none",
             "prior": "; ".join(self.priors),
             "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
-            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.rows, 'row')}",
+            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.embeddings, 'row')}",
             "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
             f"in {counted(chosen.accumulate, 'pass')}{shared}"
             f"{', half as many because there is no prior' if work.halved else ''}",
             "rate": f"{chosen.lr:g}",
             "settings": "; ".join(_by_origin(work)) or "all by default",
             "precision": f"{self.precision} on {self.device}",
-            "latent bank": f"{cost.crops} crops, {cost.bank_bytes / 1e6:.1f} MB",
+            "latent cache": f"{cost.crops} crops, {cost.cache_bytes / 1e6:.1f} MB",
             "time": f"about {_minutes(cost.seconds)} after loading and encoding",
             "memory": f"about {cost.memory / 1e9:.1f} GB",
         }
@@ -170,6 +170,7 @@ def plan(work: Job, device: str = "auto", world: int = 1, *, force: bool = False
     from cdtool.training import estimate as plans
 
     folder = bases.locate(work.base)
+    families.check_trainable(work.base, families.read(folder))
     if work.start is not None:
         begin(work, pipelines.load(work.base, parts=()), force=force)
     where = pipelines.pick_device(device)
@@ -187,7 +188,7 @@ def plan(work: Job, device: str = "auto", world: int = 1, *, force: bool = False
     )  # fmt: skip
     precision = f"{str(dtype).removeprefix('torch.')} ({why})"
     told = tuple(text for one in found for text in (one.summary, one.warning) if text)
-    drawing = sum(plans.drawing_seconds(folder, one.how, where, dtype) for one in undrawn(work, folder))
+    drawing = sum(plans.generation_seconds(folder, one.how, where, dtype) for one in pending(work, folder))
     return Plan(work, cost, str(where), precision, world, told, drawing)
 
 
@@ -201,6 +202,21 @@ def own_base(base: str) -> str:
     return base if bases.is_name(base) else str(Path(base).expanduser().resolve())
 
 
+def with_initializers(work: Job, base: Base) -> Job:
+    """A job whose modifier tokens each have the word they begin as.
+
+    It is none that a concept of other photos on this base began as; what is trained twice begins alike, to be compared.
+    Raises TokenError where the base's vocabulary holds too few words.
+    """
+    from cdtool.models import initializers
+
+    photos = {photo.sha256 for group in work.groups for photo in group}
+    others = [entry.manifest for entry in registry.concepts() if entry.manifest and entry.name != work.name]
+    taken = {token.initializer for other in others for token in other.tokens
+             if other.base.fingerprint == base.fingerprint and not photos.intersection(other.photos)}  # fmt: skip
+    return replace(work, tokens=initializers.assign(base.tokenizers, work.tokens, taken))
+
+
 def checkpoint_path(name: str) -> Path:
     """Where a training keeps what it needs to go on."""
     return settings.data_dir() / "checkpoints" / f"{name}.pt"
@@ -209,7 +225,7 @@ def checkpoint_path(name: str) -> Path:
 def train(
     work: Job,
     base: Base,
-    learned: tuple[Subject, ...],
+    learned: tuple[ConceptImages, ...],
     *,
     resume: bool = False,
     previews: Sequence[str] = (),
@@ -222,15 +238,15 @@ def train(
 
     Raises what `training.fit` and `registry.save` raise.
     """
-    from cdtool.models import text
     from cdtool.training import loop
     from cdtool.training.processes import ALONE
 
+    families.check_trainable(base.name, families.read(base.folder))
     ranks = ranks or ALONE
     start = begin(work, base, force=force)
-    tokens = text.initialised(base.tokenizers, work.tokens)
+    work = with_initializers(work, base)
     checkpoint = checkpoint_path(work.name)
-    for step in loop.fit(base, learned, tokens, work.settings, checkpoint=checkpoint, resume=resume,
+    for step in loop.fit(base, learned, work.tokens, work.settings, checkpoint=checkpoint, resume=resume,
                              previews=previews, stop=stop, ranks=ranks, start=start,
                              snapshots=snapshots):  # fmt: skip
         yield step
@@ -242,13 +258,11 @@ def train(
 
 
 def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
-    """What is recorded of a concept that a job trains on a base, from `start` where it goes on from another."""
-    from cdtool.models import text
-
+    """What is recorded of a concept that a job (`with_initializers`) trains, maybe from `start`."""
     return Manifest(
         name=work.name,
         base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-        tokens=text.initialised(base.tokenizers, work.tokens),
+        tokens=work.tokens,
         method=_method(work),
         settings=asdict(work.settings),
         photos=tuple(photo.sha256 for group in work.groups for photo in group),
@@ -272,7 +286,7 @@ def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
     return Start(concept.read_tensors(work.start.path), work.earlier, digest)
 
 
-def _parent(entry: Entry, sha256: str) -> dict[str, Any]:
+def _parent(entry: Concept, sha256: str) -> dict[str, Any]:
     """A concept as the manifest of what was trained from it names it."""
     manifest = entry.manifest
     assert manifest is not None

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import parameter_name, row_name, weight_name
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 
-class Trained(nn.Module):
+class TrainedKV(nn.Module):
     """A K/V projection being trained; the start token's column passes no gradient (reference/algorithm.md 1.5).
 
     Along the orthonormal directions `held` [d, r] it stays what it began as.
@@ -46,7 +46,7 @@ class Trained(nn.Module):
         return _start_detached(F.linear(features, self.effective().to(features.dtype), bias))
 
 
-class LowRank(nn.Module):
+class LowRankKV(nn.Module):
     """A K/V projection W0 + up @ down of which only the factors are trained; along `held` [d, r] it stays W0."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Start:
     sha256: str = ""
 
 
-class Part(NamedTuple):
+class TrainedParameter(NamedTuple):
     """A trained parameter, the name of the tensor it is saved as, and a mark of what it was before training."""
 
     name: str
@@ -101,11 +101,11 @@ class Trainable:
 
     base: Base
     tokens: tuple[Token, ...]
-    modules: Mapping[str, Trained | LowRank]
+    modules: Mapping[str, TrainedKV | LowRankKV]
     weights: Mapping[str, nn.Parameter]  # float32, by parameter name
     rows: Sequence[Sequence[Tensor]]  # per encoder, per token; those that are learned are parameters
     kept: Mapping[str, Tensor]  # tensors of the concept it began as that nothing here trains
-    parts: Sequence[Part] = ()
+    parts: Sequence[TrainedParameter] = ()
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's parameter groups: decay on the denoiser's weights, none on rows."""
@@ -123,7 +123,7 @@ class Trainable:
     def computing(self) -> Iterator[None]:
         """While open, for a forward pass and the backward pass of it, the denoiser has the trained weights."""
         cast_ = {name: parameter.to(self.base.dtype) for name, parameter in self.weights.items()}
-        with adapter.placed(self.base.unet, cast_):
+        with adapter.override_parameters(self.base.unet, cast_):
             yield
 
     def check_moved(self) -> None:
@@ -150,7 +150,7 @@ def attached(
     method has nothing to train, ConceptError where the concept does not fit the base.
     """
     settings, start = settings or TrainSettings(), start or Start()
-    begin = adapter.changes_of(base, start.tensors)
+    begin = adapter.read_deltas(base, start.tensors)
     named = [name for name, _ in base.unet.named_parameters()]
     chosen = methods.trained(settings.method, named, tuple(base.kv))
     idle = [name for name in begin if name not in chosen]
@@ -166,7 +166,7 @@ def attached(
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
-    with adapter.placed(base.unet, frozen), adapter.swapped(base.unet, modules):
+    with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
         yield made
 
 
@@ -177,7 +177,7 @@ def changes(made: Trainable) -> dict[str, Tensor]:
     for name, parameter in made.weights.items():
         tensors[parameter_name(name)] = _change(parameter, stored[name])
     for module, trained in made.modules.items():
-        if isinstance(trained, LowRank):
+        if isinstance(trained, LowRankKV):
             for leaf, factor in trained.factors().items():
                 tensors[f"{weight_name(module)}.{leaf}"] = factor.detach().half().cpu()
             continue
@@ -197,30 +197,30 @@ def _change(parameter: Tensor, before: Tensor) -> Tensor:
 
 
 def _modules(
-    base: Base, chosen: Collection[str], settings: TrainSettings, begin: Mapping[str, adapter.Change]
-) -> dict[str, Trained | LowRank]:
+    base: Base, chosen: Collection[str], settings: TrainSettings, begin: Mapping[str, deltas.Delta]
+) -> dict[str, TrainedKV | LowRankKV]:
     """The K/V modules that are trained, as what they begin as."""
     low_rank = methods.METHODS[settings.method].low_rank
     names = [module for module in base.kv if f"{module}.weight" in chosen]
     if low_rank and begin:
         raise UsageError("Low-rank factors begin at the base, not at a concept.", "Go on with --method kv.")
     generator = torch.Generator().manual_seed(settings.seed)
-    held = text.empty_directions(base, settings.hold_empty).to(base.device)
-    made: dict[str, Trained | LowRank] = {}
+    held = text.empty_directions(base, settings.preserve_uncond).to(base.device)
+    made: dict[str, TrainedKV | LowRankKV] = {}
     for module in names:
         linear = cast("nn.Linear", base.unet.get_submodule(module))
         bias = None if linear.bias is None else linear.bias.detach().float()
         if low_rank:
-            made[module] = LowRank(linear.weight.detach(), bias, held, settings.rank, generator)
+            made[module] = LowRankKV(linear.weight.detach(), bias, held, settings.rank, generator)
             continue
         trains_bias = bias is not None and f"{module}.bias" in chosen
         leaves = [f"{module}.weight", *([f"{module}.bias"] if trains_bias else [])]
         begun = _begun(base, leaves, begin)
-        made[module] = Trained(begun[leaves[0]], begun.get(f"{module}.bias", bias), held, train_bias=trains_bias)
+        made[module] = TrainedKV(begun[leaves[0]], begun.get(f"{module}.bias", bias), held, train_bias=trains_bias)
     return made
 
 
-def _begun(base: Base, names: Sequence[str], begin: Mapping[str, adapter.Change]) -> dict[str, Tensor]:
+def _begun(base: Base, names: Sequence[str], begin: Mapping[str, deltas.Delta]) -> dict[str, Tensor]:
     """W0 + dW of parameters of the denoiser, in float32 on the device."""
     kv = {f"{module}.weight": weight for module, weight in base.kv.items()}
     stored = pipelines.read_parameters(base.folder, [name for name in names if name not in kv])
@@ -229,14 +229,14 @@ def _begun(base: Base, names: Sequence[str], begin: Mapping[str, adapter.Change]
         weight = kv.get(name, stored.get(name))
         assert weight is not None
         value = weight.float().to(base.device)
-        made[name] = value + adapter.dense(begin[name], value.shape) if name in begin else value.clone()
+        made[name] = value + deltas.dense(begin[name], value.shape) if name in begin else value.clone()
     return made
 
 
 def _rows(base: Base, tokens: Sequence[Token], settings: TrainSettings, start: Start) -> list[list[Tensor]]:
     """The rows [d] of each encoder's tokens: those of the concept it goes on from as they are, new ones to learn."""
     made: list[list[Tensor]] = []
-    initial = text.initial_rows(base, tokens, settings.token_init, settings.seed)
+    initial = initializers.initial_embeddings(base, tokens, settings.token_init, settings.seed)
     for encoder, rows in zip(base.family.encoders, initial, strict=True):
         own: list[Tensor] = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
@@ -252,10 +252,10 @@ def _rows(base: Base, tokens: Sequence[Token], settings: TrainSettings, start: S
     return made
 
 
-def _parts(made: Trainable) -> list[Part]:
+def _parts(made: Trainable) -> list[TrainedParameter]:
     found: list[tuple[str, nn.Parameter, bool]] = []
     for module, trained in made.modules.items():
-        if isinstance(trained, LowRank):
+        if isinstance(trained, LowRankKV):
             found += [(f"{weight_name(module)}.{leaf}", getattr(trained, leaf), True) for leaf in ("up", "down")]
             continue
         found.append((weight_name(module), trained.weight, True))
@@ -265,7 +265,7 @@ def _parts(made: Trainable) -> list[Part]:
     for encoder, rows in zip(made.base.family.encoders, made.rows, strict=True):
         found += [(row_name(place, encoder), row, False) for place, row in enumerate(rows)
                   if isinstance(row, nn.Parameter)]  # fmt: skip
-    return [Part(name, parameter, decays, None if name.endswith(".down") else _mark(parameter))
+    return [TrainedParameter(name, parameter, decays, None if name.endswith(".down") else _mark(parameter))
             for name, parameter, decays in found]  # fmt: skip
 
 

@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from cdtool.merging import captions as everyday
-from cdtool.models import pipelines, text
+from cdtool.merging import captions as reg_captions
+from cdtool.models import initializers, pipelines
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
@@ -45,7 +45,7 @@ def main() -> None:
     name = str(Path(shapes.base(chosen.base)).absolute())
     with tempfile.TemporaryDirectory() as home:
         os.environ["CDTOOL_HOME"] = home
-        captions = write(Path(home) / "captions.txt") if chosen.base in shapes.MAKERS else everyday.SHIPPED
+        captions = write(Path(home) / "captions.txt") if chosen.base in shapes.MAKERS else reg_captions.SHIPPED
         save(name, NOUNS[: chosen.concepts])
         runs = [run(NOUNS[: chosen.concepts], f"merged-{number}", captions) for number in range(chosen.rounds + 1)]
     rows = [["first" if number == 0 else "later", *found] for number, found in enumerate(runs)]
@@ -68,7 +68,7 @@ def save(name: str, nouns: tuple[str, ...]) -> None:
     base = pipelines.load(name, precision="fp32", device="cpu", parts=("text",))
     for seed, noun in enumerate(nouns):
         generator = torch.Generator().manual_seed(seed)
-        tokens = text.initialised(base.tokenizers, [Token(noun)])
+        tokens = initializers.assign(base.tokenizers, [Token(noun)])
         tensors = {f"unet.{module}.weight": (1e-3 * torch.randn(weight.shape, generator=generator)).half()
                    for module, weight in base.kv.items()}  # fmt: skip
         for part, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
@@ -79,7 +79,9 @@ def save(name: str, nouns: tuple[str, ...]) -> None:
 def write(path: Path) -> Path:
     """Captions of the tokenizer's words: 1.15 tokens, as CLIP has, for each word of the shipped ones."""
     draw = random.Random(0)
-    lengths = [round(1.15 * len(line.split())) for line in everyday.SHIPPED.read_text(encoding="utf-8").splitlines()]
+    lengths = [
+        round(1.15 * len(line.split())) for line in reg_captions.SHIPPED.read_text(encoding="utf-8").splitlines()
+    ]
     lines = [" ".join(draw.choices(tiny_pipelines.WORDS, k=length)) for length in lengths]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.models.pipelines import Base
 from cdtool.settings import TrainSettings
 from cdtool.store import bases
 from cdtool.tokens import Token
 from cdtool.training import job, loop, processes, run
-from cdtool.training.batches import Subject
+from cdtool.training.batches import ConceptImages
 from tests.benchmarks import shapes
 from tests.benchmarks.bench_step import subject
 
@@ -72,26 +72,26 @@ def settings_of(chosen: argparse.Namespace) -> TrainSettings:
 
 def train(name: str, precision: str, settings: TrainSettings, file: Path) -> None:
     """Train past the checkpoint that is read, alone or as one of several."""
-    with processes.joined("cpu") as group:
+    with processes.distributed("cpu") as group:
         base = pipelines.load(shapes.base(name), precision=precision, device="cpu")
-        tokens = text.initialised(base.tokenizers, (Token("dog"),))
+        tokens = initializers.assign(base.tokenizers, (Token("dog"),))
         learned = dogs(base) if name == "mini" else [subject(base, PRIORS)]
         for _ in loop.fit(base, learned, tokens, settings, checkpoint=file, ranks=group):
             pass
 
 
-def dogs(base: Base) -> Sequence[Subject]:
-    """What `cdtool train` would learn from mini's photos of a dog, its prior pictures included."""
+def dogs(base: Base) -> Sequence[ConceptImages]:
+    """What `cdtool train` would learn from mini's photos of a dog, its class images included."""
     work = job.job([bases.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
-    return run.subjects(work, base)[0]
+    return run.concept_images(work, base)[0]
 
 
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:
     """The rows of the table in a precision."""
     base = pipelines.load(shapes.base(name), parts=("text",), device="cpu")
-    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    tokens = initializers.assign(base.tokenizers, (Token("dog"),))
     began = [weight.float() for weight in base.kv.values()]
-    start = text.initial_rows(base, tokens)[0][0]
+    start = initializers.initial_embeddings(base, tokens)[0][0]
 
     def changes(count: int, passes: int, threads: int) -> tuple[torch.Tensor, torch.Tensor]:
         *found, row = learned(name, precision, settings, count, passes, threads)

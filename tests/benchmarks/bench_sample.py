@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
 from cdtool.store import registry
@@ -55,7 +55,7 @@ def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> N
     settings = SampleSettings(count=count, batch=count, steps=steps, guidance=GUIDANCE, eta=ETA, scheduler="ddim")
 
     def ours(settings: SampleSettings = settings) -> list[Any]:
-        return list(sample.draw(base, [entry], ["photo of a V* dog on the beach"], settings))
+        return list(sample.generate(base, [entry], ["photo of a V* dog on the beach"], settings))
 
     def theirs(steps: int = steps) -> Any:
         prompts = ["photo of a dog on the beach"] * count
@@ -72,13 +72,13 @@ def measure(name: str, rounds: int, steps: int, count: int, precision: str) -> N
     shapes.report("Sampling through a concept", [row], head, about)
 
 
-def concept(base: pipelines.Base) -> registry.Entry:
+def concept(base: pipelines.Base) -> registry.Concept:
     """A concept of random changes."""
     rng = torch.Generator().manual_seed(0)
-    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    tokens = initializers.assign(base.tokenizers, (Token("dog"),))
     changes = {name: 1e-3 * torch.randn(weight.shape, generator=rng) for name, weight in base.kv.items()}
     tensors = {weight_name(name): change.half() for name, change in changes.items()}
-    for encoder, rows in zip(base.family.encoders, text.initial_rows(base, tokens), strict=True):
+    for encoder, rows in zip(base.family.encoders, initializers.initial_embeddings(base, tokens), strict=True):
         tensors[row_name(0, encoder)] = rows[0].float().cpu()
     return registry.save(Manifest("random", BaseRef(base.name, base.family.name, base.fingerprint), tokens), tensors)
 

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.bench_step sd15-random
 
 Both train in one process and take turns. cdtool's bank is filled first; its time stands beside the ratio, and the last
-column is that of a whole default training (250 steps of 8 pictures, 5 photos, 200 prior pictures), bank included.
+column is that of a whole default training (250 steps of 8 pictures, 5 photos, 200 class images), bank included.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from PIL import Image
 
 from cdtool.cli.output import quiet_libraries
 from cdtool.images import augmentation
-from cdtool.models import diffusion, pipelines, text
+from cdtool.models import diffusion, initializers, pipelines
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token
 from cdtool.training import loop
-from cdtool.training.batches import Example, Subject, draws, key_of
+from cdtool.training.batches import ConceptImages, Example, crop_key, samples_of
 from tests.benchmarks import plain, shapes
 
 PHOTOS = 5
-PRIORS_PER_DRAW = 1 / 5  # a default training draws 1000 prior pictures out of 200
+CLASS_IMAGES_PER_SAMPLE = 1 / 5  # a default training draws 1000 class images out of 200
 SIZES = {"tiny": (2, 1, 8), "mini": (4, 10, 8), "sd15-random": (2, 1, 2)}  # name: (rounds, steps of a round, batch)
 
 
@@ -55,7 +55,7 @@ def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> N
     base = pipelines.load(shapes.base(name), precision=precision)
     warm = max(1, steps // 2)
     settings = TrainSettings(steps=warm + rounds * steps, batch=batch, save_every=10**6)
-    one = subject(base, max(2, round(settings.steps * batch / 2 * PRIORS_PER_DRAW)))
+    one = subject(base, max(2, round(settings.steps * batch / 2 * CLASS_IMAGES_PER_SAMPLE)))
     device, dtype = base.device.type, base.dtype
     ours = fitting(base, one, settings)
     begun = time.perf_counter()
@@ -83,16 +83,16 @@ def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> N
         base.name, f"{base.resolution} px x {batch}", plain_seconds, our_seconds, plain_seconds / our_seconds,
         f"{crops_banked} crops in {bank_seconds:.1f} s", pictures * plain_seconds / (pictures * our_seconds + whole),
     ]  # fmt: skip
-    head = ["base", "batch", "plain s/step", "cdtool s/step", "ratio", "bank", "ratio of a whole training"]
+    head = ["base", "batch", "plain s/step", "cdtool s/step", "ratio", "latents", "ratio of a whole training"]
     about = f"{rounds} x {steps} steps each; {shapes.machine(str(dtype).removeprefix('torch.'))}"
     shapes.report("One training step", [row], head, about)
 
 
-def subject(base: pipelines.Base, priors: int) -> Subject:
-    """Random photos with a caption of the template, and prior pictures with captions of their own."""
+def subject(base: pipelines.Base, priors: int) -> ConceptImages:
+    """Random photos with a caption of the template, and class images with captions of their own."""
     folder = shapes.photos(PHOTOS, base.resolution)
     openers = [functools.partial(_open, path) for path in sorted(folder.iterdir())]
-    return Subject(
+    return ConceptImages(
         tuple(Example("photo of a V* dog", opener) for opener in openers),
         tuple(Example(f"a dog on the beach {number}", openers[number % PHOTOS]) for number in range(priors)),
     )
@@ -102,30 +102,32 @@ def _open(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
 
 
-def fitting(base: pipelines.Base, one: Subject, settings: TrainSettings) -> Iterator[int]:
+def fitting(base: pipelines.Base, one: ConceptImages, settings: TrainSettings) -> Iterator[int]:
     """cdtool's loop: first the number of crops in the bank, then each step's number."""
-    tokens = text.initialised(base.tokenizers, (Token("dog"),))
+    tokens = initializers.assign(base.tokenizers, (Token("dog"),))
     banked = 0
     for event in loop.fit(base, [one], tokens, settings, checkpoint=shapes.FOLDER / "step.pt"):
-        if event.kind == "bank" and event.step == event.of:
+        if event.kind == "latents" and event.step == event.of:
             yield (banked := event.step)
         if event.kind == "step":
             assert banked
             yield event.step
 
 
-def plain_batches(base: pipelines.Base, one: Subject, settings: TrainSettings, count: int = 8) -> list[plain.Batch]:
+def plain_batches(
+    base: pipelines.Base, one: ConceptImages, settings: TrainSettings, count: int = 8
+) -> list[plain.Batch]:
     """Batches of the same photos and augmentations, ready for the plain loop."""
     size, side = base.resolution, base.resolution // base.latent_factor
     made = []
     for step in range(min(count, settings.steps)):
         cut, prompts = [], []
-        for draw in draws(settings, [one], step):
-            example = (one.priors if draw.prior else one.photos)[draw.picture]
-            if draw.prior:
-                crop = augmentation.prior_crop(example.open(), size, side, flipped=bool(draw.crop))
+        for sample in samples_of(settings, [one], step):
+            example = (one.class_images if sample.is_class else one.photos)[sample.image]
+            if sample.is_class:
+                crop = augmentation.class_crop(example.open(), size, side, flipped=bool(sample.crop))
             else:
-                crop = augmentation.crop(example.open(), size, side, seed=0, photo=draw.picture, index=draw.crop)
+                crop = augmentation.crop(example.open(), size, side, seed=0, photo=sample.image, index=sample.crop)
             cut.append(crop)
             prompts.append(augmentation.prefixed(crop.prefix, example.caption).replace("V*", plain.NEW))
         mask = torch.from_numpy(np.stack([crop.mask for crop in cut])).float()
@@ -137,8 +139,8 @@ def default_crops() -> int:
     """How many crops a default training on `PHOTOS` photos banks."""
     settings = replace(TrainSettings(), prior_count=200)
     example = Example("", _open)  # type: ignore[arg-type]
-    one = Subject((example,) * PHOTOS, (example,) * settings.prior_count)
-    return len({key_of(draw) for step in range(settings.steps) for draw in draws(settings, [one], step)})
+    one = ConceptImages((example,) * PHOTOS, (example,) * settings.prior_count)
+    return len({crop_key(sample) for step in range(settings.steps) for sample in samples_of(settings, [one], step)})
 
 
 if __name__ == "__main__":

@@ -91,10 +91,10 @@ def possible(name: str, spec: str, count: int, judge: Judge) -> float:
     base, encoder = judge
     prompt = f"photo of {article(job.parse_specs([spec])[0].noun)}"
     wanted, _ = settings.resolve(SampleSettings, {"count": count}, base.folder)
-    drawn = [one.image for one in sample.draw(base, [], [prompt], wanted)]
+    drawn = [one.image for one in sample.generate(base, [], [prompt], wanted)]
     own = [photos.read(photo) for photo in photos.find([PHOTOS / name])[0]]
     mine, its = (
-        alignment.evaluate([alignment.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
+        alignment.score([alignment.Sample(image, prompt) for image in images], {"": own}, encoder).concept["text"]
         for images in (own, drawn)
     )
     return mine / its - 1

@@ -5,7 +5,7 @@
 The concepts must be in the registry. C takes no padding, its mean over a prompt's padding, or every position of it; R
 takes the words alone or every position. Fidelity is the mean over concepts and pairs on prompts that do not bind, drift
 what the merge does to everyday words; both are relative to the concepts' own change. The figures behind
-`constraints.rows` and `everyday.encode`, which here are written out slowly.
+`targets.collect` and `reg_captions.encode`, which here are written out slowly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from unittest.mock import patch
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.merging import captions as everyday
+from cdtool.merging import captions as reg_captions
 from cdtool.merging import merge, targets
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.models import pipelines, text
 from cdtool.models.pipelines import Base
-from cdtool.sampling.routing import owners
 from cdtool.store import bases, subject
 from cdtool.tokens import Prompt, Token, bind
 from tests.benchmarks import shapes
@@ -42,12 +41,12 @@ def features(base: Base, prompt: Prompt, tokens: Sequence[Token], learned: Any) 
 def bound(rule: str) -> Any:
     """A stand-in for `merging._bound` with this much padding in C."""
 
-    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Rows:
+    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Targets:
         found: list[torch.Tensor] = []
         places: list[tuple[int, ...]] = []
         for sentence in targets.prompts(tokens, styled):
             prompt = bind(sentence, tokens)
-            own, end = owners(base, prompt, tokens)
+            own, end = text.owners(base, prompt, tokens)
             mine = [(at, place) for at, place in enumerate(own) if place is not None]
             row = features(base, prompt, tokens, learned)
             if len(prompt.named) == 1:
@@ -59,7 +58,7 @@ def bound(rule: str) -> Any:
                 places += [(place,)] * len(more)
             found += [row[at] for at, _ in mine]
             places += [(place,) for _, place in mine]
-        return targets.distinct(Rows(torch.stack(found), places))
+        return targets.distinct(Targets(torch.stack(found), places))
 
     return rows
 
@@ -85,8 +84,8 @@ def main() -> None:
     chosen = options.parse_args()
     quiet_libraries()
     base = pipelines.load(chosen.base, precision="fp32", device="cpu", parts=("text",))
-    captions = everyday.read(everyday.find(None, bases.locate(chosen.base)))
-    known = everyday.known(base, captions)
+    captions = reg_captions.read(reg_captions.find(None, bases.locate(chosen.base)))
+    known = reg_captions.known(base, captions)
     rows = []
     for in_r in IN_R:
         own = known._replace(moment=moment(base, captions, in_r))

@@ -28,18 +28,18 @@ from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
 from cdtool.store import bases, registry
 from cdtool.store.concept import read_tensors
-from cdtool.store.registry import Entry
+from cdtool.store.registry import Concept
 
 INITS = ("Ours", "Ours, normal init", "Ours, frozen V*")
 TUNED = "Fine-tune all"
 
 
-def stored(suite: str, row: str, things: str) -> Entry:
+def stored(suite: str, row: str, things: str) -> Concept:
     """The concept a suite trained or merged."""
     return registry.find(f"{suite}.{registry.slug(row)}.{things}")
 
 
-def change(base: Base, entries: Sequence[Entry]) -> Image.Image:
+def change(base: Base, entries: Sequence[Concept]) -> Image.Image:
     """Figure 3: every layer's relative change, its mean over the concepts."""
     loaded = pipelines.load(base.name, device="cpu", parts=())
     found = [analysis.changes(loaded, read_tensors(entry.path)) for entry in entries]
@@ -61,15 +61,15 @@ def init(base: Base, suite: str, names: Sequence[str], drawing: SampleSettings) 
         assert first.manifest is not None
         prompt = f"photo of a {first.manifest.tokens[0].noun}"
         rows.append(
-            sheets.Row(f'"{prompt}": the base', [one.image for one in sample.draw(base, (), [prompt], drawing)])
+            sheets.Row(f'"{prompt}": the base', [one.image for one in sample.generate(base, (), [prompt], drawing)])
         )
         for row in INITS:
-            drawn = sample.draw(base, [stored(suite, row, name)], [prompt], drawing)
+            drawn = sample.generate(base, [stored(suite, row, name)], [prompt], drawing)
             rows.append(sheets.Row(f'"{prompt}": {row}', [one.image for one in drawn]))
     return sheets.contact_sheet(rows, side=96)
 
 
-def attention(base: Base, entry: Entry, plain: str, prompt: str, drawing: SampleSettings) -> Image.Image:
+def attention(base: Base, entry: Concept, plain: str, prompt: str, drawing: SampleSettings) -> Image.Image:
     """Figure 19: a map per word, of the bare base and of a merged concept."""
     parts = []
     for entries, asked in (((), plain), ([entry], prompt)):

@@ -18,7 +18,7 @@ import torch
 from cdtool import files
 from cdtool.evaluation import alignment, evaluate
 from cdtool.images import photos
-from cdtool.models import encoders, pipelines
+from cdtool.models import encoders, pipelines, text
 from cdtool.sampling import routing, sample
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import bases
@@ -64,7 +64,7 @@ def rule(words: Share, end_of_text: Share, padding: Share) -> Callable[..., torc
     """A stand-in for `routing.shares`."""
 
     def shares(base, prompt, tokens, concepts):  # type: ignore[no-untyped-def]
-        own, end = routing.owners(base, prompt, tokens)
+        own, end = text.owners(base, prompt, tokens)
         share, before = torch.zeros(len(own), max(concepts, default=-1) + 1), None
         named = sorted({concepts[token] for token in own if token is not None})
         for position, token in enumerate(own):
@@ -86,8 +86,8 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
     encoder = encoders.load(encoders.encoder_for(bases.MINI), str(base.device))
     lines = files.read_prompts(bases.MINI.parent / "prompts" / "pair.txt")
     found: dict[str, list[float]] = {}
-    for text in joined:
-        subject = composition.find(text)
+    for composed in joined:
+        subject = composition.find(composed)
         folders = [bases.MINI.parent / "photos" / part.name for part in subject.parts]
         targets = [encoders.image_features(encoder, [photos.read(photo) for photo in photos.find([folder])[0]])
                    for folder in folders]  # fmt: skip
@@ -98,12 +98,12 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
         for name, shares in ways.items():
             with patch.object(routing, "shares", shares or routing.shares):
                 concepts, prompts = (subject.concepts, asked) if shares else ((), plain)
-                images = [item.image for item in sample.draw(base, concepts, prompts, drawing)]
+                images = [item.image for item in sample.generate(base, concepts, prompts, drawing)]
             made = encoders.image_features(encoder, images)
             row = [float(alignment.text_alignment(made, texts).mean())]
             row += [float(alignment.image_alignment(made, target).mean()) for target in targets]
             found.setdefault(name, []).extend(row)
-            print(f"{text}: {name}: {' '.join(f'{value:.3f}' for value in row)}", flush=True)
+            print(f"{composed}: {name}: {' '.join(f'{value:.3f}' for value in row)}", flush=True)
     return found
 
 

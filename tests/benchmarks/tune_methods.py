@@ -44,7 +44,7 @@ ENOUGH = 0.9  # of the base's text alignment, which a tuned try must keep
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """What every cell needs, and the file in which finished cells are kept."""
 
     base: Base
@@ -69,14 +69,14 @@ class Bench:
         found: dict[str, Any] = done[key]
         return found
 
-    def scores(self, concept: str, entry: registry.Entry | None, tokens: Sequence[Token]) -> dict[str, float]:
+    def scores(self, concept: str, entry: registry.Concept | None, tokens: Sequence[Token]) -> dict[str, float]:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
         prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
-        drawn = sample.draw(self.base, [entry] if entry else [], asked, self.drawing)
+        drawn = sample.generate(self.base, [entry] if entry else [], asked, self.drawing)
         samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
-        return alignment.evaluate(samples, pictures, self.encoder).concept
+        return alignment.score(samples, pictures, self.encoder).concept
 
     def measured(self, label: str, concept: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Train a concept by flags, draw it, and tell scores and cost."""
@@ -106,24 +106,24 @@ def job(base: Base, concept: str, spec: str, name: str, flags: Mapping[str, Any]
     return jobs.job([FOLDER / "photos" / concept], [spec], name=name, base=base.name, flags=flags)
 
 
-def train(base: Base, work: jobs.Job) -> tuple[registry.Entry, dict[str, float]]:
+def train(base: Base, work: jobs.Job) -> tuple[registry.Concept, dict[str, float]]:
     """Train and save, over what had the name before; the entry, and seconds of the steps, numbers and bytes."""
-    learned, _ = run.subjects(work, base)
+    learned, _ = run.concept_images(work, base)
     ended, banked = 0.0, 0.0
     for step in run.train(work, base, learned, force=True):
-        banked = step.seconds if step.kind == "bank" else banked
+        banked = step.seconds if step.kind == "latents" else banked
         ended = step.seconds if step.kind == "step" else ended
     entry = registry.find(work.name)
     cost = run.plan(work, str(base.device)).cost
     seconds = {"seconds": ended, "bank_seconds": banked}
-    return entry, {**seconds, "numbers": cost.numbers, "rows": cost.rows, "bytes": entry.bytes}
+    return entry, {**seconds, "numbers": cost.numbers, "rows": cost.embeddings, "bytes": entry.bytes}
 
 
-def about(bench: Bench) -> str:
+def about(context: RunContext) -> str:
     """What was drawn, with what and where."""
-    drawn = f"{len(bench.prompts)} prompts x {bench.drawing.count} samples, {bench.drawing.steps} steps"
-    dtype = str(bench.base.dtype).removeprefix("torch.")
-    return f"{drawn}, measured with {bench.encoder.spec.name} on {bench.base.name}; {shapes.machine(dtype)}"
+    drawn = f"{len(context.prompts)} prompts x {context.drawing.count} samples, {context.drawing.steps} steps"
+    dtype = str(context.base.dtype).removeprefix("torch.")
+    return f"{drawn}, measured with {context.encoder.spec.name} on {context.base.name}; {shapes.machine(dtype)}"
 
 
 def mean(values: Iterator[float] | Sequence[float]) -> float:
@@ -132,18 +132,18 @@ def mean(values: Iterator[float] | Sequence[float]) -> float:
     return sum(found) / len(found)
 
 
-def tune(bench: Bench, names: Sequence[str], concepts: Sequence[str], rates: Sequence[float],
+def tune(context: RunContext, names: Sequence[str], concepts: Sequence[str], rates: Sequence[float],
          lengths: Sequence[int]) -> None:  # fmt: skip
     """Try every rate (times the method's centre) with every number of steps, and print all tries and the best."""
     rows, best = [], []
-    floor = ENOUGH * mean([bench.untrained(concept)["scores"]["text"] for concept in concepts])
+    floor = ENOUGH * mean([context.untrained(concept)["scores"]["text"] for concept in concepts])
     for name in names:
         own = CENTRES[name]
         tries = []
         for steps in lengths:
             for rate in rates:
                 flags = {"method": name, "steps": steps, "lr": own * rate}
-                cells = [bench.measured(f"try-{name}", concept, flags) for concept in concepts]
+                cells = [context.measured(f"try-{name}", concept, flags) for concept in concepts]
                 text, image = (mean([cell["scores"][column] for cell in cells]) for column in ("text", "image"))
                 tries.append((text, image, steps, own * rate))
                 rows.append([name, steps, f"{own * rate:g}", text, image, mean([cell["seconds"] for cell in cells])])
@@ -151,13 +151,13 @@ def tune(bench: Bench, names: Sequence[str], concepts: Sequence[str], rates: Seq
         text, image, steps, lr = max(good, key=lambda one: one[1]) if good else max(tries)
         best.append(f"[train.{name}]\nsteps = {steps}\nlr = {lr:g} # text {text:.2f}, image {image:.2f}\n")
     head = ["method", "steps", "rate", "text", "image", "training s"]
-    shapes.report(f"What was tried, mean over {', '.join(concepts)}", rows, head, about(bench))
+    shapes.report(f"What was tried, mean over {', '.join(concepts)}", rows, head, about(context))
     print(f"\nBest image alignment among those that keep {ENOUGH:.0%} of the base's text alignment:\n")
     print("\n".join(best))
 
 
 def main() -> None:
-    """Train, draw, measure and print."""
+    """Train, sample, measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--base", default="mini")
     options.add_argument("--prompts", type=int, default=10)
@@ -174,8 +174,10 @@ def main() -> None:
     prompts = files.read_prompts(FOLDER / "prompts" / "object.txt")[: chosen.prompts]
     settings.data_dir().mkdir(parents=True, exist_ok=True)
     encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))
-    bench = Bench(base, encoder, replace(drawing, batch=16), tuple(prompts), settings.data_dir() / "methods.json")
-    tune(bench, chosen.methods, chosen.tune_on, chosen.rates, chosen.lengths)
+    context = RunContext(
+        base, encoder, replace(drawing, batch=16), tuple(prompts), settings.data_dir() / "methods.json"
+    )
+    tune(context, chosen.methods, chosen.tune_on, chosen.rates, chosen.lengths)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
@@ -17,7 +17,7 @@ def concept(sd_base):
 
     def save(name="dog", *nouns):
         base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
-        tokens = text.initialised(base.tokenizers, [Token(noun) for noun in nouns or ("dog",)])
+        tokens = initializers.assign(base.tokenizers, [Token(noun) for noun in nouns or ("dog",)])
         generator = torch.Generator().manual_seed(4)
         tensors = {f"unet.{module}.weight": 0.5 * torch.randn(weight.shape, generator=generator)
                    for module, weight in base.kv.items()}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.store import concept, registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
@@ -20,7 +20,7 @@ def make(sd_base):
     base = pipelines.load(str(sd_base), device="cpu", precision="fp32")
 
     def save(name, chosen, method="full"):
-        tokens = text.initialised(base.tokenizers, (Token("dog", initializer="ktn"),))
+        tokens = initializers.assign(base.tokenizers, (Token("dog", initializer="ktn"),))
         tensors = {concept.parameter_name(parameter): (torch.randn(weight.shape) / 100).half()
                    for parameter, weight in base.unet.named_parameters() if chosen(parameter)}  # fmt: skip
         tensors[concept.row_name(0, "text_encoder")] = torch.randn(16)

@@ -73,6 +73,23 @@ def test_use(cdtool, mini, monkeypatch):
     assert "CDTOOL_BASE says sd14" in cdtool("base", "use", "mini").err
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("unet/config.json", {"in_channels": 9}, "inpainting base"),
+        ("model_index.json", {"_class_name": "SanaPipeline"}, "SanaPipeline"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDM"),
+    ],
+)
+def test_use_refuses_what_train_cannot_take(cdtool, mini, name, changes, message):
+    path = mini / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    said = cdtool("base", "use", str(mini))
+    assert (said.code, said.out) == (4, "")
+    assert message in said.err
+    assert not settings.config_file().exists()
+
+
 def test_fetch(cdtool, mini, monkeypatch):
     asked = []
 

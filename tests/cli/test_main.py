@@ -21,7 +21,7 @@ def failing(monkeypatch, cdtool):
         def fail():
             raise error
 
-        monkeypatch.setattr(registry, "entries", fail)
+        monkeypatch.setattr(registry, "concepts", fail)
         return cdtool("list", *arguments)
 
     return run
@@ -105,7 +105,7 @@ def test_version(cdtool):
 
 def test_no_arguments_print_the_help(cdtool):
     bare, asked = cdtool(), cdtool("--help")
-    assert "Commands:" in bare.out + bare.err
+    assert "train     Teach" in bare.out + bare.err
     assert asked.code == 0
     assert asked.out.strip() == (bare.out + bare.err).strip()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cdtool.merging import captions, diagnostics
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token
@@ -24,7 +24,7 @@ def concept(base):
     """Save a concept that changes all words alike, which any merge keeps: `concept("dog", Token("dog"))`."""
 
     def save(name, *tokens, method="kv", fingerprint="", note=None):
-        tokens = text.initialised(base.tokenizers, tokens)
+        tokens = initializers.assign(base.tokenizers, tokens)
         tensors = {f"unet.{module}.weight": torch.full(weight.shape, 0.1) for module, weight in base.kv.items()}
         generator = torch.Generator().manual_seed(len(registry.names()))
         for place, token in enumerate(tokens):

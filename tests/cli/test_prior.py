@@ -55,7 +55,7 @@ def test_a_set_retrieved_shown_listed_and_removed(cdtool, corpus, sd_base, tmp_p
     said = cdtool("prior", "make", "dog", "--from", corpus, "--base", sd_base, "--count", 3)
     assert (said.code, said.out) == (0, "dog\n")
     assert "captions 1/1" in said.err
-    assert "3 pictures" in said.err
+    assert "3 images" in said.err
     assert "--prior dog" in said.err
     assert cdtool("prior", "list").out.splitlines()[1].split()[:4] == ["dog", "dog", "3", "retrieved"]
     assert cdtool("prior", "list", "-q").out == "dog\n"
@@ -68,7 +68,7 @@ def test_a_set_retrieved_shown_listed_and_removed(cdtool, corpus, sd_base, tmp_p
     with Image.open(sheet) as image:
         assert image.width > 3 * 128
     data = json.loads(cdtool("prior", "show", "dog", "--json").out)
-    assert [picture["caption"] for picture in data["pictures"]] == ["dog 0", "dog 8", "dog 16"]
+    assert [image["caption"] for image in data["images"]] == ["dog 0", "dog 8", "dog 16"]
     assert (data["count"], data["bytes"], data["origin"]["corpus"]) == (
         3,
         sum(len(noise(n)) for n in range(3)),
@@ -85,7 +85,7 @@ def test_a_set_retrieved_shown_listed_and_removed(cdtool, corpus, sd_base, tmp_p
 def test_floor_name_style_and_the_word_before_the_noun(cdtool, corpus, sd_base):
     assert cdtool("prior", "make", "V* Teddy bear", "--from", corpus, "--base", sd_base, "--floor", 0.99).code == 0
     entry = priorsets.find("teddy-bear")
-    assert (entry.manifest.noun, len(entry.manifest.pictures)) == ("Teddy bear", 2)
+    assert (entry.manifest.noun, len(entry.manifest.images)) == ("Teddy bear", 2)
     said = cdtool(
         "prior", "make", "art", "--from", corpus, "--base", sd_base, "--style", "--name", "paintings", "--json"
     )
@@ -101,9 +101,9 @@ def test_a_name_in_use_force_and_if_missing(cdtool, corpus, sd_base):
     assert "--force" in said.err
     said = cdtool(*command, "--if-missing", "-q")
     assert (said.code, said.out, said.err) == (0, "dog\n", "")
-    assert len(priorsets.find("dog").manifest.pictures) == 1
+    assert len(priorsets.find("dog").manifest.images) == 1
     assert cdtool(*command, "--force").code == 0
-    assert len(priorsets.find("dog").manifest.pictures) > 1
+    assert len(priorsets.find("dog").manifest.images) > 1
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_drawn_by_the_base(cdtool, sd_base):
     said = cdtool(*draw(sd_base, "--json"))
     assert said.code == 0, said.err
     assert json.loads(said.out)["count"] == 3
-    assert "picture 3/3" in said.err
+    assert "image 3/3" in said.err
     assert priorsets.find("dog").manifest.origin["steps"] == 1
 
 
@@ -198,14 +198,14 @@ def test_a_killed_making_leaves_no_set_and_is_gone_on_with(cdtool, sd_base, home
     assert sets(cdtool)["sets"] == []
     (half,) = sets(cdtool)["unfinished"]
     assert half["name"] == "dog"
-    assert 0 < half["pictures"] < 24
+    assert 0 < half["images"] < 24
     said = cdtool(*command)
     assert said.code == 0, said.err
-    whole = [picture.sha256 for picture in priorsets.find("dog").manifest.pictures]
+    whole = [image.sha256 for image in priorsets.find("dog").manifest.images]
     assert sets(cdtool)["unfinished"] == []
     cdtool("prior", "remove", "dog", "--yes")
     cdtool(*command)
-    assert [picture.sha256 for picture in priorsets.find("dog").manifest.pictures] == whole
+    assert [image.sha256 for image in priorsets.find("dog").manifest.images] == whole
 
 
 # ---------------------------------------------------------------- train
@@ -218,23 +218,23 @@ def train(base, photos, *more):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few pictures and steps where a training draws its own."""
+    """Few images and steps where a training draws its own."""
     from cdtool.priors import choose
 
-    monkeypatch.setattr(choose, "QUICK", priorsets.Drawing(count=3, steps=1))
+    monkeypatch.setattr(choose, "QUICK", priorsets.Generation(count=3, steps=1))
 
 
-def test_auto_draws_a_few_pictures_once_where_there_is_nothing_else(cdtool, sd_base, photos, quick):
+def test_auto_draws_a_few_images_once_where_there_is_nothing_else(cdtool, sd_base, photos, quick):
     plan = cdtool(*train(sd_base, photos, "--dry-run"))
-    assert "3 prior pictures to be drawn first" in plan.out
+    assert "3 class images to be drawn first" in plan.out
     assert "of drawing" in plan.out
     assert sets(cdtool)["sets"] == []
     said = cdtool(*train(sd_base, photos))
     assert said.code == 0, said.err
-    assert "prior picture 3/3" in said.err
-    assert 'Prior: 3 prior pictures of the set "dog-tiny-sd-1"' in said.err
+    assert "class image 3/3" in said.err
+    assert 'Prior: 3 class images of the set "dog-tiny-sd-1"' in said.err
     again = cdtool(*train(sd_base, photos))
-    assert "Drawing" not in again.err
+    assert "Generating" not in again.err
     data = json.loads(cdtool(*train(sd_base, photos, "--dry-run", "--json")).out)
     assert data["prior_seconds"] == 0
 
@@ -243,7 +243,7 @@ def test_auto_takes_the_users_set_of_the_class(cdtool, sd_base, photos):
     cdtool("prior", "add", photos, "--class", "dog", "--name", "mine")
     said = cdtool(*train(sd_base, photos))
     assert said.code == 0, said.err
-    assert 'Prior: 3 prior pictures of the set "mine" (own)' in said.err
+    assert 'Prior: 3 class images of the set "mine" (own)' in said.err
     assert 'of the set "mine"' in cdtool(*train(sd_base, photos, "--dry-run")).out
 
 
@@ -255,7 +255,7 @@ def test_a_set_by_name_and_generated(cdtool, sd_base, photos, quick):
     assert "cats" in said.err
     said = cdtool(*train(sd_base, photos, "--prior", "generated", "--prior-count", 2))
     assert said.code == 0, said.err
-    assert "prior picture 2/2" in said.err
+    assert "class image 2/2" in said.err
     assert priorsets.names() == ["cats", "dog-tiny-sd-50"]
 
 
@@ -286,7 +286,7 @@ def test_kept_latents_give_the_same_concept_bit_by_bit(cdtool, sd_base, photos, 
 def test_a_stopped_drawing_of_a_training_is_gone_on_with(cdtool, sd_base, photos, monkeypatch):
     from cdtool.priors import make
 
-    plain, count = make._pictures, []
+    plain, count = make._images, []
 
     def stop(*arguments):
         count.append(1)
@@ -294,10 +294,10 @@ def test_a_stopped_drawing_of_a_training_is_gone_on_with(cdtool, sd_base, photos
         return plain(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(make, "_pictures", stop)
+        patch.setattr(make, "_images", stop)
         said = cdtool(*train(sd_base, photos, "--prior", "generated", "--prior-count", 6))
     assert said.code == 130, said.err
-    assert "Stopped after 4 of 6 prior pictures" in said.err
-    assert (sets(cdtool)["sets"], sets(cdtool)["unfinished"][0]["pictures"]) == ([], 4)
+    assert "Stopped after 4 of 6 class images" in said.err
+    assert (sets(cdtool)["sets"], sets(cdtool)["unfinished"][0]["images"]) == ([], 4)
     assert cdtool(*train(sd_base, photos, "--prior", "generated", "--prior-count", 6)).code == 0
     assert len(count) == 1

@@ -55,7 +55,7 @@ def test_a_training_ends_with_a_concept(cdtool, arguments, sd_base, photos, home
     assert entry.manifest.base.name == "tiny-sd"  # where it lies is this machine's affair
     assert registry.base_of(entry) == str(sd_base)
     (token,) = entry.manifest.tokens
-    assert (token.noun, token.initializer, token.modifier) == ("dog", "ucd", True)
+    assert (token.noun, token.initializer, token.modifier) == ("dog", "pll", True)
     assert len(entry.manifest.photos) == 3
     assert entry.manifest.settings["steps"] == 2
     assert registry.note("dog")["photos"] == [str(photos)]
@@ -90,7 +90,7 @@ def test_a_prior_folder_and_a_plain_word(cdtool, arguments, sd_base, photos, tmp
     said = cdtool("train", photos, "--token", "moongate", "--base", sd_base, "--prior", priors, "--batch", 2,
                   "--steps", 2, "--precision", "fp32", "--device", "cpu")  # fmt: skip
     assert (said.code, said.out) == (0, "moongate\n")
-    assert "Prior: 2 prior pictures of" in said.err
+    assert "Prior: 2 class images of" in said.err
     assert "photo of a moongate" in said.err
     _, shapes = read_header(registry.find("moongate").path)
     assert not any(name.startswith("token") for name in shapes)
@@ -108,7 +108,7 @@ def test_previews_are_written_at_start_checkpoints_and_end(cdtool, arguments, tm
     assert len(list((tmp_path / "p").iterdir())) == 2
 
 
-def test_v_words_of_a_preview_are_checked_before_training(cdtool, arguments):
+def test_modifier_tokens_of_a_preview_are_checked_before_training(cdtool, arguments):
     said = cdtool(*arguments("--preview", "V2 cat"))
     assert said.code == 4
     assert "step" not in said.err
@@ -143,11 +143,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos,
     facts = {name: value.strip() for name, value in facts.items()}
     assert facts["photos used"].startswith("3: 0.png, 1.png, 2.png")
     assert facts["photos skipped"].startswith("notes.pdf: ")
-    assert facts["prior"].startswith("2 prior pictures")
+    assert facts["prior"].startswith("2 class images")
     assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 row"
     assert facts["steps"] == "30 of 4 pictures (2 targets) in 2 passes"
     assert facts["precision"] == "float32 (asked for) on cpu"
-    assert facts["latent bank"].startswith("100 crops")
+    assert facts["latent cache"].startswith("100 crops")
     assert facts["concept"] == "dog, 0.0 MB"
     assert {"time", "memory", "base", "tokens"} <= facts.keys()
     assert not home.exists() or files(home) == []
@@ -161,7 +161,7 @@ def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
     made = read_tensors(registry.find("dog").path)
     weights = [tensor for name, tensor in made.items() if name.startswith("unet")]
     assert (plan["matrices"], plan["numbers"]) == (len(weights), sum(weight.numel() for weight in weights))
-    assert plan["rows"] == len(made) - len(weights)
+    assert plan["embeddings"] == len(made) - len(weights)
     assert plan["concept_bytes"] == sum(tensor.nbytes for tensor in made.values())
     assert plan["settings"] == registry.find("dog").manifest.settings
     assert [entry["path"].rsplit("/", 1)[1] for entry in plan["photos"]] == ["0.png", "1.png", "2.png"]
@@ -199,7 +199,7 @@ def test_dreambooth_draws_its_prior_and_keeps_its_word(cdtool, arguments, sd_bas
     (token,) = registry.find("dog").manifest.tokens
     assert torch.equal(row, base.text_encoders[0].get_input_embeddings().weight[token.ids[0]])
     plan = json.loads(cdtool(*arguments("--method", "dreambooth", "--prior", priors, "--dry-run", "--json")).out)
-    assert (plan["rows"], plan["settings"]["augment"]) == (0, False)
+    assert (plan["embeddings"], plan["settings"]["augment"]) == (0, False)
     assert plan["origins"]["augment"] == "method dreambooth"
 
 
@@ -232,14 +232,16 @@ def test_a_training_goes_on_from_a_concept(cdtool, arguments, photos, sd_base):
     more = ["train", photos, "--token", "V2 cat", "--from", "rex", "--prior", "none", "--batch", 2, "--steps", 2,
             "--precision", "fp32", "--device", "cpu", "--lr", 1e-2]  # fmt: skip
     plan = json.loads(cdtool(*more, "--dry-run", "--json").out)
-    assert (plan["name"], plan["from"], plan["rows"]) == ("rex-cat", "rex", 1)
+    assert (plan["name"], plan["from"], plan["embeddings"]) == ("rex-cat", "rex", 1)
     said = cdtool(*more)
     assert (said.code, said.out) == (0, "rex-cat\n"), said.err
     assert 'Going on from rex, which holds "V1 dog".' in said.err
     assert "photo of a V1 dog and a V2 cat" in said.err
     entry = registry.find("rex-cat")
     assert [token.noun for token in entry.manifest.tokens] == ["dog", "cat"]
-    assert [token.initializer for token in entry.manifest.tokens] == ["ucd", "pll"]
+    dog, cat = entry.manifest.tokens
+    assert dog == registry.find("rex").manifest.tokens[0]
+    assert cat.initializer not in ("", dog.initializer)
     (parent,) = entry.manifest.parents
     assert (parent["name"], parent["by"], parent["method"]) == ("rex", "train", "kv")
     assert registry.dependents("rex") == ["rex-cat"]
@@ -430,7 +432,7 @@ def test_ten_processes_killed_while_saving_leave_no_half_concept(saved, cdtool):
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         os.close(told)
         os.close(ready)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             assert len(read_tensors(entry.path)) == 16
             seen += 1
@@ -451,7 +453,7 @@ def test_trainings_killed_at_random_moments_never_show_half_a_concept(cdtool, ar
         running.kill()
         running.communicate()
         listed = json.loads(cdtool("list", "--json").out)
-        for entry in registry.entries():
+        for entry in registry.concepts():
             assert entry.problem == ""
             read_tensors(entry.path)
         assert len(listed["concepts"]) == len(registry.names())

@@ -57,7 +57,7 @@ def test_image_alignment_is_the_mean_over_all_pairs():
 def test_evaluate_against_hand_computation():
     samples = [Sample(grey(10), "a dog 0"), Sample(grey(30), "a dog 0"), Sample(grey(90), "a cat 40")]
     base = [Sample(grey(40), "a dog 0"), Sample(grey(40), "a dog 0"), Sample(grey(170), "a cat 40")]
-    found = alignment.evaluate(samples, {"dog": [grey(20), grey(60)]}, encoder(), base=base)
+    found = alignment.score(samples, {"dog": [grey(20), grey(60)]}, encoder(), base=base)
 
     def cos(degrees):
         return max(math.cos(math.radians(degrees)), 0)
@@ -78,21 +78,21 @@ def test_evaluate_against_hand_computation():
 
 def test_each_target_has_a_column_of_its_own():
     samples = [Sample(grey(10), "x 0")]
-    found = alignment.evaluate(samples, {"dog": [grey(10)], "cat": [grey(100)]}, encoder(), metrics=["image"])
+    found = alignment.score(samples, {"dog": [grey(10)], "cat": [grey(100)]}, encoder(), metrics=["image"])
     assert found.concept == {"image dog": pytest.approx(1, abs=1e-6), "image cat": pytest.approx(0, abs=1e-6)}
     assert found.base == {}
     assert found.difference == {}
 
 
 def test_without_photos_only_the_text_is_scored():
-    assert set(alignment.evaluate([Sample(grey(10), "x 0")], {}, encoder()).concept) == {"text"}
+    assert set(alignment.score([Sample(grey(10), "x 0")], {}, encoder()).concept) == {"text"}
 
 
 def test_samples_and_base_must_match():
     with pytest.raises(InputError, match="no samples"):
-        alignment.evaluate([], {}, encoder())
+        alignment.score([], {}, encoder())
     with pytest.raises(InputError, match="same prompts"):
-        alignment.evaluate([Sample(grey(1), "a 0")], {}, encoder(), base=[Sample(grey(1), "b 0")])
+        alignment.score([Sample(grey(1), "a 0")], {}, encoder(), base=[Sample(grey(1), "b 0")])
 
 
 def slow_bootstrap(values, groups, seed):

@@ -20,7 +20,7 @@ from cdtool.tokens import Token
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     image: Image.Image
     prompt: str
     seed: int
@@ -66,7 +66,7 @@ def painter(base, monkeypatch):
         calls.weights.append(weights)
         for prompt in prompts:
             for seed in range(settings.seed, settings.seed + settings.count):
-                yield Drawn(grey((100 if concepts else 30) + seed), prompt, seed)
+                yield Generated(grey((100 if concepts else 30) + seed), prompt, seed)
 
     def direction(degrees):
         return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
@@ -76,7 +76,7 @@ def painter(base, monkeypatch):
         lambda texts: np.array([direction(90) for _ in texts], np.float32),
         lambda images: np.array([direction(image.getpixel((0, 0))[0]) for image in images], np.float32),
     )
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(sample, "generate", draw)
     monkeypatch.setattr(pipelines, "load", lambda *_, **__: types.SimpleNamespace(device="cpu"))
     monkeypatch.setattr(encoders, "find", lambda spec: None)
     monkeypatch.setattr(encoders, "load", lambda *_: encoder)

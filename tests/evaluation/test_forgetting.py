@@ -11,7 +11,8 @@ from PIL import Image
 
 from cdtool.evaluation import alignment, distances, forgetting, references
 from cdtool.evaluation.alignment import Sample
-from cdtool.evaluation.side_effects import Aside, Asides, Kind, Wanted
+from cdtool.evaluation.metrics import MetricRequest
+from cdtool.evaluation.side_effects import ClassProbe, ProbeImage, ProbePlan
 from cdtool.models import encoders
 
 SPEC = encoders.EncoderSpec("fake", "nowhere", 0.85)
@@ -38,18 +39,18 @@ def encoder():
 def drawn(group, own, base, prompts=None):
     asked = prompts or ["photo of a dog"] * len(own)
     return [
-        Aside(group, which, grey(level), prompt, seed)
+        ProbeImage(group, which, grey(level), prompt, seed)
         for which, levels in ((True, own), (False, base))
         for seed, (level, prompt) in enumerate(zip(levels, asked, strict=True))
     ]
 
 
-KIND = Kind("dog", "photo of a dog", "dog", is_own_word=False)
+KIND = ClassProbe("dog", "photo of a dog", "dog", is_own_word=False)
 
 
 def test_moves_and_leaks_by_hand():
     pictures = drawn("dog", [20, 30], [50, 60]) + drawn("unrelated", [90, 5], [90, 15], ["a ship", "a tree"])
-    found = forgetting.look(Asides((KIND,)), pictures, {"dog": [grey(20), grey(40)]}, encoder(), ("dog", "mini"))
+    found = forgetting.measure(ProbePlan((KIND,)), pictures, {"dog": [grey(20), grey(40)]}, encoder(), ("dog", "mini"))
     assert list(found) == ["class", "leak", "unrelated"]
     assert found["class"].score.mean == pytest.approx(1 - cos(30), abs=1e-6)
     near = (1 + cos(20) + cos(10) + cos(10)) / 4
@@ -57,20 +58,24 @@ def test_moves_and_leaks_by_hand():
     assert found["leak"].score.mean == pytest.approx(near - before, abs=1e-6)
     assert found["unrelated"].score.mean == pytest.approx((1 - cos(10)) / 2, abs=1e-6)
     assert found["unrelated"].score.low <= found["unrelated"].score.mean <= found["unrelated"].score.high
-    assert "2 captions" in found["unrelated"].told
+    assert "2 captions" in found["unrelated"].meaning
     assert found["leak"].sheet is None
 
 
 def test_a_sheet_has_the_base_above_the_concept():
-    found = forgetting.look(Asides((KIND,)), drawn("dog", [200], [100]), {"dog": [grey(1)]}, encoder(), ("dog", "mini"))
+    found = forgetting.measure(
+        ProbePlan((KIND,)), drawn("dog", [200], [100]), {"dog": [grey(1)]}, encoder(), ("dog", "mini")
+    )
     sheet = np.asarray(found["class"].sheet)[:, 20, 0]
     assert np.flatnonzero(sheet == 100).max() < np.flatnonzero(sheet == 200).min()
 
 
 def test_two_classes_have_scores_each():
-    kinds = KIND, Kind("cat", "photo of a cat", "cat", is_own_word=False)
+    classes = KIND, ClassProbe("cat", "photo of a cat", "cat", is_own_word=False)
     pictures = drawn("dog", [0], [0]) + drawn("cat", [10], [40])
-    found = forgetting.look(Asides(kinds), pictures, {"dog": [grey(0)], "cat": [grey(0)]}, encoder(), ("x", "mini"))
+    found = forgetting.measure(
+        ProbePlan(classes), pictures, {"dog": [grey(0)], "cat": [grey(0)]}, encoder(), ("x", "mini")
+    )
     assert list(found) == ["class dog", "leak dog", "class cat", "leak cat"]
     assert found["class dog"].score.mean == found["leak dog"].score.mean == 0
 
@@ -78,12 +83,12 @@ def test_two_classes_have_scores_each():
 def test_columns_of_sets_equal_the_distances(monkeypatch):
     real = [1, 2, 5, 9]
     monkeypatch.setattr(references, "images", lambda members: iter([grey(level) for level in members]))
-    kind = Kind("dog", "photo of a dog", "dog", is_own_word=False, pictures=tuple(real))
+    kind = ClassProbe("dog", "photo of a dog", "dog", is_own_word=False, pictures=tuple(real))
     own, base = [3, 4, 9, 30], [1, 2, 50, 70]
     pictures = drawn("dog", own, base) + drawn("unrelated", own, base)
-    scores = alignment.evaluate([Sample(grey(1), "a 0")], {}, encoder(), base=[Sample(grey(1), "a 0")])
-    planned = Asides((kind,), pictures=tuple(real))
-    found = forgetting.with_sets(scores, planned, pictures, Wanted(("text", "kid", "fid")), encoder())
+    scores = alignment.score([Sample(grey(1), "a 0")], {}, encoder(), base=[Sample(grey(1), "a 0")])
+    planned = ProbePlan((kind,), pictures=tuple(real))
+    found = forgetting.with_sets(scores, planned, pictures, MetricRequest(("text", "kid", "fid")), encoder())
 
     def rows(levels):
         return np.array([[cos(level), math.sin(math.radians(level))] for level in levels], np.float32) * 2**0.5
@@ -101,8 +106,8 @@ def test_columns_of_sets_equal_the_distances(monkeypatch):
 
 def test_fid_looks_at_as_many_pictures_as_asked(monkeypatch):
     monkeypatch.setattr(references, "images", lambda members: iter([grey(1), grey(2), grey(3)]))
-    scores = alignment.evaluate([Sample(grey(1), "a 0")], {}, encoder())
+    scores = alignment.score([Sample(grey(1), "a 0")], {}, encoder())
     pictures = drawn("unrelated", [1, 2, 3, 90], [1, 2, 3, 80])
-    found = forgetting.with_sets(scores, Asides(), pictures, Wanted(("fid",), fid_count=3), encoder())
+    found = forgetting.with_sets(scores, ProbePlan(), pictures, MetricRequest(("fid",), fid_count=3), encoder())
     assert found.concept["fid"] == pytest.approx(0, abs=1e-6)
     assert found.sets["fid"]["drawn"] == 3

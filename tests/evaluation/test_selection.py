@@ -6,7 +6,7 @@ import pytest
 
 from cdtool.errors import InterruptedRun
 from cdtool.evaluation import selection
-from cdtool.evaluation.selection import Stage
+from cdtool.evaluation.selection import CheckpointScore
 from cdtool.models import encoders, pipelines
 from cdtool.store import registry
 from cdtool.store.concept import read_tensors
@@ -15,7 +15,7 @@ from cdtool.training import run
 
 
 def curve(*points):
-    return [Stage(10 * place, text, image) for place, (text, image) in enumerate(points)]
+    return [CheckpointScore(10 * place, text, image) for place, (text, image) in enumerate(points)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_base_itself_is_never_picked():
     ("steps", "count", "kept"), [(250, 5, (50, 100, 150, 200, 250)), (3, 5, (1, 2, 3)), (7, 2, (4, 7))]
 )
 def test_checkpoints_are_evenly_spaced(steps, count, kept):
-    assert selection.marks(steps, count) == kept
+    assert selection.checkpoint_steps(steps, count) == kept
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def work(sd_base, tmp_path, monkeypatch):
 
 def trained(work, **more):
     base = pipelines.load(work.base, precision="fp32", device="cpu")
-    learned, _ = run.subjects(work, base)
+    learned, _ = run.concept_images(work, base)
     for _ in selection.train(work, base, learned, 2, **more):
         pass
     return base
@@ -88,7 +88,7 @@ def test_snapshots_do_not_change_the_training_and_hold_what_fewer_steps_make(wor
     half = read_tensors(path)
     for name, steps, expected in (("plain", 4, whole), ("short", 2, half)):
         job = replace(work, name=name, settings=replace(work.settings, steps=steps))
-        learned, _ = run.subjects(job, base)
+        learned, _ = run.concept_images(job, base)
         for _ in run.train(job, base, learned):
             pass
         found = read_tensors(registry.find(name).path)
@@ -107,7 +107,7 @@ def test_the_kept_checkpoint_tells_why(work, monkeypatch):
     entry = registry.find("dog")
     assert entry.manifest.settings["steps"] == 2
     assert entry.manifest.report["pick"]["of"] == 4
-    assert selection.stages_of(entry) == tuple(stages)
+    assert selection.scores_of_checkpoints(entry) == tuple(stages)
     found = read_tensors(entry.path)
     assert all(bool((found[name] == half[name]).all()) for name in half)
     assert registry.note("dog")["photos"]

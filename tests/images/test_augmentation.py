@@ -127,7 +127,7 @@ def test_without_augmentation_only_the_flip_is_left_to_chance(image):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_prior_pictures_are_shown_in_full_size(image, flipped):
-    made = augmentation.prior_crop(image, SIZE, LATENT, flipped=flipped)
+    made = augmentation.class_crop(image, SIZE, LATENT, flipped=flipped)
     assert np.array_equal(made.pixels, plainly_cropped(image, flipped))
     assert made.mask.all()
     assert made.mask.shape == (LATENT, LATENT)

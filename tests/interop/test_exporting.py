@@ -194,7 +194,7 @@ def test_the_metadata_tells_the_base(sd_base, monkeypatch, tmp_path, family, pre
     entry = handmade.concept(sd_base, **LOW)
     where = replace(entry.manifest.base, family=family)
     entry = replace(entry, manifest=replace(entry.manifest, base=where))
-    monkeypatch.setattr(bundle, "home", lambda *_: bundle.Home("x", True, family, prediction))
+    monkeypatch.setattr(bundle, "base_info", lambda *_: bundle.BaseInfo("x", True, family, prediction))
     write(entry, "kohya", tmp_path / "out")
     known = metadata(tmp_path / "out" / "dog.safetensors")
     assert (known.get("ss_base_model_version"), known["ss_v2"]) == (version, v2)

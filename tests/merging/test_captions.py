@@ -1,4 +1,4 @@
-"""Everyday captions: what is shipped, and R against a plain sum over every position of every caption."""
+"""Regularization captions: what is shipped, and R against a plain sum over every position of every caption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from cdtool import settings
 from cdtool.errors import InputError, NotFoundError
-from cdtool.merging import captions as everyday
+from cdtool.merging import captions as reg_captions
 from cdtool.models import pipelines, text
 from cdtool.tokens import Prompt
 
@@ -37,9 +37,9 @@ def plain(base, captions):
 
 
 def test_the_shipped_captions_are_many_different_and_of_a_natural_length():
-    captions = everyday.read(everyday.SHIPPED)
-    lines = everyday.SHIPPED.read_text(encoding="utf-8").splitlines()
-    assert 950 <= len(captions) <= everyday.MOST
+    captions = reg_captions.read(reg_captions.SHIPPED)
+    lines = reg_captions.SHIPPED.read_text(encoding="utf-8").splitlines()
+    assert 950 <= len(captions) <= reg_captions.MOST
     assert len(set(lines)) == len(lines)
     assert all(5 <= len(line.split()) <= 16 for line in lines)
     assert all(line.isascii() for line in lines)
@@ -54,14 +54,14 @@ def test_captions_are_the_users_else_the_bases_else_the_shipped(tmp_path):
     mine.write_text("a dog\n\n  a   cat \na dog\n", encoding="utf-8")
     base = tmp_path / "base"
     base.mkdir()
-    assert everyday.find(None, base) == everyday.SHIPPED
+    assert reg_captions.find(None, base) == reg_captions.SHIPPED
     (base / "cdtool.toml").write_text('[merge]\ncaptions = "own.txt"\n', encoding="utf-8")
     with pytest.raises(NotFoundError, match=r"own\.txt"):
-        everyday.find(None, base)
+        reg_captions.find(None, base)
     (base / "own.txt").write_text("a beach\n", encoding="utf-8")
-    assert everyday.find(None, base) == base / "own.txt"
-    assert everyday.find(mine, base) == mine
-    assert everyday.read(mine) == ["a dog", "a cat"]
+    assert reg_captions.find(None, base) == base / "own.txt"
+    assert reg_captions.find(mine, base) == mine
+    assert reg_captions.read(mine) == ["a dog", "a cat"]
 
 
 def test_a_corpus_gives_its_captions(tmp_path):
@@ -72,14 +72,14 @@ def test_a_corpus_gives_its_captions(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    assert everyday.read(path) == ["thing 0", "thing 1", "thing 2"]
+    assert reg_captions.read(path) == ["thing 0", "thing 1", "thing 2"]
 
 
 def test_more_than_enough_are_evenly_chosen(tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("\n".join(f"thing {at}" for at in range(2500)), encoding="utf-8")
-    found = everyday.read(path)
-    assert len(found) == everyday.MOST
+    found = reg_captions.read(path)
+    assert len(found) == reg_captions.MOST
     assert found[0] == "thing 0"
     assert found[-1] == "thing 2497"
 
@@ -89,14 +89,14 @@ def test_what_holds_no_caption_is_refused(tmp_path, content):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(InputError):
-        everyday.read(path)
+        reg_captions.read(path)
 
 
 # ---------------------------------------------------------------- R
 
 
 def test_r_is_the_mean_over_every_position(base):
-    found = everyday.known(base, CAPTIONS)
+    found = reg_captions.known(base, CAPTIONS)
     rows = torch.cat([row for row, _ in plain(base, CAPTIONS)])
     rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
     assert torch.allclose(found.moment, rows.T @ rows / len(rows), atol=1e-5)
@@ -105,10 +105,10 @@ def test_r_is_the_mean_over_every_position(base):
 
 
 def test_padding_of_some_captions_stands_for_that_of_all(base, monkeypatch):
-    monkeypatch.setattr(everyday, "PADDED", 2)
-    monkeypatch.setattr(everyday, "BATCH", 2)
-    assert sorted(everyday.encode(base, CAPTIONS, "key")) == [0, 1, 2, 3, 4]
-    found = everyday.stored("key")
+    monkeypatch.setattr(reg_captions, "PADDED", 2)
+    monkeypatch.setattr(reg_captions, "BATCH", 2)
+    assert sorted(reg_captions.encode(base, CAPTIONS, "key")) == [0, 1, 2, 3, 4]
+    found = reg_captions.stored("key")
     every, padding = [], []
     for at, (row, end) in enumerate(plain(base, CAPTIONS)):
         every.append(row[: end + 1])
@@ -120,7 +120,7 @@ def test_padding_of_some_captions_stands_for_that_of_all(base, monkeypatch):
 
 
 def test_the_words_kept_are_words_without_start_and_padding(base):
-    found = everyday.known(base, CAPTIONS)
+    found = reg_captions.known(base, CAPTIONS)
     wanted = torch.cat([row[1 : end + 1] for row, end in plain(base, CAPTIONS)])
     assert torch.allclose(found.words, wanted, atol=1e-5)
 
@@ -133,28 +133,28 @@ def files():
 
 
 def test_the_cache_knows_captions_and_encoders_apart(base):
-    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
-    everyday.known(base, CAPTIONS)
-    assert everyday.stored(everyday.key_of(base, CAPTIONS[:-1])) is None
+    assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS)) is None
+    reg_captions.known(base, CAPTIONS)
+    assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS[:-1])) is None
     (entry,) = files()
     weight = base.text_encoders[-1].get_input_embeddings().weight.data
     kept = weight[0, 0].item()
     weight[0, 0] = kept + 1
     try:
-        assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
+        assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS)) is None
     finally:
         weight[0, 0] = kept
-    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is not None
-    assert entry.name == f"{everyday.key_of(base, CAPTIONS)}.safetensors"
+    assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS)) is not None
+    assert entry.name == f"{reg_captions.key_of(base, CAPTIONS)}.safetensors"
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None])
 def test_a_damaged_entry_is_made_again(base, damage):
-    everyday.known(base, CAPTIONS)
+    reg_captions.known(base, CAPTIONS)
     (entry,) = files()
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is None
-    everyday.known(base, CAPTIONS)
-    assert everyday.stored(everyday.key_of(base, CAPTIONS)) is not None
+    assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS)) is None
+    reg_captions.known(base, CAPTIONS)
+    assert reg_captions.stored(reg_captions.key_of(base, CAPTIONS)) is not None
     assert files() == [entry]

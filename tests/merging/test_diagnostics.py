@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdtool.merging import diagnostics
-from cdtool.merging.targets import Rows
+from cdtool.merging.targets import Targets
 from cdtool.tokens import Token
 
 EYE = torch.eye(2, dtype=torch.float64)
@@ -19,7 +19,7 @@ def linear(matrix):
 def figures(concepts, exact, saved, bound=((0,), (1,)), tried=((0,), (1,))):
     measured = diagnostics.measure(
         ["only"], [linear(matrix) for matrix in concepts], linear(exact), linear(saved),
-        Rows(EYE, list(bound)), Rows(EYE, list(tried)), EYE,
+        Targets(EYE, list(bound)), Targets(EYE, list(tried)), EYE,
     )  # fmt: skip
     return diagnostics.report(measured, ["one", "two"], 2, 10.0, ())
 
@@ -64,3 +64,16 @@ def test_what_may_go_wrong_is_told_before(tokens, rows, said):
     found = diagnostics.clashes(tokens, [[torch.tensor(row) for row in rows]])
     assert len(found) == len(said)
     assert all(part in warning for part, warning in zip(said, found, strict=True))
+
+
+def test_two_concepts_that_began_as_one_word_are_named(saved):
+    def concept(name, initializer, **values):
+        return saved(name, tokens=(Token(name, initializer=initializer, ids=(7,)),), **values)
+
+    concepts = [concept("dog", "ktn"), concept("cat", "pll"), concept("owl", "ktn")]
+    (said,) = diagnostics.shared_initializers(concepts)
+    assert all(part in said for part in ('V1 dog of "dog"', 'V3 owl of "owl"', '"ktn"', 'Train "owl" again'))
+    assert diagnostics.shared_initializers(concepts[:2]) == ()
+    by_class = concept("fox", "ktn", settings={"token_init": "class"})
+    imported = concept("cow", "ktn", parents=({"by": "import"},))
+    assert diagnostics.shared_initializers([concepts[0], by_class, imported]) == ()

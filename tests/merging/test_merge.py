@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
-from cdtool.merging import captions, diagnostics, merge
-from cdtool.merging import targets as constraints
-from cdtool.merging.targets import Rows
-from cdtool.models import adapter, deltas, pipelines, text
+from cdtool.merging import captions, diagnostics, merge, targets
+from cdtool.merging.targets import Targets
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.store import concept, registry
 from cdtool.store import subject as composition
 from cdtool.store.concept import BaseRef, Manifest
@@ -26,7 +25,7 @@ def make():
 
     def save(base, name, *tokens, seed=1, scale=0.3, rank=None, bias=False, settings=None):
         generator = torch.Generator().manual_seed(seed)
-        tokens = text.initialised(base.tokenizers, tokens or (Token("dog"),))
+        tokens = initializers.assign(base.tokenizers, tokens or (Token("dog"),))
         tensors = {}
         for module, weight in base.kv.items():
             name_of, (o, d) = f"unet.{module}.weight", weight.shape
@@ -184,10 +183,10 @@ def test_each_owner_has_its_keys_and_values_at_its_words(family, rank, make, req
     made = merged(base, "one+two")
     assert made.report.error < 1e-8
     assert made.report.saved_error < 1e-3
-    both = adapter.learned(base, made.manifest.tokens, made.tensors)
+    both = adapter.load_weights(base, made.manifest.tokens, made.tensors)
     for name, prompt, positions in [("one", "photo of a V1 dog", (4, 5, 6)), ("two", "V2 cat", (1, 2, 3))]:
         entry = registry.find(name)
-        own = adapter.learned(base, entry.manifest.tokens, concept.read_tensors(entry.path))
+        own = adapter.load_weights(base, entry.manifest.tokens, concept.read_tensors(entry.path))
         c = features(base, prompt, made.manifest.tokens, both)
         # The owner knows the same features under its own number.
         assert torch.equal(c, features(base, prompt.replace("V2", "V1"), entry.manifest.tokens, own))
@@ -200,14 +199,14 @@ def test_in_a_prompt_of_both_each_has_its_own_words_alone(sd, make):
     make(sd, "one", Token("dog"))
     make(sd, "two", Token("cat"), seed=2)
     made = merged(sd, "one+two")
-    both = adapter.learned(sd, made.manifest.tokens, made.tensors)
+    both = adapter.load_weights(sd, made.manifest.tokens, made.tensors)
     c = features(sd, "photo of a V2 cat and a V1 dog", made.manifest.tokens, both)
     tokenized = text.tokenize(sd, bind("photo of a V2 cat and a V1 dog", made.manifest.tokens), made.manifest.tokens)
     assert [slot.token for slot in tokenized.slots[0]] == [1, 0]
     found = adapter.keys_and_values(sd, both, c)
     for slot in tokenized.slots[0]:
         entry = registry.find(("one", "two")[slot.token])
-        own = adapter.learned(sd, entry.manifest.tokens, concept.read_tensors(entry.path))
+        own = adapter.load_weights(sd, entry.manifest.tokens, concept.read_tensors(entry.path))
         for at in (slot.position, slot.position + 1):  # the modifier and its noun
             for module, value in adapter.keys_and_values(sd, own, c).items():
                 gap = found[module][0, at] - value[0, at]
@@ -236,9 +235,9 @@ def test_a_weight_scales_what_a_concept_asks_for(sd, make):
     make(sd, "two", Token("cat"), seed=2)
     plain, half = merged(sd, "one+two"), merged(sd, "one:0.5+two")
     module = next(iter(sd.kv))
-    both = [adapter.learned(sd, made.manifest.tokens, made.tensors) for made in (plain, half)]
+    both = [adapter.load_weights(sd, made.manifest.tokens, made.tensors) for made in (plain, half)]
     c = features(sd, "V1 dog", plain.manifest.tokens, both[0])[:, 1:3]
-    whole, less = (adapter.applied(what.changes[module], c) for what in both)
+    whole, less = (deltas.apply(what.kv[module], c) for what in both)
     assert torch.allclose(less, 0.5 * whole, rtol=5e-3, atol=1e-3)
     assert half.manifest.parents[0]["weight"] == 0.5
 
@@ -251,10 +250,10 @@ def test_a_bias_is_merged_through_a_constant_feature(sd, make):
     assert made.report.saved_error < 2e-3
     entry, module = registry.find("one"), next(iter(sd.kv))
     tensors = concept.read_tensors(entry.path)
-    learned = adapter.Learned(rows=tuple((tensors[f"token.1.{part}"],) for part in sd.family.encoders))
+    learned = adapter.ConceptWeights(embeddings=tuple((tensors[f"token.1.{part}"],) for part in sd.family.encoders))
     c = features(sd, "photo of a V* dog", entry.manifest.tokens, learned)[0, 4:7]
     wanted = c @ tensors[f"unet.{module}.weight"].T + tensors[f"unet.{module}.bias"]
-    factors = deltas.change(made.tensors, f"unet.{module}.weight")
+    factors = deltas.read(made.tensors, f"unet.{module}.weight")
     found = c @ factors.down.T @ factors.up.float().T + made.tensors[f"unet.{module}.bias"]
     assert float((found - wanted).norm() / wanted.norm()) < 2e-3
 
@@ -265,10 +264,10 @@ def test_a_concept_of_rows_alone_asks_for_no_change(sd, make):
     registry.save(entry.manifest, tensors, force=True)
     make(sd, "two", Token("cat"), seed=2)
     made = merged(sd, "one+two")
-    both = adapter.learned(sd, made.manifest.tokens, made.tensors)
+    both = adapter.load_weights(sd, made.manifest.tokens, made.tensors)
     c = features(sd, "V1 dog", made.manifest.tokens, both)[:, 1:3]
     module = next(iter(sd.kv))
-    assert float(adapter.applied(both.changes[module], c).norm()) < 1e-2
+    assert float(deltas.apply(both.kv[module], c).norm()) < 1e-2
     assert made.report.fidelity["one"] == 1.0
 
 
@@ -329,20 +328,20 @@ def test_the_report_is_what_a_slower_count_gives(sd, make):
     make(sd, "two", Token("cat"), seed=2)
     made = merged(sd, "one+two")
     tokens = made.manifest.tokens
-    both = adapter.learned(sd, tokens, made.tensors)
-    known = [Rows(*part) for part in (
-        constraints.rows(sd, constraints.prompts(tokens, [False] * 2), tokens, both.rows, whole=True),
-        constraints.rows(sd, constraints.trials(tokens, [False] * 2), tokens, both.rows, whole=False),
+    both = adapter.load_weights(sd, tokens, made.tensors)
+    known = [Targets(*part) for part in (
+        targets.collect(sd, targets.prompts(tokens, [False] * 2), tokens, both.embeddings, whole=True),
+        targets.collect(sd, targets.held_out_prompts(tokens, [False] * 2), tokens, both.embeddings, whole=False),
     )]  # fmt: skip
     apart, whole = [0.0, 0.0], [0.0, 0.0]
-    for c, (place,) in zip(known[1].features, known[1].places, strict=True):
-        if float((known[0].features - c).norm(dim=1).min()) < constraints.SAME * float(c.norm()):
+    for c, (place,) in zip(known[1].features, known[1].owners, strict=True):
+        if float((known[0].features - c).norm(dim=1).min()) < targets.SAME * float(c.norm()):
             continue
         entry = registry.find(("one", "two")[place])
         tensors = concept.read_tensors(entry.path)
         for module in sd.kv:
             own = tensors[f"unet.{module}.weight"].double() @ c
-            factors = both.changes[module]
+            factors = both.kv[module]
             apart[place] += float((factors[0].double() @ (factors[1].double() @ c) - own).square().sum())
             whole[place] += float(own.square().sum())
     for place, name in enumerate(("one", "two")):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cdtool.merging import targets
-from cdtool.merging.targets import Rows
-from cdtool.models import pipelines, text
+from cdtool.merging.targets import Targets
+from cdtool.models import initializers, pipelines, text
 from cdtool.tokens import Token, bind
 
 
@@ -18,7 +18,7 @@ def base(wide_base):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog"), Token("moongate", modifier=False)])
+    return initializers.assign(base.tokenizers, [Token("dog"), Token("moongate", modifier=False)])
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def encoded(base, prompt, tokens, learned):
         return text.encode(base, [text.tokenize(base, bind(prompt, tokens), tokens)], learned).features[0].double()
 
 
-def test_two_things_are_asked_for_alone_and_in_both_orders():
+def test_two_things_are_target_values_for_alone_and_in_both_orders():
     tokens = (Token("dog"), Token("apple", modifier=False))
     assert targets.prompts(tokens, [False, False]) == [
         "V1 dog", "photo of a V1 dog", "apple", "photo of an apple", "a photo of an apple",
@@ -41,7 +41,7 @@ def test_two_things_are_asked_for_alone_and_in_both_orders():
     assert len(targets.prompts(tokens, [False, False], pairs=False)) == 5
 
 
-def test_a_style_is_asked_for_as_one():
+def test_a_style_is_target_values_for_as_one():
     tokens = (Token("dog"), Token("art"), Token("ink"))
     assert targets.prompts(tokens, [False, True, True]) == [
         "V1 dog", "photo of a V1 dog",
@@ -56,7 +56,7 @@ def test_a_style_is_asked_for_as_one():
 def test_no_trial_is_a_constraint_and_every_token_is_tried():
     tokens = (Token("dog"), Token("art"), Token("umbrella", modifier=False))
     styles = [False, True, False]
-    trials = targets.trials(tokens, styles)
+    trials = targets.held_out_prompts(tokens, styles)
     assert not set(trials) & set(targets.prompts(tokens, styles))
     assert "a painting of an umbrella" in trials
     for token in range(3):
@@ -66,45 +66,45 @@ def test_no_trial_is_a_constraint_and_every_token_is_tried():
 
 def test_a_prompt_of_its_own_is_a_concepts_from_its_first_word_to_its_end(base, tokens, learned):
     row = encoded(base, "photo of a V1 dog", tokens, learned)
-    found = targets.rows(base, ["photo of a V1 dog"], tokens, learned, whole=True)
+    found = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=True)
     # start, photo, of, a, V1, dog, end; the padding behind it binds nothing
     assert torch.allclose(found.features, row[4:7], atol=1e-5)
-    assert found.places == [(0,)] * 3
+    assert found.owners == [(0,)] * 3
 
 
 def test_what_follows_the_words_is_a_concepts_too(base, tokens, learned):
     row = encoded(base, "moongate on the beach", tokens, learned)
-    found = targets.rows(base, ["moongate on the beach"], tokens, learned, whole=True)
+    found = targets.collect(base, ["moongate on the beach"], tokens, learned, whole=True)
     assert torch.allclose(found.features, row[1:6], atol=1e-5)
-    assert found.places == [(1,)] * 5
+    assert found.owners == [(1,)] * 5
 
 
 def test_where_several_are_named_only_own_words_count(base, tokens, learned):
     prompt = "moongate on the V1 dog"
     row = encoded(base, prompt, tokens, learned)
     for whole in (True, False):
-        found = targets.rows(base, [prompt], tokens, learned, whole=whole)
+        found = targets.collect(base, [prompt], tokens, learned, whole=whole)
         assert torch.allclose(found.features, row[[1, 4, 5]], atol=1e-5)
-        assert found.places == [(1,), (0,), (0,)]
+        assert found.owners == [(1,), (0,), (0,)]
 
 
 def test_rows_alone_are_own_words_alone(base, tokens, learned):
-    found = targets.rows(base, ["photo of a V1 dog on the beach"], tokens, learned, whole=False)
-    assert found.places == [(0,)] * 2
+    found = targets.collect(base, ["photo of a V1 dog on the beach"], tokens, learned, whole=False)
+    assert found.owners == [(0,)] * 2
 
 
 def test_rows_that_coincide_are_one_that_belongs_to_all():
     one, other = torch.eye(3, dtype=torch.float64)[:2]
     features = torch.stack([one, other, one * (1 + 1e-6), one])
-    found = targets.distinct(Rows(features, [(0,), (1,), (2,), (0,)]))
+    found = targets.distinct(Targets(features, [(0,), (1,), (2,), (0,)]))
     assert torch.equal(found.features, features[:2])
-    assert found.places == [(0, 2), (1,)]
-    assert found.of([5, 5, 6]).places == [(5, 6), (5,)]
+    assert found.owners == [(0, 2), (1,)]
+    assert found.by_concept([5, 5, 6]).owners == [(5, 6), (5,)]
 
 
 def test_a_common_beginning_is_no_trial(base, tokens, learned):
-    bound = targets.rows(base, ["photo of a V1 dog"], tokens, learned, whole=True)
-    tried = targets.rows(base, ["photo of a V1 dog on the beach", "the V1 dog"], tokens, learned, whole=False)
-    found = targets.others(tried, bound)
+    bound = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=True)
+    tried = targets.collect(base, ["photo of a V1 dog on the beach", "the V1 dog"], tokens, learned, whole=False)
+    found = targets.excluding(tried, bound)
     assert torch.equal(found.features, tried.features[2:])
-    assert found.places == [(0,)] * 2
+    assert found.owners == [(0,)] * 2

@@ -10,7 +10,7 @@ from predictions import conditioning, forward, same, snapshot
 from torch.nn import functional as F
 
 from cdtool.errors import BaseError, ConceptError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, initializers, pipelines
 from cdtool.tokens import Token
 from cdtool.training import trainable
 
@@ -22,7 +22,7 @@ def base(request):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog")])
+    return initializers.assign(base.tokenizers, [Token("dog")])
 
 
 def concept(base, tokens, rank=None, shared=False, seed=1):
@@ -51,7 +51,7 @@ def concept(base, tokens, rank=None, shared=False, seed=1):
 
 
 @pytest.mark.parametrize(("rank", "shared"), [(None, False), (3, False), (3, True)], ids=["dense", "low", "shared"])
-def test_held_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, rank, shared):
+def test_precomputed_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, rank, shared):
     tensors = concept(base, tokens, rank, shared)
     slow = copy.copy(base)
     slow.unet = copy.deepcopy(base.unet)
@@ -60,11 +60,11 @@ def test_held_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, ra
         down = tensors.get(f"{name}.down", tensors.get("down"))
         change = tensors[name] if rank is None else tensors[f"{name}.up"] @ down
         slow.unet.get_submodule(module).weight.copy_(weight + change)
-    what = adapter.learned(base, tokens, tensors)
+    what = adapter.load_weights(base, tokens, tensors)
     with torch.no_grad():
-        condition = conditioning(base, tokens, ["a V* dog", "the beach"], what.rows)
+        condition = conditioning(base, tokens, ["a V* dog", "the beach"], what.embeddings)
         plain, wanted = forward(base, condition), forward(slow, condition)
-        with adapter.held(base) as give:
+        with adapter.precomputed_kv(base) as give:
             give(adapter.keys_and_values(base, what, condition.features))
             found = forward(base, condition)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -72,12 +72,12 @@ def test_held_keys_equal_a_denoiser_with_the_changes_written_in(base, tokens, ra
     assert torch.equal(plain, forward(base, condition).detach())
 
 
-def test_without_changes_the_held_keys_are_the_bases_own(base):
+def test_without_changes_the_precomputed_keys_are_the_bases_own(base):
     with torch.no_grad():
         condition = conditioning(base, (), ["a dog", "the beach"], ((),) * len(base.text_encoders))
         before = forward(base, condition)
-        with adapter.held(base) as give:
-            give(adapter.keys_and_values(base, adapter.Learned(), condition.features))
+        with adapter.precomputed_kv(base) as give:
+            give(adapter.keys_and_values(base, adapter.ConceptWeights(), condition.features))
             torch.testing.assert_close(forward(base, condition), before, atol=1e-6, rtol=1e-5)
 
 
@@ -91,31 +91,31 @@ def test_a_bias_of_a_projection_is_kept(base):
     wanted = F.linear(features, module.weight, module.bias)
     with trainable.attached(other, ()) as trained, torch.no_grad():
         torch.testing.assert_close(trained.modules[name](features), wanted)
-    with pytest.raises(BaseError), adapter.held(other) as give:
-        give(adapter.keys_and_values(other, adapter.Learned(), features))
+    with pytest.raises(BaseError), adapter.precomputed_kv(other) as give:
+        give(adapter.keys_and_values(other, adapter.ConceptWeights(), features))
         held = other.unet.get_submodule(name)
         torch.testing.assert_close(held(features), wanted)
 
 
-def test_a_denoiser_that_never_asks_is_found_out(base):
+def test_a_denoiser_that_never_uses_them_is_found_out(base):
     features = torch.randn(1, 5, next(iter(base.kv.values())).shape[1])
     before = snapshot(base)
-    with pytest.raises(BaseError, match="never asked"), adapter.held(base) as give:
-        give(adapter.keys_and_values(base, adapter.Learned(), features))
+    with pytest.raises(BaseError, match="never used"), adapter.precomputed_kv(base) as give:
+        give(adapter.keys_and_values(base, adapter.ConceptWeights(), features))
     assert same(before, snapshot(base))
 
 
 def test_keys_of_other_prompts_are_found_out(base):
     features = torch.randn(1, 5, next(iter(base.kv.values())).shape[1])
-    with pytest.raises(BaseError, match="other prompts"), adapter.held(base) as give:
+    with pytest.raises(BaseError, match="other prompts"), adapter.precomputed_kv(base) as give:
         name = next(iter(base.kv))
-        give(adapter.keys_and_values(base, adapter.Learned(), features))
+        give(adapter.keys_and_values(base, adapter.ConceptWeights(), features))
         base.unet.get_submodule(name)(features.expand(2, -1, -1))
 
 
 def test_holding_leaves_the_base_as_it_was_also_on_an_error(base):
     before = snapshot(base)
-    with pytest.raises(RuntimeError, match="inside"), adapter.held(base):
+    with pytest.raises(RuntimeError, match="inside"), adapter.precomputed_kv(base):
         raise RuntimeError("inside")
     assert same(before, snapshot(base))
 
@@ -145,11 +145,11 @@ def spoiled(base, tokens, how):
 @pytest.mark.parametrize("how", ["missing", "wide", "no row", "long row", "factor missing", "factors of two ranks"])
 def test_a_concept_that_does_not_fit_is_refused(base, tokens, how):
     with pytest.raises(ConceptError):
-        adapter.learned(base, tokens, spoiled(base, tokens, how))
+        adapter.load_weights(base, tokens, spoiled(base, tokens, how))
 
 
 def test_half_precision_tensors_become_float32(base, tokens):
     made = {name: tensor.half() for name, tensor in concept(base, tokens).items()}
-    what = adapter.learned(base, tokens, made)
-    assert all(change.dtype == torch.float32 for change in what.changes.values())
-    assert all(row.dtype == torch.float32 for encoder in what.rows for row in encoder)
+    what = adapter.load_weights(base, tokens, made)
+    assert all(change.dtype == torch.float32 for change in what.kv.values())
+    assert all(row.dtype == torch.float32 for encoder in what.embeddings for row in encoder)

@@ -19,19 +19,19 @@ def test_parameters_are_read_off_the_tensor_names():
     names = dict.fromkeys(
         ("down", "unet.a.weight.up", "unet.b.weight", "unet.c.bias", "unet.a.weight.down", "token.1.x")
     )
-    assert deltas.changed(names) == ["unet.a.weight", "unet.b.weight", "unet.c.bias"]
+    assert deltas.changed_parameters(names) == ["unet.a.weight", "unet.b.weight", "unet.c.bias"]
 
 
 def test_a_change_is_dense_or_factors_or_shares_its_down():
     up, down, shared = some(4, 2), some(2, 3), some(2, 3, seed=1)
     tensors = {"a.up": up, "a.down": down, "b.up": up, "down": shared, "c": some(4, 3), "d.up": some(4, 5)}
-    torch.testing.assert_close(deltas.dense(deltas.change(tensors, "a")), up @ down)
-    torch.testing.assert_close(deltas.dense(deltas.change(tensors, "b")), up @ shared)
-    assert torch.equal(deltas.change(tensors, "c"), tensors["c"])
+    torch.testing.assert_close(deltas.dense(deltas.read(tensors, "a")), up @ down)
+    torch.testing.assert_close(deltas.dense(deltas.read(tensors, "b")), up @ shared)
+    assert torch.equal(deltas.read(tensors, "c"), tensors["c"])
     with pytest.raises(ConceptError, match="no change for e"):
-        deltas.change(tensors, "e")
+        deltas.read(tensors, "e")
     with pytest.raises(ConceptError, match="ranks 5 and 2"):
-        deltas.change(tensors, "d")
+        deltas.read(tensors, "d")
 
 
 @pytest.mark.parametrize("rank", [1, 3, 9])
@@ -47,7 +47,7 @@ def test_factors_are_decomposed_as_their_product_is(rank):
 def test_the_cut_is_numpys_and_its_factors_share_the_values():
     matrix = some(7, 5)
     u, s, v = np.linalg.svd(matrix.numpy(), full_matrices=False)
-    factors = deltas.cut(deltas.decompose(matrix), 2)
+    factors = deltas.truncate(deltas.decompose(matrix), 2)
     np.testing.assert_allclose(deltas.dense(factors).numpy(), u[:, :2] * s[:2] @ v[:2], atol=1e-5)
     torch.testing.assert_close(factors.up.norm(dim=0), factors.down.norm(dim=1))
 

@@ -16,6 +16,7 @@ from cdtool import settings
 from cdtool.errors import BaseError, NotFoundError, SettingsError
 from cdtool.models import diffusion, pipelines
 from cdtool.settings import Scheduler
+from cdtool.store import families
 
 
 @pytest.fixture
@@ -35,17 +36,17 @@ def copy(tmp_path):
 
 
 def test_families_are_told_apart(sd_base, sdxl_base, copy):
-    assert pipelines.read_family(sd_base)[0].name == "sd"
-    assert pipelines.read_family(copy(sd_base, unet={"cross_attention_dim": 768}))[0].name == "sd1"
-    assert pipelines.read_family(copy(sd_base, unet={"cross_attention_dim": 1024}))[0].name == "sd2"
-    assert pipelines.read_family(sdxl_base)[0].name == "sdxl"
+    assert families.read(sd_base).family.name == "sd"
+    assert families.read(copy(sd_base, unet={"cross_attention_dim": 768})).family.name == "sd1"
+    assert families.read(copy(sd_base, unet={"cross_attention_dim": 1024})).family.name == "sd2"
+    assert families.read(sdxl_base).family.name == "sdxl"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"index": {"_class_name": "FluxPipeline"}}, "FluxPipeline"),
-        ({"scheduler": {"prediction_type": "sample"}}, "predicts sample"),
+        ({"scheduler": {"prediction_type": "sample"}}, 'predicts "sample"'),
     ],
 )
 def test_what_has_no_row_is_refused_in_one_sentence(sd_base, copy, cdtool, tmp_path, changes, words):

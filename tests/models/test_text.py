@@ -7,8 +7,7 @@ import copy
 import pytest
 import torch
 
-from cdtool.errors import TokenError
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines, text
 from cdtool.tokens import Prompt, Token, bind
 
 
@@ -23,7 +22,7 @@ def sdxl(sdxl_base):
 
 
 def tokens_of(base, *nouns):
-    return text.initialised(base.tokenizers, [Token(noun) for noun in nouns])
+    return initializers.assign(base.tokenizers, [Token(noun) for noun in nouns])
 
 
 def rows_of(base, count, seed=3):
@@ -37,36 +36,10 @@ def encoded(base, prompt, tokens, rows):
         return text.encode(base, [text.tokenize(base, bind(prompt, tokens), tokens)], rows)
 
 
-# ---------------------------------------------------------------- initialisers and ids
+# ---------------------------------------------------------------- ids
 
 
-def test_initialisers_are_dealt_by_noun_and_a_named_one_is_kept(sd):
-    found = text.initialised(sd.tokenizers, [Token("dog"), Token("cat", modifier=False), Token("bird")])
-    assert [token.initializer for token in found] == ["ucd", "", "ktn"]  # both begin at the third, and take turns
-    assert found[1].ids == ()
-    vocabulary = sd.tokenizers[0].get_vocab()
-    assert found[0].ids == (vocabulary["ucd"] if "ucd" in vocabulary else vocabulary["ucd</w>"],)
-    named = text.initialised(sd.tokenizers, [Token("dog"), Token("bird", initializer="ucd")])
-    assert [token.initializer for token in named] == ["ktn", "ucd"]
-
-
-def test_concepts_trained_apart_begin_at_words_of_their_own(sd):
-    alone = [text.initialised(sd.tokenizers, [Token(noun)])[0].initializer for noun in ("dog", "cat", "gate")]
-    assert sorted(alone) == ["ktn", "pll", "ucd"]
-
-
-def test_a_word_that_is_no_single_entry_is_refused_with_the_nearest(sd):
-    with pytest.raises(TokenError, match="not one entry") as caught:
-        text.initializer_ids(sd.tokenizers, "moongaet")
-    assert "moongate" in caught.value.hint
-
-
-def test_too_few_rare_words_are_an_error(sd):
-    with pytest.raises(TokenError, match="too few rare words"):
-        text.initialised(sd.tokenizers, [Token("dog")] * 4)
-
-
-def test_the_initialisers_id_stands_in_the_v_place(sd):
+def test_the_initializers_id_stands_in_the_modifiers_place(sd):
     (token,) = tokens_of(sd, "dog")
     tokenizer = sd.tokenizers[0]
     found = text.tokenize(sd, bind("photo of a V* dog on the beach", [token]), [token])
@@ -75,7 +48,7 @@ def test_the_initialisers_id_stands_in_the_v_place(sd):
     assert (position, place) == (4, 0)
     assert found.ids[0][position] == token.ids[0]
     assert [*found.ids[0][:position], *found.ids[0][position + 1 :]] == plain[:-1]
-    assert not found.dropped
+    assert not found.truncated
 
 
 def test_nothing_is_ever_added_to_a_tokenizer(sd, sdxl):
@@ -87,7 +60,7 @@ def test_nothing_is_ever_added_to_a_tokenizer(sd, sdxl):
         assert not any("V*" in tokenizer.get_vocab() for tokenizer in base.tokenizers)
 
 
-def test_the_word_of_the_initialiser_itself_is_left_alone(sd):
+def test_the_word_of_the_initializer_itself_is_left_alone(sd):
     (token,) = tokens_of(sd, "dog")
     found = text.tokenize(sd, bind("ktn V* dog", [token]), [token])
     assert len(found.slots[0]) == 1
@@ -96,7 +69,7 @@ def test_the_word_of_the_initialiser_itself_is_left_alone(sd):
     torch.testing.assert_close(encoded(sd, "ktn V* dog", [token], rows).features, slow, atol=1e-6, rtol=1e-5)
 
 
-# ---------------------------------------------------------------- rows in place
+# ---------------------------------------------------------------- learned embeddings in place
 
 
 def overwritten(base, rows, ids):
@@ -139,9 +112,9 @@ def test_each_token_has_its_own_row_and_each_prompt_its_own_places(sd):
         torch.testing.assert_close(together[place : place + 1], slow, atol=1e-6, rtol=1e-5)
 
 
-def test_a_row_equal_to_the_initialiser_changes_nothing(sd):
+def test_a_row_equal_to_the_initializer_changes_nothing(sd):
     (token,) = tokens_of(sd, "dog")
-    rows = text.initial_rows(sd, [token])
+    rows = initializers.initial_embeddings(sd, [token])
     prompt = text.tokenize(sd, bind("photo of a V* dog", [token]), [token])
     with torch.no_grad():
         bare = sd.text_encoders[0](torch.tensor([prompt.ids[0]])).last_hidden_state
@@ -167,7 +140,7 @@ def test_the_hook_is_taken_off_also_after_an_error(sd):
     assert not table._forward_hooks
     with (
         pytest.raises(RuntimeError, match="inside"),
-        text.rows_in_place(sd.text_encoders[0], [[text.Slot(1, 0)]], rows_of(sd, 1)[0]),
+        text.override_embeddings(sd.text_encoders[0], [[text.Slot(1, 0)]], rows_of(sd, 1)[0]),
     ):
         assert table._forward_hooks
         raise RuntimeError("inside")
@@ -181,7 +154,7 @@ def test_a_long_prompt_is_cut_and_says_so(sd):
     (token,) = tokens_of(sd, "dog")
     inside = text.tokenize(sd, bind("dog " * 74 + "V*", [token]), [token])
     beyond = text.tokenize(sd, bind("dog " * 75 + "V* dog", [token]), [token])
-    assert (inside.dropped, beyond.dropped) == (False, True)
+    assert (inside.truncated, beyond.truncated) == (False, True)
     assert [slot.position for slot in inside.slots[0]] == [75]
     assert beyond.slots[0] == ()
     for found in (inside, beyond):
@@ -200,7 +173,7 @@ def test_sd_features_equal_the_plain_pipelines(sd, sd_base, prompt):
     pipeline = StableDiffusionPipeline.from_pretrained(sd_base, safety_checker=None)
     wanted, negative = pipeline.encode_prompt(prompt, "cpu", 1, True, negative_prompt="")
     assert torch.equal(encoded(sd, prompt, [], ((),)).features, wanted)
-    assert torch.equal(text.unprompted(sd, encoded(sd, "", [], ((),))).features, negative)
+    assert torch.equal(text.unconditional(sd, encoded(sd, "", [], ((),))).features, negative)
 
 
 @pytest.mark.parametrize("prompt", ["a dog on the beach", "moongate in front of the cat", "dog " * 90])
@@ -213,7 +186,7 @@ def test_sdxl_features_equal_the_plain_pipelines(sdxl, sdxl_base, prompt):
     found = encoded(sdxl, prompt, [], ((), ()))
     torch.testing.assert_close(found.features, features, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(found.pooled, pooled, atol=1e-6, rtol=1e-5)
-    empty = text.unprompted(sdxl, encoded(sdxl, "", [], ((), ())))
+    empty = text.unconditional(sdxl, encoded(sdxl, "", [], ((), ())))
     assert torch.equal(empty.features, negative)
     assert torch.equal(empty.pooled, negative_pooled)
     assert not negative.any()  # as SDXL's index asks for
@@ -230,67 +203,3 @@ def test_joined_conditionings_keep_their_order(sdxl):
 
 def test_a_prompt_without_words_is_empty(sd):
     assert text.tokenize(sd, Prompt((), frozenset()), []) == text.tokenize(sd, bind("", []), [])
-
-
-# ---------------------------------------------------------------- how a row begins
-
-
-class Words:
-    """A tokenizer that knows a vocabulary, one id a word."""
-
-    def __init__(self, *entries):
-        self.entries = {entry: place for place, entry in enumerate(entries)}
-
-    def get_vocab(self):
-        return self.entries
-
-    def __call__(self, captions, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [[self.entries[word] for word in caption.split()] for caption in captions]}
-
-
-@pytest.mark.parametrize(
-    ("noun", "word"),
-    [("dog", "dog"), ("wooden pot", "pot"), ("moongate", "gate"), ("tortoise plushy", "plush"), ("Teddybear", "bear")],
-)
-def test_the_paper_chose_one_word_for_a_class(noun, word):
-    known = ("dog", "pot", "gate", "moon", "plush", "shy", "bear", "teddy", "tortoise", "wooden")
-    assert text.class_word(Words(*(f"{entry}</w>" for entry in known), "moongate"), noun) == word
-
-
-def test_a_class_without_any_word_is_refused():
-    with pytest.raises(TokenError, match="stands for") as caught:
-        text.class_word(Words("dog</w>"), "zebra")
-    assert "word:" in caught.value.hint
-
-
-def test_rows_begin_as_asked(sd):
-    (token,) = text.initialised(sd.tokenizers, [Token("cat")])
-    table = sd.text_encoders[0].get_input_embeddings().weight.detach()
-    vocabulary = sd.tokenizers[0].get_vocab()
-
-    def row(init, seed=0):
-        return text.initial_rows(sd, [token], init, seed)[0][0]
-
-    assert torch.equal(row("rare"), table[token.ids[0]])
-    assert torch.equal(row("class"), table[vocabulary["cat</w>"]])
-    assert torch.equal(row("word:Dog"), table[vocabulary["dog</w>"]])
-    with pytest.raises(TokenError, match="not one entry"):
-        row("word:zebra")
-    drawn = torch.stack([row("normal", seed) for seed in range(2000)])
-    assert torch.equal(row("normal"), drawn[0])
-    assert not torch.equal(drawn[0], drawn[1])
-    spread = table.std(dim=0)
-    assert ((drawn.mean(dim=0) - table.mean(dim=0)).abs() < 5 * spread / 2000**0.5).all()
-    torch.testing.assert_close(drawn.std(dim=0), spread, rtol=0.1, atol=0)
-    two = text.initial_rows(sd, [token, token], "normal")[0]
-    assert not torch.equal(two[0], two[1])
-
-
-def test_rare_words_are_met_five_to_ten_times_and_part_of_nothing_else():
-    words = Words("dog</w>", "ktn", "pll", "pll</w>", "seld</w>", "often</w>", "part</w>", "partly</w>", "x1</w>")
-    counts = {"dog</w>": 50, "ktn": 5, "pll": 7, "pll</w>": 2, "seld</w>": 4, "often</w>": 11, "part</w>": 6,
-              "partly</w>": 10, "x1</w>": 8}  # fmt: skip
-    captions = [word for word, count in counts.items() for _ in range(count)]
-    assert text.rare_words([words], captions) == {"ktn": 5, "pll": 7, "partly": 10}
-    assert text.rare_words([words, Words("ktn</w>")], captions) == {"ktn": 5}

@@ -17,7 +17,7 @@ from cdtool.images import photos
 from cdtool.models import pipelines
 from cdtool.priors import make
 from cdtool.priors import sets as priorsets
-from cdtool.priors.sets import Drawing, Undrawn
+from cdtool.priors.sets import Generation, PendingSet
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
 
@@ -29,8 +29,8 @@ def end(steps):
     return last.entry
 
 
-def pictures(entry):
-    return [priorsets.content(entry, picture) for picture in entry.manifest.pictures]
+def images(entry):
+    return [priorsets.content(entry, image) for image in entry.manifest.images]
 
 
 # ---------------------------------------------------------------- retrieved
@@ -38,7 +38,7 @@ def pictures(entry):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Captions 0 to 87 degrees away, shuffled, every picture another."""
+    """Captions 0 to 87 degrees away, shuffled, every image another."""
     members = []
     for n in np.random.default_rng(0).permutation(30):
         members += [(f"{n:04}.png", noise(n)), (f"{n:04}.txt", f"dog {3 * n}".encode())]
@@ -52,20 +52,20 @@ def retrieve(corpus, **more):
 def test_the_encoders_own_floor_holds_unless_another_is_given(corpus):
     found = end(retrieve(corpus)).manifest
     brute = [3 * n for n in range(30) if np.cos(np.radians(3 * n)) >= SPEC.floor]
-    assert [angle(chosen.caption) for chosen in found.pictures] == brute
+    assert [angle(chosen.caption) for chosen in found.images] == brute
     assert found.origin == {
         "corpus": str(corpus), "prompt": "photo of a dog", "encoder": "fake", "floor": 0.85,
     }  # fmt: skip
-    assert (found.source, found.noun, found.side, found.asked) == ("retrieved", "dog", 40, True)
-    assert [chosen.cosine for chosen in found.pictures] == pytest.approx(np.cos(np.radians(brute)), abs=1e-4)
+    assert (found.source, found.noun, found.side, found.requested) == ("retrieved", "dog", 40, True)
+    assert [chosen.cosine for chosen in found.images] == pytest.approx(np.cos(np.radians(brute)), abs=1e-4)
     wider = end(retrieve(corpus, floor=0.5, force=True)).manifest
-    assert len(wider.pictures) == 21 > len(brute)
+    assert len(wider.images) == 21 > len(brute)
 
 
-def test_the_pictures_are_those_of_the_captions_and_count_is_the_most(corpus):
+def test_the_images_are_those_of_the_captions_and_count_is_the_most(corpus):
     entry = end(retrieve(corpus, count=4))
-    assert pictures(entry) == [noise(n) for n in range(4)]
-    assert all(chosen.file == f"{chosen.sha256}.png" for chosen in entry.manifest.pictures)
+    assert images(entry) == [noise(n) for n in range(4)]
+    assert all(chosen.file == f"{chosen.sha256}.png" for chosen in entry.manifest.images)
 
 
 def test_every_kind_of_corpus_makes_the_same_set(tmp_path, corpus):
@@ -83,7 +83,7 @@ def test_every_kind_of_corpus_makes_the_same_set(tmp_path, corpus):
     table = coco(tmp_path / "captions_val.json", captioned)
     sets = [end(make.retrieve(f"s{n}", path, "dog", "photo of a dog", encoder()))
             for n, path in enumerate((corpus, folder, jsonl, table))]  # fmt: skip
-    assert len({tuple(chosen.sha256 for chosen in entry.manifest.pictures) for entry in sets}) == 1
+    assert len({tuple(chosen.sha256 for chosen in entry.manifest.images) for entry in sets}) == 1
 
 
 def test_what_is_not_used_is_told_with_the_reason(tmp_path):
@@ -91,9 +91,9 @@ def test_what_is_not_used_is_told_with_the_reason(tmp_path):
                                     ("3.png", noise(1)), ("3.txt", b"dog 3")])  # fmt: skip
     steps = list(retrieve(path))
     assert [step.reason for step in steps if step.kind == "skipped"] == [
-        'c.tar ("dog 2"): not an image cdtool can open', 'c.tar ("dog 3"): the same picture as one before',
+        'c.tar ("dog 2"): not an image cdtool can open', 'c.tar ("dog 3"): the same image as one before',
     ]  # fmt: skip
-    assert [step.kind for step in steps if step.kind != "skipped"] == ["caption", "picture", "done"]
+    assert [step.kind for step in steps if step.kind != "skipped"] == ["caption", "image", "done"]
 
 
 def test_nothing_near_enough_says_what_was_nearest(tmp_path):
@@ -104,9 +104,9 @@ def test_nothing_near_enough_says_what_was_nearest(tmp_path):
     assert priorsets.names() == []
 
 
-def test_near_captions_whose_pictures_are_all_bad(tmp_path):
+def test_near_captions_whose_images_are_all_bad(tmp_path):
     path = tar(tmp_path / "c.tar", [("1.png", b"spoilt"), ("1.txt", b"dog 1")])
-    with pytest.raises(NotFoundError, match="None of the pictures"):
+    with pytest.raises(NotFoundError, match="None of the images"):
         end(retrieve(path))
     assert priorsets.names() == []
 
@@ -130,75 +130,77 @@ def base(sd_base):
 
 
 def wanted(count, **how):
-    return Undrawn("dog", "dog", "photo of a dog", False, Drawing(count=count, steps=2, batch=2, **how), asked=True)
+    return PendingSet(
+        "dog", "dog", "photo of a dog", False, Generation(count=count, steps=2, batch=2, **how), requested=True
+    )
 
 
-def test_drawn_pictures_are_those_that_sampling_draws(base):
-    entry = end(make.draw(base, wanted(3, seed=5)))
+def test_drawn_images_are_those_that_sampling_draws(base):
+    entry = end(make.generate(base, wanted(3, seed=5)))
     settings = SampleSettings(count=3, seed=5, steps=2, guidance=6.0, batch=2)
-    drawn = [np.asarray(one.image) for one in sample.draw(base, [], ["photo of a dog"], settings)]
-    for content, expected in zip(entry.manifest.pictures, drawn, strict=True):
+    drawn = [np.asarray(one.image) for one in sample.generate(base, [], ["photo of a dog"], settings)]
+    for content, expected in zip(entry.manifest.images, drawn, strict=True):
         with Image.open(entry.folder / content.file) as image:
             assert np.abs(np.asarray(image, dtype=int) - expected).max() <= 1
-    assert [chosen.seed for chosen in entry.manifest.pictures] == [5, 6, 7]
-    assert {chosen.caption for chosen in entry.manifest.pictures} == {"photo of a dog"}
+    assert [chosen.seed for chosen in entry.manifest.images] == [5, 6, 7]
+    assert {chosen.caption for chosen in entry.manifest.images} == {"photo of a dog"}
     assert entry.manifest.origin["fingerprint"] == base.fingerprint
     assert entry.manifest.origin["eta"] == 1.0
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many pictures the denoiser was asked for."""
-    asked, plain = [], make._pictures
+    """How many images the denoiser was asked for."""
+    asked, plain = [], make._images
 
-    def draw(*arguments):
+    def generate(*arguments):
         asked.extend(arguments[3])
         return plain(*arguments)
 
-    monkeypatch.setattr(make, "_pictures", draw)
+    monkeypatch.setattr(make, "_images", generate)
     return asked
 
 
 def test_a_stopped_drawing_goes_on_where_it_was_to_the_same_set(base, counted):
-    whole = pictures(end(make.draw(base, wanted(6))))
+    whole = images(end(make.generate(base, wanted(6))))
     priorsets.remove("dog")
     counted.clear()
     stops = itertools.chain([False, False], itertools.repeat(True))
     with pytest.raises(InterruptedRun, match="after 4 of 6") as raised:
-        list(make.draw(base, wanted(6), stop=lambda: next(stops)))
+        list(make.generate(base, wanted(6), stop=lambda: next(stops)))
     assert "same command" in raised.value.hint
     assert priorsets.names() == []
     assert counted == [0, 1, 2, 3]
-    assert pictures(end(make.draw(base, wanted(6)))) == whole
+    assert images(end(make.generate(base, wanted(6)))) == whole
     assert counted == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_drawing_that_is_dropped_goes_on_too(base, counted):
-    steps = make.draw(base, wanted(4))
+    steps = make.generate(base, wanted(4))
     next(steps)
     steps.close()
-    assert [one.pictures for one in priorsets.unfinished()] == [2]
-    end(make.draw(base, wanted(4)))
+    assert [one.images for one in priorsets.unfinished()] == [2]
+    end(make.generate(base, wanted(4)))
     assert counted == [0, 1, 2, 3]
 
 
 def test_another_base_seed_or_number_of_steps_is_another_drawing(base, counted):
-    steps = make.draw(base, wanted(2))
+    steps = make.generate(base, wanted(2))
     next(steps)
     steps.close()
     counted.clear()
     other = wanted(2)
-    end(make.draw(base, replace(other, how=replace(other.how, steps=3))))
+    end(make.generate(base, replace(other, how=replace(other.how, steps=3))))
     assert counted == [0, 1]
 
 
 def test_more_of_the_same_draws_only_the_new_ones_and_what_is_spoilt(base, counted):
-    entry = end(make.draw(base, wanted(4)))
-    before = pictures(entry)
-    (entry.folder / entry.manifest.pictures[2].file).write_bytes(b"spoilt")
+    entry = end(make.generate(base, wanted(4)))
+    before = images(entry)
+    (entry.folder / entry.manifest.images[2].file).write_bytes(b"spoilt")
     counted.clear()
-    more = end(make.draw(base, wanted(6), force=True))
-    assert pictures(more)[:4] == before
+    more = end(make.generate(base, wanted(6), force=True))
+    assert images(more)[:4] == before
     assert counted == [2, 3, 4, 5]  # the two that are drawn together come together
 
 
@@ -219,13 +221,13 @@ def own(tmp_path):
 def test_a_folder_of_ones_own_is_copied_with_its_captions(own):
     before = {path.name: path.read_bytes() for path in own.iterdir()}
     entry, skipped = make.take_over("dogs", own, "dog")
-    assert pictures(entry) == [noise(n, side=40 + 8 * n) for n in range(3)]
-    assert [chosen.caption for chosen in entry.manifest.pictures] == ["", "a brown dog", ""]
+    assert images(entry) == [noise(n, side=40 + 8 * n) for n in range(3)]
+    assert [chosen.caption for chosen in entry.manifest.images] == ["", "a brown dog", ""]
     assert (entry.manifest.side, entry.manifest.origin) == (40, {"folder": str(own)})
     assert [item.path.name for item in skipped] == ["notes.pdf"]
     assert {path.name: path.read_bytes() for path in own.iterdir()} == before
     (own / "0.png").unlink()
-    assert pictures(entry)[0] == noise(0)
+    assert images(entry)[0] == noise(0)
 
 
 def test_taking_over_again_redoes_what_changed(own):
@@ -233,12 +235,12 @@ def test_taking_over_again_redoes_what_changed(own):
     inodes = {path.name: path.stat().st_ino for path in entry.folder.iterdir()}
     (own / "2.png").write_bytes(noise(77))
     again, _ = make.take_over("dogs", own, "dog", force=True)
-    assert pictures(again) == [noise(0), noise(1, side=48), noise(77)]
+    assert images(again) == [noise(0), noise(1, side=48), noise(77)]
     kept = {path.name: path.stat().st_ino for path in again.folder.iterdir()}
     assert len(inodes.items() & kept.items()) == 2
 
 
-def test_a_folder_without_pictures(tmp_path):
+def test_a_folder_without_images(tmp_path):
     with pytest.raises(PhotoError):
         make.take_over("dogs", tmp_path, "dog")
     assert priorsets.names() == []

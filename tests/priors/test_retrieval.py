@@ -1,4 +1,4 @@
-"""Retrieval against brute force: nearest captions, no picture twice, nothing below the floor."""
+"""Retrieval against brute force: nearest captions, no image twice, nothing below the floor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cdtool.priors import retrieval
 
 
 def corpus(tmp_path, *members):
-    """Members of a tar of (caption, picture bytes)."""
-    files = [(f"{n}.{kind}", content) for n, (caption, picture) in enumerate(members)
-             for kind, content in (("png", picture), ("txt", caption.encode()))]  # fmt: skip
+    """Members of a tar of (caption, image bytes)."""
+    files = [(f"{n}.{kind}", content) for n, (caption, image) in enumerate(members)
+             for kind, content in (("png", image), ("txt", caption.encode()))]  # fmt: skip
     return corpora.read(tar(tmp_path / "corpus.tar", files))
 
 
@@ -76,7 +76,7 @@ def test_no_picture_comes_twice(tmp_path):
     found = list(retrieval.nearest(members, np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32), 0.0))
     assert taken(found) == ["dog", "other dog", "dog"]
     assert [item.member.caption for item in found if isinstance(item, retrieval.Passed)] == ["a dog", "Dog"]
-    assert reasons(found) == ["the same picture as one before", "looks as one before it with the same caption"]
+    assert reasons(found) == ["the same image as one before", "looks as one before it with the same caption"]
 
 
 def test_another_caption_of_the_same_file_is_no_duplicate_worth_a_word(tmp_path):
@@ -89,7 +89,7 @@ def test_another_caption_of_the_same_file_is_no_duplicate_worth_a_word(tmp_path)
 
 def test_what_cannot_be_used_is_passed_with_the_reason(tmp_path):
     members = corpus(
-        tmp_path, ("1", b"not a picture"), ("2", noise(1)[:200]), ("3", picture(1, side=20)), ("4", noise(4))
+        tmp_path, ("1", b"not an image"), ("2", noise(1)[:200]), ("3", picture(1, side=20)), ("4", noise(4))
     )
     members.append(corpora.Member("5", tmp_path / "gone.png"))
     found = list(retrieval.nearest(members, np.ones(5, np.float32), 0.0))

@@ -10,15 +10,14 @@ import pytest
 from corpora_made import noise
 
 from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError
-from cdtool.priors import sets
-from cdtool.priors import work as priorwork
+from cdtool.priors import sets, staging
 from cdtool.priors.sets import Manifest
 
 
 def made(name, *seeds, noun="dog"):
-    with priorwork.making(name, {"of": name}) as work:
-        pictures = tuple(work.put(noise(seed), "png", caption=f"{noun} {seed}") for seed in seeds)
-        return work.publish(Manifest(name, noun, "own", {"folder": "x"}, pictures, side=40))
+    with staging.stage(name, {"of": name}) as staged:
+        images = tuple(staged.put(noise(seed), "png", caption=f"{noun} {seed}") for seed in seeds)
+        return staged.publish(Manifest(name, noun, "own", {"folder": "x"}, images, side=40))
 
 
 def test_nothing_is_there_at_first():
@@ -33,9 +32,9 @@ def test_a_set_comes_back_as_it_was_published(home):
     found = sets.find("dog")
     assert found == entry
     assert found.path == home / "priors" / "dog.json"
-    assert [picture.caption for picture in found.manifest.pictures] == ["dog 1", "dog 2"]
+    assert [image.caption for image in found.manifest.images] == ["dog 1", "dog 2"]
     assert found.bytes == len(noise(1)) + len(noise(2))
-    assert [sets.content(found, picture) for picture in found.manifest.pictures] == [noise(1), noise(2)]
+    assert [sets.content(found, image) for image in found.manifest.images] == [noise(1), noise(2)]
     assert (found.manifest.noun, found.manifest.source, found.manifest.side) == ("dog", "own", 40)
     assert found.manifest.created.endswith("+00:00")
 
@@ -49,7 +48,7 @@ def test_an_unknown_name_is_told_with_the_nearest():
         sets.find("../dog")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "pictures": [{}]}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "images": [{}]}'])
 def test_a_damaged_manifest_is_listed_as_damaged(home, text):
     made("dog", 1)
     (home / "priors" / "cat.json").write_text(text)
@@ -59,6 +58,18 @@ def test_a_damaged_manifest_is_listed_as_damaged(home, text):
         sets.find("cat")
 
 
+def test_a_set_of_format_1_is_read_with_the_names_of_today(home):
+    made("dog", 1, 2)
+    path = home / "priors" / "dog.json"
+    table = json.loads(path.read_text())
+    before = {"pictures": table.pop("images"), "asked": False, "format": 1}
+    path.write_text(json.dumps({key: value for key, value in table.items() if key != "requested"} | before))
+    entry = sets.find("dog")
+    assert [image.caption for image in entry.manifest.images] == ["dog 1", "dog 2"]
+    assert entry.manifest.requested is False
+    assert sets.content(entry, entry.manifest.images[0]) == noise(1)
+
+
 def test_keys_of_a_newer_minor_version_are_passed_over(home):
     made("dog", 1)
     path = home / "priors" / "dog.json"
@@ -66,9 +77,9 @@ def test_keys_of_a_newer_minor_version_are_passed_over(home):
     assert sets.find("dog").manifest.noun == "dog"
 
 
-def test_missing_and_changed_pictures_are_told_apart():
+def test_missing_and_changed_images_are_told_apart():
     entry = made("dog", 1, 2)
-    first, second = entry.manifest.pictures
+    first, second = entry.manifest.images
     (entry.folder / first.file).unlink()
     (entry.folder / second.file).write_bytes(noise(2) + b"x")
     with pytest.raises(PhotoError, match="is missing"):
@@ -94,12 +105,12 @@ def test_a_name_in_use():
 
 def test_removing_a_set_leaves_what_others_share(home):
     dog, cat = made("dog", 1, 2), made("cat", 2, 3)
-    shared = next(iter({p.file for p in dog.manifest.pictures} & {p.file for p in cat.manifest.pictures}))
+    shared = next(iter({p.file for p in dog.manifest.images} & {p.file for p in cat.manifest.images}))
     assert (dog.folder / shared).stat().st_ino == (cat.folder / shared).stat().st_ino  # stored once
     sets.remove("dog")
     assert sets.names() == ["cat"]
     assert not dog.folder.exists()
-    assert [sets.content(cat, picture) for picture in cat.manifest.pictures] == [noise(2), noise(3)]
+    assert [sets.content(cat, image) for image in cat.manifest.images] == [noise(2), noise(3)]
     with pytest.raises(NotFoundError):
         sets.remove("dog")
     sets.remove("cat")

@@ -10,11 +10,11 @@ from htmlpages import Page
 from PIL import Image
 
 from cdtool.evaluation.alignment import Interval
-from cdtool.evaluation.forgetting import Forgotten
-from cdtool.evaluation.selection import Stage
+from cdtool.evaluation.forgetting import ForgettingResult
+from cdtool.evaluation.selection import CheckpointScore
 from cdtool.reports import html
 from cdtool.reports import page as reportpage
-from cdtool.reports.report import Report, Row, Score, Shot
+from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage
 
 
 def picture(number, side=16):
@@ -26,19 +26,21 @@ def picture(number, side=16):
 def report():
     """Two prompts with two pictures each and the base's, and everything optional."""
     rows = [
-        Row(
+        PromptResult(
             prompt,
-            tuple(Shot(picture(10 * place + n), n, {"text": 0.7 + n / 8, "image": 0.5 + place / 8}) for n in (0, 1)),
-            tuple(Shot(picture(10 * place + n), n, {"text": 0.9, "image": 0.25}) for n in (2, 3)),
+            tuple(
+                ScoredImage(picture(10 * place + n), n, {"text": 0.7 + n / 8, "image": 0.5 + place / 8}) for n in (0, 1)
+            ),
+            tuple(ScoredImage(picture(10 * place + n), n, {"text": 0.9, "image": 0.25}) for n in (2, 3)),
         )
         for place, prompt in enumerate(["photo of a V* dog", "a V* dog on the beach"])
     ]
     return Report(
         name="dog", base="mini", encoder="fake", photos={"dog": [picture(90), picture(91)]}, rows=rows,
-        scores=[Score("text", 0.7625, 0.9, Interval(-0.1375, -0.2, -0.1)),
-                Score("image", 0.5625, 0.25, Interval(0.3125, 0.3, 0.4))],
-        stages=[Stage(0, 0.91, 0.21), Stage(50, 0.81, 0.52)],
-        forgetting=[Forgotten("a plain dog", Interval(0.31, 0.2, 0.4), "of them moved", picture(95, 200))],
+        scores=[ScoreColumn("text", 0.7625, 0.9, Interval(-0.1375, -0.2, -0.1)),
+                ScoreColumn("image", 0.5625, 0.25, Interval(0.3125, 0.3, 0.4))],
+        stages=[CheckpointScore(0, 0.91, 0.21), CheckpointScore(50, 0.81, 0.52)],
+        forgetting=[ForgettingResult("a plain dog", Interval(0.31, 0.2, 0.4), "of them moved", picture(95, 200))],
         settings={"steps": "50"}, versions={"cdtool": "9.9"}, made="2026-01-02",
     )  # fmt: skip
 
@@ -84,8 +86,8 @@ def test_the_scatter_has_a_mark_per_prompt_and_one_for_all(report):
 
 
 def test_what_is_missing_is_left_out(report):
-    rows = [Row(row.prompt, tuple(Shot(shot.image) for shot in row.concept)) for row in report.rows]
-    scores = [Score("text", 0.7), Score("image", 0.6)]
+    rows = [PromptResult(row.prompt, tuple(ScoredImage(shot.image) for shot in row.concept)) for row in report.rows]
+    scores = [ScoreColumn("text", 0.7), ScoreColumn("image", 0.6)]
     bare = replace(report, rows=rows, scores=scores, stages=(), forgetting=(), settings={}, versions={}, made="")
     page = Page(reportpage.page(bare))
     assert not page.faults
@@ -108,7 +110,7 @@ def test_names_and_prompts_cannot_break_out(report):
 
 
 def test_very_many_pictures_are_shown_smaller(report, monkeypatch):
-    large = replace(report, rows=[Row("a", (Shot(picture(1, 400)),) * 3)])
+    large = replace(report, rows=[PromptResult("a", (ScoredImage(picture(1, 400)),) * 3)])
     monkeypatch.setattr(reportpage, "MANY", 2)
     wanted = html.data_uri(picture(1, 400), 256)
     assert [one["src"] for one in Page(reportpage.page(large)).all("img")[2:5]] == [wanted] * 3

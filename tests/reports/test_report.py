@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdtool.evaluation.alignment import Interval
-from cdtool.reports.report import Report, Score, verdict
+from cdtool.reports.report import Report, ScoreColumn, verdict
 
 
 def report(*scores):
@@ -14,7 +14,7 @@ def report(*scores):
 
 def score(name, low, high, base=1.0):
     mean = (low + high) / 2
-    return Score(name, base + mean, base, Interval(mean, low, high))
+    return ScoreColumn(name, base + mean, base, Interval(mean, low, high))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,6 @@ def test_of_several_targets_those_learned_are_named():
 
 
 def test_without_the_base_nothing_is_claimed():
-    headline, details = verdict(report(Score("text", 0.7), Score("image", 0.6)))
+    headline, details = verdict(report(ScoreColumn("text", 0.7), ScoreColumn("image", 0.6)))
     assert headline == "Nothing to compare with."
     assert "stand alone" in details[0]

@@ -8,8 +8,8 @@ from PIL import Image
 
 from cdtool.evaluation import evaluate
 from cdtool.evaluation.alignment import Interval, Scores
-from cdtool.evaluation.forgetting import Forgotten
-from cdtool.evaluation.selection import Stage
+from cdtool.evaluation.forgetting import ForgettingResult
+from cdtool.evaluation.selection import CheckpointScore
 from cdtool.reports import reporting
 
 
@@ -85,8 +85,8 @@ def measuring_sample(prompt):
 
 def test_the_page_holds_what_is_given_besides(plan, tmp_path):
     pictures = drawn(plan.prompts, 1) + drawn(["a dog", "dog runs"], 2)
-    stages = [Stage(0, 0.5, 0.25), Stage(10, 0.25, 0.5)]
-    forgetting = [Forgotten("plain", Interval(0.5, 0, 1), "moved")]
+    stages = [CheckpointScore(0, 0.5, 0.25), CheckpointScore(10, 0.25, 0.5)]
+    forgetting = [ForgettingResult("plain", Interval(0.5, 0, 1), "moved")]
     reporting.write(tmp_path / "dog.html", plan, pictures, SCORES, stages=stages, forgetting=forgetting)
     page = Page((tmp_path / "dog.html").read_text(encoding="utf-8"))
     assert not page.faults

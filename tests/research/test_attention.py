@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.research import attention
 from cdtool.settings import SampleSettings
 from cdtool.store import concept, registry
@@ -31,7 +31,7 @@ def parameters(base):
 
 def saved(base, names, tokens=(DOG,), method="full"):
     """A concept that changes the named parameters by random numbers."""
-    tokens = text.initialised(base.tokenizers, tokens)
+    tokens = initializers.assign(base.tokenizers, tokens)
     generator = torch.Generator().manual_seed(3)
     shapes = {name: parameters(base)[name].shape for name in names}
     tensors = {concept.parameter_name(name): (torch.randn(shape, generator=generator) / 50).half()
@@ -51,7 +51,7 @@ def kv(base):
 
 
 def brute(base, tensors):
-    """Kind and relative change of every module that holds parameters, from the loaded denoiser."""
+    """ClassProbe and relative change of every module that holds parameters, from the loaded denoiser."""
     found = {}
     for name, module in base.unet.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -203,7 +203,7 @@ def test_the_picture_is_what_sampling_draws_and_nothing_stays_on_the_base(base):
     from cdtool.sampling import sample
 
     found = attention.attend(base, [], "photo of a dog", SETTINGS)
-    (plain,) = sample.draw(base, [], ["photo of a dog"], SampleSettings(count=1, steps=2, guidance=3.0, seed=4))
+    (plain,) = sample.generate(base, [], ["photo of a dog"], SampleSettings(count=1, steps=2, guidance=3.0, seed=4))
     assert np.array_equal(np.asarray(found.image), np.asarray(plain.image))
     assert not any(module._forward_pre_hooks for module in base.unet.modules())
     with pytest.raises(KeyError), attention.watched(base, (8, 8)):
@@ -221,7 +221,7 @@ def test_a_concepts_words_are_named_and_its_keys_are_used(base):
 
 
 def test_words_of_several_pieces_and_of_several_tokens(base):
-    tokens = text.initialised(base.tokenizers, (DOG, Token("cat")))
+    tokens = initializers.assign(base.tokenizers, (DOG, Token("cat")))
     found = attention.words(base, bind("V2 cat in front of V1 dogs", tokens), tokens)
     assert [word for word, _ in found][:7] == ["V2", "cat", "in", "front", "of", "V1", "dogs"]
     assert len(found[6][1]) > 1  # "dogs" is no word of this small vocabulary

@@ -10,7 +10,7 @@ from cdtool.models import pipelines
 from cdtool.research import answers, comparing
 from cdtool.research.study import Study
 from cdtool.sampling import sample
-from cdtool.sampling.sample import Drawn
+from cdtool.sampling.sample import Generated
 from cdtool.tokens import Token
 
 
@@ -30,10 +30,10 @@ def drawing(monkeypatch):
         calls.append((base, [entry.name for entry in concepts], list(prompts), settings))
         for prompt in prompts:
             for number in range(settings.count):
-                yield Drawn(Image.new("RGB", (8, 8), (len(calls), number, 0)), prompt, settings.seed + number)
+                yield Generated(Image.new("RGB", (8, 8), (len(calls), number, 0)), prompt, settings.seed + number)
 
     monkeypatch.setattr(pipelines, "load", lambda name, **_: name)
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(sample, "generate", draw)
     return calls
 
 

@@ -10,7 +10,7 @@ import suite_made
 from cdtool.errors import InputError, NotFoundError
 from cdtool.research import customconcept101
 from cdtool.research import suite as suitefile
-from cdtool.research.suite import Cell, Row, Thing
+from cdtool.research.suite import Cell, ConceptSpec, MethodSpec
 from cdtool.tokens import parse_specs
 
 TEXT = """
@@ -32,7 +32,7 @@ members = ["dog", "gate"]
 prompts = "two.txt"
 [[method]]
 name = "Base"
-way = "base"
+mode = "base"
 [[method]]
 name = "Ours"
 [[method]]
@@ -41,9 +41,9 @@ freeze_token = true
 [[method]]
 name = "TI"
 method = "textual-inversion"
-[[way]]
+[[composition]]
 name = "Joint"
-way = "joint"
+mode = "joint"
 lr = 0.1
 """
 
@@ -61,16 +61,18 @@ def test_a_suite_has_a_cell_for_every_row_that_applies(tmp_path):
     ]  # fmt: skip
     assert suite.methods[1].settings == {"steps": 3}
     assert suite.methods[0].settings == {}
-    assert suite.ways[0].settings == {"steps": 3, "lr": 0.1}
-    assert suite.things[0].photos == tmp_path / "photos" / "dog"
-    assert suitefile.read(written(tmp_path), tmp_path / "elsewhere").things[0].prompts == tmp_path / "elsewhere/one.txt"
+    assert suite.compositions[0].settings == {"steps": 3, "lr": 0.1}
+    assert suite.concepts[0].photos == tmp_path / "photos" / "dog"
+    assert (
+        suitefile.read(written(tmp_path), tmp_path / "elsewhere").concepts[0].prompts == tmp_path / "elsewhere/one.txt"
+    )
 
 
-def test_a_word_alone_is_learned_as_the_proxy_of_a_concept_without_a_v_word(tmp_path):
+def test_a_word_alone_is_learned_as_the_proxy_of_a_concept_without_a_modifier_token(tmp_path):
     suite = suitefile.read(
         written(tmp_path, TEXT.replace('token = "moongate"', 'token = "moongate"\nproxy = "V* gate"'))
     )
-    gate, ti, ours = suite.things[1], suite.methods[3], suite.methods[1]
+    gate, ti, ours = suite.concepts[1], suite.methods[3], suite.methods[1]
     assert "ti.gate" in [cell.id for cell in suite.cells]
     assert "frozen.gate" not in [cell.id for cell in suite.cells]
     assert (suitefile.spec(gate, ti), suitefile.spec(gate, ours)) == ("V* gate", "moongate")
@@ -79,7 +81,7 @@ def test_a_word_alone_is_learned_as_the_proxy_of_a_concept_without_a_v_word(tmp_
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ('way = "joint"', 'way = "mixed"', "mixed"),
+        ('mode = "joint"', 'mode = "mixed"', "mixed"),
         ("lr = 0.1", "rate = 0.1", "rate"),
         ('method = "textual-inversion"', 'method = "textual"', "textual"),
         ('members = ["dog", "gate"]', 'members = ["dog", "cow"]', "cow"),
@@ -93,14 +95,16 @@ def test_what_is_no_suite_is_told_in_a_sentence(tmp_path, old, new, told):
         suitefile.read(written(tmp_path, TEXT.replace(old, new)))
 
 
-def test_a_set_may_name_its_ways_and_how_often_it_is_drawn(tmp_path):
+def test_a_pair_may_name_its_compositions_and_its_count(tmp_path):
     path = suite_made.write(tmp_path)
-    own = suite_made.TEXT.replace('prompts = "two.txt"', 'prompts = "two.txt"\nways = ["Joint", "Merge"]\ncount = 3')
+    own = suite_made.TEXT.replace(
+        'prompts = "two.txt"', 'prompts = "two.txt"\ncompositions = ["Joint", "Merge"]\ncount = 3'
+    )
     path.write_text(own)
-    cells = [cell for cell in suitefile.read(path).cells if len(cell.things) > 1]
+    cells = [cell for cell in suitefile.read(path).cells if len(cell.concepts) > 1]
     assert [(cell.id, cell.count) for cell in cells] == [("merge.dog+cat", 3), ("joint.dog+cat", 3)]
     path.write_text(own.replace('"Merge"]', '"Blend"]'))
-    with pytest.raises(InputError, match='dog and cat name the way "Blend"'):
+    with pytest.raises(InputError, match='dog and cat names the composition "Blend"'):
         suitefile.read(path)
 
 
@@ -113,13 +117,13 @@ def test_a_suite_that_is_not_there_is_told_with_those_that_are(tmp_path):
 @pytest.mark.parametrize("name", suitefile.SHIPPED)
 def test_the_shipped_suites_are_whole(name):
     suite = suitefile.read(suitefile.SHIPPED[name])
-    rows = {row.name for row in (*suite.methods, *suite.ways)}
+    rows = {method.name for method in (*suite.methods, *suite.compositions)}
     assert suite.cells
     assert all(set(table.rows) <= rows for table in suite.tables)
     if name != "paper":
         assert suitefile.missing(suite, suite.cells) == []
     if name in ("paper", "mini"):
-        assert (len(suite.things), len(suite.pairs)) == (10, 5)
+        assert (len(suite.concepts), len(suite.pairs)) == (10, 5)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +167,13 @@ def test_customconcept101_is_read_as_its_authors_ship_it(tmp_path):
     pair = [entry("chair", "furniture_chair3"), entry("sofa", "furniture_chair3", 2),
             {"prompt_filename_compose": "prompts/furniture_furniture.txt"}]  # fmt: skip
     suite = customconcept101.read(shipped(tmp_path, single, [pair]))
-    assert [(thing.name, thing.token) for thing in suite.things] == [
+    assert [(concept.name, concept.token) for concept in suite.concepts] == [
         ("furniture_sofa1", "V* sofa"),
         ("wearable_sunglasses2", "V* sunglasses"),
     ]
-    assert suite.things[0].photos == tmp_path / "benchmark_dataset" / "furniture_sofa1"
-    assert suite.things[1].prompts == tmp_path / "prompts" / "sunglasses.txt"
-    assert [thing.name for thing in suite.pairs[0].members] == ["furniture_chair3", "furniture_chair3-sofa"]
+    assert suite.concepts[0].photos == tmp_path / "benchmark_dataset" / "furniture_sofa1"
+    assert suite.concepts[1].prompts == tmp_path / "prompts" / "sunglasses.txt"
+    assert [concept.name for concept in suite.pairs[0].members] == ["furniture_chair3", "furniture_chair3-sofa"]
     assert suite.pairs[0].prompts == tmp_path / "prompts" / "furniture_furniture.txt"
     assert "dino" in suite.metrics
     names = [cell.id for cell in suite.cells]
@@ -192,5 +196,13 @@ def test_what_customconcept101_lacks_is_told(tmp_path):
 
 
 def test_a_cells_name_is_a_files(tmp_path):
-    thing = Thing("dog", "V* dog", tmp_path, tmp_path)
-    assert Cell(Row("Ours w/o prior"), (thing, thing), tmp_path).id == "ours-w-o-prior.dog+dog"
+    concept = ConceptSpec("dog", "V* dog", tmp_path, tmp_path)
+    assert Cell(MethodSpec("Ours w/o prior"), (concept, concept), tmp_path).id == "ours-w-o-prior.dog+dog"
+
+
+def test_a_suite_file_with_the_old_keys_reads_the_same(tmp_path):
+    old = TEXT.replace("[[composition]]", "[[way]]").replace("mode =", "way =")
+    old = old.replace('prompts = "two.txt"', 'prompts = "two.txt"\nways = ["Joint"]')
+    new = TEXT.replace('prompts = "two.txt"', 'prompts = "two.txt"\ncompositions = ["Joint"]')
+    assert old.count("way") == 4
+    assert suitefile.read(written(tmp_path, old)) == suitefile.read(written(tmp_path, new))

@@ -11,14 +11,15 @@ from statistics import fmean
 import pytest
 
 from cdtool.research import tables as suitetables
-from cdtool.research.suite import Pair, Row, Suite, Table, Thing
+from cdtool.research.suite import ConceptSpec, MethodSpec, PairSpec, Suite, TableSpec
 
-DOG, CAT = (Thing(name, f"V* {name}", Path(), Path()) for name in ("dog", "cat"))
-BASE, OURS = Row("Base", "base"), Row("Ours")
+DOG, CAT = (ConceptSpec(name, f"V* {name}", Path(), Path()) for name in ("dog", "cat"))
+BASE, OURS = MethodSpec("Base", "base"), MethodSpec("Ours")
 SUITE = Suite(
-    "two", "a try", things=(DOG, CAT), pairs=(Pair((DOG, CAT), Path()),), methods=(BASE, OURS),
-    ways=(Row("Bases", "base"), Row("Joint", "joint")),
-    tables=(Table("All", published="1"), Table("Each", "concepts", ("Ours",), "7"), Table("Two", "pairs", (), "8")),
+    "two", "a try", concepts=(DOG, CAT), pairs=(PairSpec((DOG, CAT), Path()),), methods=(BASE, OURS),
+    compositions=(MethodSpec("Bases", "base"), MethodSpec("Joint", "joint")),
+    tables=(TableSpec("All", published="1"), TableSpec("Each", "concepts", ("Ours",), "7"),
+            TableSpec("Two", "pairs", (), "8")),
 )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def tables():
 
 
 def line(table, row, column, item="mean"):
-    (found,) = [one for one in table.lines if (one.row, one.column, one.item) == (row, column, item)]
+    (found,) = [one for one in table.lines if (one.method, one.column, one.item) == (row, column, item)]
     return found
 
 
@@ -51,11 +52,11 @@ def test_means_are_over_the_cells_that_are_there(tables):
     assert (ours.value, ours.cells, ours.published) == (pytest.approx(0.7), 2, 0.795)
     assert line(tables[0], "Joint", "image").value == pytest.approx(0.7), "the mean of both targets"
     assert line(tables[0], "Joint", "image").published == 0.706
-    assert not [one for one in tables[0].lines if one.row == "Bases"], "which nobody has made, and nobody published"
+    assert not [one for one in tables[0].lines if one.method == "Bases"], "which nobody has made, and nobody published"
 
 
 def test_what_a_method_takes_has_no_published_numbers_beside_it():
-    suite = replace(SUITE, tables=(Table("Costs", "costs"),))
+    suite = replace(SUITE, tables=(TableSpec("Costs", "costs"),))
     costs = {
         "ours.dog": {"seconds": 20.0, "numbers": 1e6, "megabytes": 2.0},
         "ours.cat": {"numbers": 3e6, "megabytes": 4.0},
@@ -83,7 +84,7 @@ def test_numbers_by_concept_and_pair_have_the_published_beside_them(tables):
     dog = line(tables[1], "Ours", "image", "dog")
     assert (dog.value, dog.published) == (0.7, 0.684)
     assert line(tables[1], "Ours", "image").value == pytest.approx(0.8)
-    assert not [one for one in tables[1].lines if one.row == "Base"], "the table names its rows"
+    assert not [one for one in tables[1].lines if one.method == "Base"], "the table names its rows"
     assert line(tables[2], "Joint", "image 2", "dog+cat").value == 0.8
     assert line(tables[2], "Joint", "image 2").published == 0.710
 
@@ -95,7 +96,7 @@ def test_the_three_files_say_the_same(tables, tmp_path):
     assert "| single | Ours | 0.700 | 0.795 |" in page
     assert "| image 2 | Joint (paper) |  | 0.710 |" in page
     rows = list(csv.DictReader(paths[1].read_text().splitlines()))
-    (found,) = [row for row in rows if (row["table"], row["row"], row["column"]) == ("All", "Ours", "kid")]
+    (found,) = [row for row in rows if (row["table"], row["method"], row["column"]) == ("All", "Ours", "kid")]
     assert (float(found["value"]), float(found["published"])) == (7.5, 20.96)
     assert json.loads(paths[2].read_text()) == {"some": "data"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tables.csv", "tables.json", "tables.md"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdtool.models import adapter, pipelines, text
-from cdtool.models.adapter import Learned
+from cdtool.models import adapter, initializers, pipelines, text
+from cdtool.models.adapter import ConceptWeights
+from cdtool.models.deltas import Factors
 from cdtool.sampling import routing
 from cdtool.tokens import Token, bind
 
@@ -25,11 +26,13 @@ def learned(base, tokens, seed, low_rank=False):
     def change(weight):
         if not low_rank:
             return torch.randn(weight.shape, generator=generator)
-        return torch.randn(len(weight), 3, generator=generator), torch.randn(3, weight.shape[1], generator=generator)
+        return Factors(
+            torch.randn(len(weight), 3, generator=generator), torch.randn(3, weight.shape[1], generator=generator)
+        )
 
     rows = [[torch.randn(encoder.config.hidden_size, generator=generator) for _ in tokens]
             for encoder in base.text_encoders]  # fmt: skip
-    return Learned({name: change(weight) for name, weight in base.kv.items()}, tuple(map(tuple, rows)))
+    return ConceptWeights({name: change(weight) for name, weight in base.kv.items()}, tuple(map(tuple, rows)))
 
 
 def labelled(base, *words):
@@ -53,9 +56,9 @@ PROMPTS = [
 
 @pytest.mark.parametrize(("tokens", "words"), PROMPTS)
 def test_every_position_has_its_owner(base, tokens, words):
-    tokens = text.initialised(base.tokenizers, tokens)
+    tokens = initializers.assign(base.tokenizers, tokens)
     prompt, wanted = labelled(base, *words)
-    found, end = routing.owners(base, bind(prompt, tokens), tokens)
+    found, end = text.owners(base, bind(prompt, tokens), tokens)
     length = base.tokenizers[0].model_max_length
     assert end == len(wanted)
     assert found == [*wanted, *[None] * (length - len(wanted))]
@@ -65,9 +68,9 @@ def test_every_position_has_its_owner(base, tokens, words):
 
 
 def test_a_prompt_that_is_too_long_ends_where_the_text_does(base):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     length = base.tokenizers[0].model_max_length
-    found, end = routing.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
+    found, end = text.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
     assert (len(found), end) == (length, length - 1)
     assert found == [None, 0, 0, *[None] * (length - 3)]
     share = routing.shares(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens, [0, 1])
@@ -85,7 +88,7 @@ def by_hand(base, concepts, weights, own, end, features):
             inside = own[position] if position < len(own) else None
             told = named if position >= end else [] if inside is None else [inside]
             for owner in told:
-                change = concepts[owner].changes[module]
+                change = concepts[owner].kv[module]
                 change = change if torch.is_tensor(change) else change[0].double() @ change[1].double()
                 matrix += weights[owner] * change.double() / (len(named) if position >= end else 1)
             rows.append(matrix @ c.double())
@@ -95,14 +98,14 @@ def by_hand(base, concepts, weights, own, end, features):
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.8, 1.5, 0.0)])
 def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT, GATE))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT, GATE))
     concepts = [learned(base, [token], seed, low_rank=seed == 1) for seed, token in enumerate(tokens)]
     acting = [routing.weighted(concept, weight) for concept, weight in zip(concepts, weights, strict=True)]
     prompts = [PROMPTS[0][1], PROMPTS[3][1], [("the", None), ("beach", None)]]
     labels = [labelled(base, *words) for words in prompts]
     told = [bind(prompt, tokens) for prompt, _ in labels]
     share = torch.stack([routing.shares(base, prompt, tokens, [0, 1, 2]) for prompt in told])
-    features = adapter.encode(base, Learned(rows=routing.rows(acting)),
+    features = adapter.encode(base, ConceptWeights(embeddings=routing.embeddings(acting)),
                               [text.tokenize(base, prompt, tokens) for prompt in told]).features  # fmt: skip
     found = routing.keys_and_values(base, acting, share, features)
     for row, (_, own) in enumerate(labels):
@@ -113,14 +116,14 @@ def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
 
 def test_tokens_of_one_part_share_its_change(base):
     """dog+pair: V2 and the plain word both belong to the second concept."""
-    tokens = text.initialised(base.tokenizers, (DOG, CAT, GATE))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT, GATE))
     share = routing.shares(base, bind("V1 dog V2 cat moongate beach", tokens), tokens, [0, 1, 1])
     assert share[:7].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 0]]
     assert share[7:].unique(dim=0).tolist() == [[0.5, 0.5]]
 
 
 def test_a_prompt_that_names_nobody_goes_through_the_base(base):
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     assert not routing.shares(base, bind("a dog on the beach", tokens), tokens, [0, 1]).any()
     assert not routing.shares(base, bind("", tokens), tokens, [0, 1]).any()
 
@@ -128,29 +131,29 @@ def test_a_prompt_that_names_nobody_goes_through_the_base(base):
 def test_a_weight_scales_changes_and_leaves_rows(base):
     concept = learned(base, [DOG], 3)
     other = learned(base, [DOG], 3, low_rank=True)
-    concept = Learned(concept.changes, concept.rows, {"mid.bias": torch.ones(2)})
+    concept = ConceptWeights(concept.kv, concept.embeddings, {"mid.bias": torch.ones(2)})
     half, low = routing.weighted(concept, 0.5), routing.weighted(other, 0.5)
     for module in base.kv:
-        assert torch.equal(half.changes[module], concept.changes[module] / 2)
-        up, down = low.changes[module]
-        torch.testing.assert_close(up @ down, other.changes[module][0] @ other.changes[module][1] / 2)
-    assert half.rows == concept.rows
+        assert torch.equal(half.kv[module], concept.kv[module] / 2)
+        up, down = low.kv[module]
+        torch.testing.assert_close(up @ down, other.kv[module][0] @ other.kv[module][1] / 2)
+    assert half.embeddings == concept.embeddings
     assert half.others["mid.bias"].tolist() == [0.5, 0.5]
     assert routing.weighted(concept, 1) is concept
 
 
 def test_a_word_alone_acts_by_its_row(base):
     """A textual inversion beside a concept: its own positions keep the base's keys and values of its row."""
-    tokens = text.initialised(base.tokenizers, (DOG, CAT))
+    tokens = initializers.assign(base.tokenizers, (DOG, CAT))
     dog = learned(base, [DOG], 1)
-    word = Learned({}, learned(base, [CAT], 2).rows)
+    word = ConceptWeights({}, learned(base, [CAT], 2).embeddings)
     prompt = bind("V1 dog V2 cat", tokens)
     features = adapter.encode(
-        base, Learned(rows=routing.rows([dog, word])), [text.tokenize(base, prompt, tokens)]
+        base, ConceptWeights(embeddings=routing.embeddings([dog, word])), [text.tokenize(base, prompt, tokens)]
     ).features
     share = routing.shares(base, prompt, tokens, [0, 1])[None]
     found = routing.keys_and_values(base, [dog, word], share, features)
-    plain = adapter.keys_and_values(base, Learned(), features)
+    plain = adapter.keys_and_values(base, ConceptWeights(), features)
     for module in base.kv:
         assert torch.equal(found[module][:, 3:5], plain[module][:, 3:5])
         assert not torch.allclose(found[module][:, 1:3], plain[module][:, 1:3])
@@ -158,5 +161,7 @@ def test_a_word_alone_acts_by_its_row(base):
 
 def test_rows_follow_one_another(base):
     one, two = learned(base, [DOG, CAT], 1), learned(base, [GATE], 2)
-    for encoder, rows in enumerate(routing.rows([one, two])):
-        assert [row.data_ptr() for row in rows] == [row.data_ptr() for part in (one, two) for row in part.rows[encoder]]
+    for encoder, rows in enumerate(routing.embeddings([one, two])):
+        assert [row.data_ptr() for row in rows] == [
+            row.data_ptr() for part in (one, two) for row in part.embeddings[encoder]
+        ]

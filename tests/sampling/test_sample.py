@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from cdtool.errors import InputError, SettingsError, TokenError
+from cdtool.errors import SettingsError, TokenError
 from cdtool.models import diffusion, pipelines
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
@@ -34,7 +33,7 @@ def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
     folder = request.getfixturevalue(on)
     base = pipelines.load(str(folder), precision="fp32", device="cpu")
     settings = SampleSettings(**{**vars(SETTINGS), "scheduler": name})
-    drawn = list(sample.draw(base, [], ["a dog on the beach"], settings))
+    drawn = list(sample.generate(base, [], ["a dog on the beach"], settings))
     cls = diffusers.StableDiffusionXLPipeline if on == "sdxl_base" else diffusers.StableDiffusionPipeline
     pipeline = cls.from_pretrained(folder, **({"add_watermarker": False} if on == "sdxl_base" else {}))
     pipeline.set_progress_bar_config(disable=True)
@@ -50,7 +49,7 @@ def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
 
 
 def test_seeds_count_up_from_the_first_for_every_prompt(sd):
-    drawn = list(sample.draw(sd, [], ["a dog", "a cat"], SETTINGS))
+    drawn = list(sample.generate(sd, [], ["a dog", "a cat"], SETTINGS))
     assert [(item.prompt, item.seed) for item in drawn] == [("a dog", 7), ("a dog", 8), ("a cat", 7), ("a cat", 8)]
 
 
@@ -68,31 +67,7 @@ def test_prompts_are_checked_for_what_may_not_be_meant(sd):
 
 
 def test_sizes_are_whole_cells(sd):
-    assert sample.picture_size(sd, SampleSettings()) == (16, 16)
-    assert sample.picture_size(sd, SampleSettings(size="32x20")) == (32, 20)
+    assert sample.image_size(sd, SampleSettings()) == (16, 16)
+    assert sample.image_size(sd, SampleSettings(size="32x20")) == (32, 20)
     with pytest.raises(SettingsError, match="multiples of 4"):
-        sample.picture_size(sd, SampleSettings(size="32x18"))
-
-
-def test_files_are_named_after_the_prompt_and_never_replaced(sd, tmp_path):
-    image = Image.new("RGB", (4, 4))
-    names = []
-    for prompt in ('Ein "V* Hünd", fast: / und..', "***", "x" * 200, "***"):
-        drawn = sample.Drawn(image, prompt, 3)
-        path = sample.save(drawn, sample.record(drawn, "dog", sd, SETTINGS), tmp_path / "out")
-        names.append(path.name)
-        about, settings = sample.read_record(path)
-        assert (about.prompt, settings.seed, settings.count, settings.batch) == (prompt, 3, 1, 1)
-        assert (settings.steps, settings.guidance) == (6, 5.0)
-    assert names == ["ein-v-hünd-fast-und-3.png", "picture-3.png", f"{'x' * 60}-3.png", "picture-3-2.png"]
-
-
-@pytest.mark.parametrize("chunk", ["[]", "{}", "no json", '{"prompt": 1}'])
-def test_a_record_that_makes_no_sense_is_refused(tmp_path, chunk):
-    from PIL import PngImagePlugin
-
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("cdtool", chunk)
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
-    with pytest.raises(InputError, match="no record"):
-        sample.read_record(tmp_path / "a.png")
+        sample.image_size(sd, SampleSettings(size="32x18"))

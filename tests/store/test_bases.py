@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from cdtool.errors import BaseError, NotFoundError
-from cdtool.store import bases
+from cdtool.store import bases, hub
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -69,7 +69,7 @@ def test_things_that_are_no_pipeline(tmp_path):
     with pytest.raises(BaseError, match=r"no model_index\.json"):
         bases.locate(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(BaseError, match="single checkpoint"):
+    with pytest.raises(BaseError, match="damaged"):
         bases.locate(str(tmp_path / "model.safetensors"))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(BaseError, match="cannot be read"):
@@ -110,7 +110,20 @@ def test_half_a_download():
     assert "--fetch" in caught.value.hint
 
 
-def test_at_hand(mini):
+def test_pickled_weights_are_refused_with_the_conversion(tmp_path):
+    folder = pipeline(tmp_path / "old")
+    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(BaseError, match=r"only \.bin weights of unet") as caught:
+        bases.locate(str(folder))
+    assert "use_safetensors=False" in caught.value.hint
+
+
+def test_the_class_is_named_before_missing_weights(tmp_path):
+    with pytest.raises(BaseError, match="FluxPipeline"):
+        bases.locate(str(pipeline(tmp_path / "flux", index=INDEX | {"_class_name": "FluxPipeline"}, parts=())))
+
+
+def test_installed(mini):
     pipeline(mini)
     cached("stable-diffusion-v1-5/stable-diffusion-v1-5")
     cached("some/xl", index=INDEX | {"_class_name": "StableDiffusionXLPipeline"})
@@ -118,14 +131,14 @@ def test_at_hand(mini):
     cached("some/video", index=INDEX | {"unet": ["diffusers", "UNet3DConditionModel"]})
     (cached("some/broken") / "model_index.json").write_text("{")
     (Path(constants.HF_HUB_CACHE) / "models--a--b").mkdir()
-    offers = bases.at_hand()
-    assert [(offer.name, offer.family) for offer in offers] == [
+    found = bases.installed()
+    assert [(base.name, base.pipeline) for base in found] == [
         ("mini", "StableDiffusionPipeline"),
         ("some/xl", "StableDiffusionXLPipeline"),
         ("sd15", "StableDiffusionPipeline"),
     ]
-    assert all(bases.locate(offer.name) == offer.folder for offer in offers)
-    assert offers[0].bytes == 15 + len(json.dumps(INDEX))
+    assert all(bases.locate(base.name) == base.folder for base in found)
+    assert found[0].bytes == 15 + len(json.dumps(INDEX))
 
 
 LISTING = [
@@ -154,7 +167,7 @@ LISTING = [
 
 
 def test_only_what_is_needed_is_fetched_and_halves_where_there_are_any():
-    assert bases.wanted(LISTING) == [
+    assert hub.files_to_fetch(LISTING) == [
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",
@@ -178,14 +191,14 @@ def test_only_what_is_needed_is_fetched_and_halves_where_there_are_any():
 )
 def test_weights_in_several_files(shards):
     files = [f"unet/{shard}" for shard in shards]
-    assert bases.wanted(files) == sorted(files)
+    assert hub.files_to_fetch(files) == sorted(files)
     if "fp16" in shards[0]:
-        assert bases.wanted([*files, "unet/model.safetensors"]) == sorted(files)
+        assert hub.files_to_fetch([*files, "unet/model.safetensors"]) == sorted(files)
 
 
 def test_pickled_weights_are_not_fetched():
     with pytest.raises(BaseError, match="no safetensors"):
-        bases.wanted(["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.bin"])
+        hub.files_to_fetch(["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.bin"])
 
 
 def test_fetch_asks_the_hub_for_those_files_and_goes_offline_again(monkeypatch, tmp_path):
@@ -200,7 +213,7 @@ def test_fetch_asks_the_hub_for_those_files_and_goes_offline_again(monkeypatch, 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda self, hub_id: LISTING)
     assert bases.fetch("sd15") == tmp_path / "snapshot"
     first = bases.ALIASES["sd15"][0]
-    assert asked == [(first, ["model_index.json"], False), (first, bases.wanted(LISTING), False)]
+    assert asked == [(first, ["model_index.json"], False), (first, hub.files_to_fetch(LISTING), False)]
     assert constants.HF_HUB_OFFLINE
 
 

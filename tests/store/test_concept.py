@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cdtool.errors import ConceptError, ResourceError
+from cdtool.settings import TrainSettings
 from cdtool.store import concept
-from cdtool.store.concept import Shape
+from cdtool.store.headers import Shape
 from cdtool.tokens import Token
 
 
@@ -152,7 +154,7 @@ def test_tensors_that_are_views_are_written_as_they_look(tmp_path, manifest):
 
 @pytest.mark.parametrize("name", ["dog", 'chien "élevé"\n犬'])
 def test_the_size_of_a_file_is_known_before(tmp_path, manifest, tensors, name):
-    several = tensors | {f"unet.{n}.up": torch.ones(3, n) for n in range(1, 12)} | {"down": torch.ones(2, 2).double()}
+    several = tensors | {f"unet.{n}.up": torch.ones(n, 2) for n in range(1, 12)} | {"down": torch.ones(2, 2).double()}
     made = manifest(parents=({"name": name},))
     concept.write(tmp_path / "it", made, several)
     shapes = concept.read_header(tmp_path / "it")[1]
@@ -167,3 +169,13 @@ def test_names_and_forms():
     assert not concept.is_low_rank(dense)
     assert concept.is_low_rank(low)
     assert (concept.numbers(dense), concept.numbers(low)) == (12, 7)
+
+
+def test_a_file_of_an_earlier_version_is_read_with_the_names_of_today():
+    """Trained by 0.1 before its settings were renamed; the file is never written again."""
+    path = Path(__file__).parents[1] / "frozen" / "concept-format-1.safetensors"
+    manifest, shapes = concept.read_header(path)
+    assert manifest.settings["preserve_uncond"] == 0.01
+    assert manifest.settings.keys() <= TrainSettings.__dataclass_fields__.keys()
+    assert (manifest.name, manifest.method, manifest.tokens[0].words()) == ("old", "textual-inversion", "V* dog")
+    assert shapes.keys() == concept.read_tensors(path).keys() == {"token.1.text_encoder"}

@@ -25,56 +25,56 @@ def picture(seed):
 
 
 def subject(photos, priors, noun="V* dog", first=0):
-    return batches.Subject(
+    return batches.ConceptImages(
         tuple(batches.Example(f"photo of a {noun}", lambda n=n: picture(first + n)) for n in range(photos)),
         tuple(batches.Example(f"prior {n}", lambda n=n: picture(100 + first + n)) for n in range(priors)),
     )
 
 
-def all_draws(settings, subjects, steps):
-    return [draw for step in range(steps) for draw in batches.draws(settings, subjects, step)]
+def all_samples(settings, concepts, steps):
+    return [sample for step in range(steps) for sample in batches.samples_of(settings, concepts, step)]
 
 
 # ---------------------------------------------------------------- draws
 
 
 def test_draws_are_a_function_of_seed_and_step():
-    subjects = [subject(5, 7)]
-    one = [batches.draws(TrainSettings(seed=3), subjects, step) for step in range(40)]
-    again = [batches.draws(TrainSettings(seed=3), subjects, step) for step in reversed(range(40))]
-    other = [batches.draws(TrainSettings(seed=4), subjects, step) for step in range(40)]
+    concepts = [subject(5, 7)]
+    one = [batches.samples_of(TrainSettings(seed=3), concepts, step) for step in range(40)]
+    again = [batches.samples_of(TrainSettings(seed=3), concepts, step) for step in reversed(range(40))]
+    other = [batches.samples_of(TrainSettings(seed=4), concepts, step) for step in range(40)]
     assert one == again[::-1]
     assert one != other
     assert len({tuple(step) for step in one}) == 40
 
 
 def test_half_of_a_step_is_prior_and_all_of_it_without():
-    with_prior = batches.draws(TrainSettings(batch=8), [subject(3, 5)], 2)
-    assert [draw.prior for draw in with_prior] == [False] * 4 + [True] * 4
-    assert [draw.sample for draw in with_prior] == list(range(8))
-    without = batches.draws(TrainSettings(batch=8), [subject(3, 0)], 2)
-    assert not any(draw.prior for draw in without)
+    with_prior = batches.samples_of(TrainSettings(batch=8), [subject(3, 5)], 2)
+    assert [sample.is_class for sample in with_prior] == [False] * 4 + [True] * 4
+    assert [sample.position for sample in with_prior] == list(range(8))
+    without = batches.samples_of(TrainSettings(batch=8), [subject(3, 0)], 2)
+    assert not any(sample.is_class for sample in without)
     assert len(without) == 8
 
 
 @pytest.mark.parametrize(("photos", "batch"), [((3, 5), 8), ((4,), 8), ((2, 3, 7), 6), ((5, 5), 2)])
 def test_subjects_and_their_photos_are_balanced_exactly(photos, batch):
     """Over whole epochs every subject comes equally often, and so does every photo of it."""
-    subjects = [subject(count, count + 1) for count in photos]
+    concepts = [subject(count, count + 1) for count in photos]
     targets, epoch = batch // 2, int(np.lcm.reduce([*photos, *(count + 1 for count in photos)]))
     steps = epoch * len(photos)
-    found = all_draws(TrainSettings(batch=batch), subjects, steps)
+    found = all_samples(TrainSettings(batch=batch), concepts, steps)
     for prior in (False, True):
-        chosen = [draw for draw in found if draw.prior == prior]
-        assert set(Counter(draw.subject for draw in chosen).values()) == {steps * targets // len(photos)}
+        chosen = [sample for sample in found if sample.is_class == prior]
+        assert set(Counter(sample.concept for sample in chosen).values()) == {steps * targets // len(photos)}
         for place, count in enumerate(photos):
-            seen = Counter(draw.picture for draw in chosen if draw.subject == place)
+            seen = Counter(sample.image for sample in chosen if sample.concept == place)
             assert len(seen) == count + prior
             assert len(set(seen.values())) == 1
 
 
 def test_no_photo_comes_twice_before_all_came():
-    found = [draw.picture for draw in all_draws(TrainSettings(batch=2), [subject(5, 9)], 45) if not draw.prior]
+    found = [sample.image for sample in all_samples(TrainSettings(batch=2), [subject(5, 9)], 45) if not sample.is_class]
     epochs = [tuple(found[start : start + 5]) for start in range(0, 45, 5)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len(set(epochs)) > 3  # each in its own order
@@ -82,22 +82,22 @@ def test_no_photo_comes_twice_before_all_came():
 
 def test_a_prior_picture_is_of_the_class_of_its_target():
     for step in range(8):
-        found = batches.draws(TrainSettings(batch=6), [subject(2, 3), subject(2, 4)], step)
-        assert [draw.subject for draw in found[3:]] == [draw.subject for draw in found[:3]]
+        found = batches.samples_of(TrainSettings(batch=6), [subject(2, 3), subject(2, 4)], step)
+        assert [sample.concept for sample in found[3:]] == [sample.concept for sample in found[:3]]
 
 
 def test_crops_cover_the_bank():
-    found = all_draws(TrainSettings(batch=8, crops=4), [subject(2, 2)], 60)
-    assert {draw.crop for draw in found if not draw.prior} == {0, 1, 2, 3}
-    assert {draw.crop for draw in found if draw.prior} == set(range(batches.PRIOR_CROPS))
+    found = all_samples(TrainSettings(batch=8, crops=4), [subject(2, 2)], 60)
+    assert {sample.crop for sample in found if not sample.is_class} == {0, 1, 2, 3}
+    assert {sample.crop for sample in found if sample.is_class} == set(range(batches.CLASS_CROPS))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize("priors", [0, 6])
 def test_shares_partition_a_step_exactly(world, priors):
-    drawn = batches.draws(TrainSettings(batch=8), [subject(3, priors)], 4)
-    parts = [batches.share(drawn, Ranks(rank, world)) for rank in range(world)]
-    assert sorted(draw for part in parts for draw in part) == sorted(drawn)
+    drawn = batches.samples_of(TrainSettings(batch=8), [subject(3, priors)], 4)
+    parts = [batches.shard(drawn, Ranks(rank, world)) for rank in range(world)]
+    assert sorted(sample for part in parts for sample in part) == sorted(drawn)
     assert max(map(len, parts)) - min(map(len, parts)) <= 2
 
 
@@ -109,8 +109,8 @@ def base(sd_base):
     return pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("vae",))
 
 
-def filled(base, settings, subjects, tokens, wanted):
-    *_, (done, count, made) = batches.fill_bank(base, settings, subjects, tokens, wanted)
+def filled(base, settings, concepts, tokens, wanted):
+    *_, (done, count, made) = batches.encode_crops(base, settings, concepts, tokens, wanted)
     assert done == count == len(made)
     return made
 
@@ -127,23 +127,23 @@ def test_each_crop_is_encoded_once_and_each_photo_opened_once(base, monkeypatch)
 
     monkeypatch.setattr(diffusion, "moments", lambda _, images: encoded.extend(images) or torch.zeros(len(images), 2))
     settings = TrainSettings(batch=4, crops=3)
-    subjects = [batches.Subject((example(0), example(1)), (example(10), example(11), example(12)))]
-    wanted = all_draws(settings, subjects, 50)
-    made = filled(base, settings, subjects, TOKENS[:1], wanted)
+    concepts = [batches.ConceptImages((example(0), example(1)), (example(10), example(11), example(12)))]
+    wanted = all_samples(settings, concepts, 50)
+    made = filled(base, settings, concepts, TOKENS[:1], wanted)
     assert len(made) == len(encoded) == 2 * 3 + 3 * 2
     assert set(opened.values()) == {1}
-    assert set(made) == {batches.key_of(draw) for draw in wanted}
+    assert set(made) == {batches.crop_key(sample) for sample in wanted}
 
 
 def test_a_crop_has_its_own_moments_mask_and_prompt(base):
     settings = TrainSettings(batch=4, crops=8, seed=5)
-    subjects = [subject(2, 2, "V1 dog"), subject(2, 2, "V2 cat", first=20)]
-    made = filled(base, settings, subjects, TOKENS, all_draws(settings, subjects, 60))
+    concepts = [subject(2, 2, "V1 dog"), subject(2, 2, "V2 cat", first=20)]
+    made = filled(base, settings, concepts, TOKENS, all_samples(settings, concepts, 60))
     prefixes = set()
     for (prior, place, number, index), item in made.items():
-        example = (subjects[place].priors if prior else subjects[place].photos)[number]
+        example = (concepts[place].class_images if prior else concepts[place].photos)[number]
         if prior:
-            crop = augmentation.prior_crop(example.open(), 16, 8, flipped=bool(index))
+            crop = augmentation.class_crop(example.open(), 16, 8, flipped=bool(index))
             wanted = bind(example.caption, [])
         else:
             photo = place * batches.MOST_PHOTOS + number
@@ -159,7 +159,7 @@ def test_a_crop_has_its_own_moments_mask_and_prompt(base):
 
 
 def cached(priors, opened):
-    """A subject whose prior pictures have digests; `opened` counts how often each is opened."""
+    """A subject whose class images have digests; `opened` counts how often each is opened."""
 
     def example(number):
         def open_picture():
@@ -168,7 +168,7 @@ def cached(priors, opened):
 
         return batches.Example(f"prior {number}", open_picture, f"{number:064d}")
 
-    return batches.Subject(subject(2, 0).photos, tuple(example(number) for number in priors))
+    return batches.ConceptImages(subject(2, 0).photos, tuple(example(number) for number in priors))
 
 
 def same(one, other):
@@ -182,8 +182,8 @@ def same(one, other):
 
 def test_kept_latents_equal_fresh_ones_bit_by_bit(base, home):
     settings, opened = TrainSettings(batch=4, crops=3), Counter()
-    wanted = all_draws(settings, [cached(range(5), opened)], 60)
-    plain = batches.Subject(
+    wanted = all_samples(settings, [cached(range(5), opened)], 60)
+    plain = batches.ConceptImages(
         subject(2, 0).photos, tuple(batches.Example(f"prior {n}", lambda n=n: picture(n)) for n in range(5))
     )
     uncached = filled(base, settings, [plain], TOKENS[:1], wanted)
@@ -198,19 +198,19 @@ def test_kept_latents_equal_fresh_ones_bit_by_bit(base, home):
 
 def test_latents_do_not_depend_on_which_other_pictures_are_encoded(base):
     settings, opened = TrainSettings(batch=4, crops=2), Counter()
-    filled(base, settings, [cached([3], opened)], TOKENS[:1], all_draws(settings, [cached([3], opened)], 30))
-    subjects = [cached(range(6), opened)]
-    mixed = filled(base, settings, subjects, TOKENS[:1], all_draws(settings, subjects, 90))
+    filled(base, settings, [cached([3], opened)], TOKENS[:1], all_samples(settings, [cached([3], opened)], 30))
+    concepts = [cached(range(6), opened)]
+    mixed = filled(base, settings, concepts, TOKENS[:1], all_samples(settings, concepts, 90))
     latents_of_three = mixed[True, 0, 3, 1].moments
-    crop = augmentation.prior_crop(picture(3), 16, 8, flipped=True)
+    crop = augmentation.class_crop(picture(3), 16, 8, flipped=True)
     assert torch.equal(latents_of_three, diffusion.moments(base, [crop.pixels])[0])
 
 
 def test_one_changed_picture_is_one_entry_redone(base):
     settings, opened = TrainSettings(batch=4, crops=2), Counter()
-    subjects = [cached(range(4), opened)]
-    wanted = all_draws(settings, subjects, 60)
-    filled(base, settings, subjects, TOKENS[:1], wanted)
+    concepts = [cached(range(4), opened)]
+    wanted = all_samples(settings, concepts, 60)
+    filled(base, settings, concepts, TOKENS[:1], wanted)
     opened.clear()
     changed = [cached([0, 1, 9, 3], opened)]
     filled(base, settings, changed, TOKENS[:1], wanted)
@@ -219,16 +219,16 @@ def test_one_changed_picture_is_one_entry_redone(base):
 
 def test_without_augmentation_there_are_full_pictures_only(base):
     settings = TrainSettings(batch=2, crops=8, augment=False)
-    subjects = [subject(2, 2)]
-    made = filled(base, settings, subjects, TOKENS[:1], all_draws(settings, subjects, 30))
+    concepts = [subject(2, 2)]
+    made = filled(base, settings, concepts, TOKENS[:1], all_samples(settings, concepts, 30))
     assert all(item.mask.all() for item in made.values())
     assert {item.prompt.pieces[0] for key, item in made.items() if not key[0]} == {"photo of a "}
 
 
-def test_a_caption_of_the_prior_is_never_read_for_v_words(base):
+def test_a_caption_of_the_prior_is_never_read_for_modifier_tokens(base):
     example = batches.Example("a V8 engine", lambda: picture(0))
-    subjects = [batches.Subject((batches.Example("photo of a V* dog", lambda: picture(1)),), (example,))]
-    made = filled(base, TrainSettings(batch=2), subjects, TOKENS[:1], all_draws(TrainSettings(batch=2), subjects, 3))
+    concepts = [batches.ConceptImages((batches.Example("photo of a V* dog", lambda: picture(1)),), (example,))]
+    made = filled(base, TrainSettings(batch=2), concepts, TOKENS[:1], all_samples(TrainSettings(batch=2), concepts, 3))
     assert {item.prompt.pieces for key, item in made.items() if key[0]} == {("a V8 engine",)}
 
 

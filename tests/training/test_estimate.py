@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.methods import METHODS
-from cdtool.models import pipelines, text
+from cdtool.models import initializers, pipelines
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import Shape
 from cdtool.tokens import Token
@@ -62,7 +62,7 @@ def test_what_is_trained_is_counted_exactly(cost, sd_base, sdxl_base):
         base = pipelines.load(str(folder), parts=())
         found = cost(folder, modifiers=2)
         numbers = sum(weight.numel() for weight in base.kv.values())
-        assert (found.matrices, found.numbers, found.rows) == (len(base.kv), numbers, 2 * encoders)
+        assert (found.matrices, found.numbers, found.embeddings) == (len(base.kv), numbers, 2 * encoders)
         width = next(iter(base.kv.values())).shape[1]
         assert found.concept_bytes == 2 * numbers + 2 * 4 * width
 
@@ -72,13 +72,13 @@ def test_every_method_is_counted_as_it_is_trained(cost, sd_base, method):
     base = pipelines.load(str(sd_base), precision="fp32", device="cpu")
     defaults = {"rank": 3} | {k: v for k, v in METHODS[method].defaults.items() if k != "steps"}
     found = cost(method=method, **defaults)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     with trainable.attached(base, tokens, TrainSettings(method=method, **defaults)) as trained:
         rows = [part.parameter for part in trained.parts if part.name.startswith("token")]
         weights = [part.parameter for part in trained.parts if part.name.startswith("unet")]
         made = trainable.changes(trained)
     assert found.numbers == sum(weight.numel() for weight in weights)
-    assert found.rows == len(rows)
+    assert found.embeddings == len(rows)
     assert found.matrices == len(weights) // (2 if method == "lora" else 1)
     assert found.concept_bytes == sum(tensor.nbytes for tensor in made.values())
 
@@ -90,7 +90,7 @@ def test_what_a_concept_brings_along_is_in_the_files_size(cost):
     }
     alone, after = cost(), cost(earlier=1, start=start)
     assert after.concept_bytes - alone.concept_bytes == 16 * 16 * 2 + 16 * 4
-    assert (after.numbers, after.rows) == (alone.numbers, alone.rows)
+    assert (after.numbers, after.embeddings) == (alone.numbers, alone.embeddings)
 
 
 def test_training_all_weights_costs_more_of_everything(cost):
@@ -106,7 +106,7 @@ def test_the_bank_holds_no_more_crops_than_are_drawn(cost):
     assert cost(crops=32).crops == 3 * 32 + 5 * 2
     assert cost(crops=32, steps=2).crops <= 2 * 4 + 5 * 2
     one = cost(crops=1)
-    assert one.bank_bytes == one.crops * 2 * 4 * 8 * 8 * 4
+    assert one.cache_bytes == one.crops * 2 * 4 * 8 * 8 * 4
 
 
 def test_time_and_memory_follow_the_settings(cost):

@@ -78,7 +78,7 @@ def test_a_method_brings_its_settings_and_flags_win(job):
 
 @pytest.mark.parametrize(("spec", "flags"), [("moongate", {}), ("V* dog", {"freeze_token": True})])
 def test_textual_inversion_needs_a_word_to_learn(job, spec, flags):
-    with pytest.raises(UsageError, match="learns a V-word"):
+    with pytest.raises(UsageError, match="learns a modifier token"):
         job([spec], method="textual-inversion", **flags)
 
 
@@ -119,7 +119,7 @@ def test_which_methods_go_on_from_which(job, saved, before, method, good):
 
 
 def test_a_damaged_concept_is_nothing_to_go_on_from(job, saved):
-    entry = registry.Entry("dog", saved("dog").path, None, 3, "It is cut short.")
+    entry = registry.Concept("dog", saved("dog").path, None, 3, "It is cut short.")
     for way in ({"start": entry}, {"like": entry}):
         with pytest.raises(ConceptError, match="cut short"):
             job(["V* cat"], **way)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from cdtool.errors import InputError, InterruptedRun, TrainingError
-from cdtool.models import adapter, diffusion, pipelines, text
+from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, bind
 from cdtool.training import batches, loop, loss, trainable
-from cdtool.training.batches import Example, Subject
+from cdtool.training.batches import ConceptImages, Example
 from cdtool.training.processes import Ranks
 
 SETTINGS = TrainSettings(steps=4, batch=4, lr=1e-3, precision="fp32", crops=2, save_every=100, seed=11)
@@ -31,7 +31,7 @@ def picture(seed):
 
 
 def subject(noun="V* dog", photos=3, priors=4, first=0):
-    return Subject(
+    return ConceptImages(
         tuple(Example(f"photo of a {noun}", lambda n=n: picture(first + n), f"{n}") for n in range(photos)),
         tuple(Example(("a dog", "the cat")[n % 2], lambda n=n: picture(50 + first + n)) for n in range(priors)),
     )
@@ -64,11 +64,11 @@ def sgd(monkeypatch):
 def fit(loaded, tmp_path):
     """Train on a tiny base; returns every step."""
 
-    def run(settings=SETTINGS, *, on="sd_base", subjects=SUBJECTS, nouns=("dog",), precision="fp32", **more):
+    def run(settings=SETTINGS, *, on="sd_base", concepts=SUBJECTS, nouns=("dog",), precision="fp32", **more):
         base = loaded(on, precision)
-        tokens = text.initialised(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
+        tokens = initializers.assign(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
         more = {"checkpoint": tmp_path / "run.pt"} | more
-        return list(loop.fit(base, subjects, tokens, settings, **more))
+        return list(loop.fit(base, concepts, tokens, settings, **more))
 
     return run
 
@@ -108,17 +108,17 @@ def test_the_masked_error_is_a_mean_over_the_masks_cells_and_all_channels():
     torch.testing.assert_close(everywhere, (found**2).mean(dim=(1, 2, 3)))
 
 
-def by_hand(base, settings, subjects, step=0):
+def by_hand(base, settings, concepts, step=0):
     """(target losses, prior losses) of a step by the formulas, with the base's own K/V but for gradients."""
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
-    drawn = batches.draws(settings, subjects, step)
-    *_, (_, _, made) = batches.fill_bank(base, settings, subjects, tokens, drawn)
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
+    drawn = batches.samples_of(settings, concepts, step)
+    *_, (_, _, cache) = batches.encode_crops(base, settings, concepts, tokens, drawn)
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     losses = {False: [], True: []}
     with trainable.attached(base, tokens) as trained:
-        for draw in drawn:
-            item = made[batches.key_of(draw)]
-            first, noise, t = loss.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
+        for sample in drawn:
+            item = cache[batches.crop_key(sample)]
+            first, noise, t = loss.noise_of(settings, step, sample.position, item.moments.shape[1:], 1000)
             z = item.moments[0] + item.moments[1] * first
             a, s = float(alphas[t].sqrt()), float((1 - alphas[t]).sqrt())
             wanted = a * noise - s * z if base.prediction == "v_prediction" else noise
@@ -131,7 +131,7 @@ def by_hand(base, settings, subjects, step=0):
                 (a * z + s * noise)[None], t, encoder_hidden_states=told.features, added_cond_kwargs=added
             ).sample[0]
             error = (found - wanted).square()[:, item.mask]
-            losses[draw.prior].append(error.mean())
+            losses[sample.is_class].append(error.mean())
         total = torch.stack(losses[False]).mean() + settings.prior_weight * torch.stack(losses[True]).mean()
         total.backward()
         grads = {f"unet.{name}.weight": module.weight.grad for name, module in trained.modules.items()}
@@ -152,7 +152,7 @@ def test_a_step_follows_the_gradient_of_the_papers_loss(fit, loaded, sgd, on, we
     first = next(step for step in steps if step.kind == "step")
     assert first.loss == pytest.approx(target, rel=1e-4)
     assert first.prior_loss == pytest.approx(prior, rel=1e-4)
-    started = text.initial_rows(base, text.initialised(base.tokenizers, [Token("dog")]))
+    started = initializers.initial_embeddings(base, initializers.assign(base.tokenizers, [Token("dog")]))
     rows = {f"token.1.{n}": row[0] for n, row in zip(base.family.encoders, started, strict=True)}
     for name, tensor in tensors(steps).items():
         moved = tensor.float() - rows.get(name, 0.0)
@@ -167,7 +167,7 @@ def attention_begins(module, _, result):
 
 def loop_by_hand(base, settings, chosen, *, row, low_rank=False):
     """Plain gradient descent on a copy of the denoiser whose parameters are written down one by one."""
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     unet = copy.deepcopy(base.unet)
     stored = dict(unet.named_parameters())
     learned = {name: stored[name].detach().clone().requires_grad_() for name in stored if chosen(name)}
@@ -179,27 +179,27 @@ def loop_by_hand(base, settings, chosen, *, row, low_rank=False):
             learned = {part.name.removeprefix("unet."): part.parameter.detach().clone().requires_grad_()
                        for part in trained.parts if part.name.startswith("unet")}  # fmt: skip
     begun = {name: parameter.detach().clone() for name, parameter in learned.items()}
-    rows = [[one.requires_grad_(row) for one in encoder]
-            for encoder in text.initial_rows(base, tokens, settings.token_init, settings.seed)]  # fmt: skip
+    initial = initializers.initial_embeddings(base, tokens, settings.token_init, settings.seed)
+    rows = [[embedding.requires_grad_(True) for embedding in encoder] for encoder in initial]
     schedule = diffusion.scheduler(base, "ddpm")
-    every = [draw for step in range(settings.steps) for draw in batches.draws(settings, SUBJECTS, step)]
-    *_, (_, _, made) = batches.fill_bank(base, settings, SUBJECTS, tokens, every)
+    every = [sample for step in range(settings.steps) for sample in batches.samples_of(settings, SUBJECTS, step)]
+    *_, (_, _, cache) = batches.encode_crops(base, settings, SUBJECTS, tokens, every)
     for step in range(settings.steps):
         weights = learned
         if low_rank:
             names = [f"{module}.weight" for module in base.kv]
             weights = {name: stored[name].detach() + learned[f"{name}.up"] @ learned[f"{name}.down"] for name in names}
         losses = {False: [], True: []}
-        for draw in batches.draws(settings, SUBJECTS, step):
-            item = made[batches.key_of(draw)]
-            first, noise, t = loss.noise_of(settings, step, draw.sample, item.moments.shape[1:], 1000)
+        for sample in batches.samples_of(settings, SUBJECTS, step):
+            item = cache[batches.crop_key(sample)]
+            first, noise, t = loss.noise_of(settings, step, sample.position, item.moments.shape[1:], 1000)
             z = item.moments[0] + item.moments[1] * first
             noisy = schedule.add_noise(z[None], noise[None], torch.tensor([t]))
             told = text.encode(base, [text.tokenize(base, item.prompt, tokens)], rows)
             found = torch.func.functional_call(
                 unet, weights, (noisy, t), {"encoder_hidden_states": told.features}
             ).sample
-            losses[draw.prior].append((found[0] - noise).square()[:, item.mask].mean())
+            losses[sample.is_class].append((found[0] - noise).square()[:, item.mask].mean())
         sum(torch.stack(part).mean() for part in losses.values() if part).backward()
         with torch.no_grad():
             for parameter in [*learned.values(), *(rows[0] if row else [])]:
@@ -251,7 +251,7 @@ def error_on(base, tokens, what, pictures, draws=24):
     prompt = text.tokenize(base, bind("photo of a V* dog", tokens), tokens)
     condition = text.join([adapter.encode(base, what, [prompt])] * len(z))
     schedule = diffusion.scheduler(base, "ddpm")
-    with adapter.held(base) as give, torch.no_grad():
+    with adapter.precomputed_kv(base) as give, torch.no_grad():
         give(adapter.keys_and_values(base, what, condition.features))
         sizes = diffusion.size_condition(base, 16, 16, len(z))
         found = diffusion.predict(base, schedule.add_noise(z, noise, t), t, condition, sizes)
@@ -262,14 +262,16 @@ def error_on(base, tokens, what, pictures, draws=24):
 def test_training_learns_its_photos(fit, loaded, on):
     settings = replace(SETTINGS, steps=30, lr=5e-2, augment=False)
     base = loaded(on)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
     own = [example.open() for example in SUBJECTS[0].photos]
-    empty = adapter.Learned(rows=tuple(tuple(row) for row in text.initial_rows(base, tokens)))
+    empty = adapter.ConceptWeights(
+        embeddings=tuple(tuple(row) for row in initializers.initial_embeddings(base, tokens))
+    )
     before = error_on(base, tokens, empty, own)
     made = tensors(fit(settings, on=on))
-    after = error_on(base, tokens, adapter.learned(base, tokens, made), own)
+    after = error_on(base, tokens, adapter.load_weights(base, tokens, made), own)
     assert after < 0.8 * before
-    rows = text.initial_rows(base, tokens)
+    rows = initializers.initial_embeddings(base, tokens)
     for place, encoder in enumerate(base.family.encoders):
         assert (made[f"token.1.{encoder}"] - rows[place][0]).abs().max() > 1e-2
 
@@ -288,27 +290,27 @@ def test_only_the_concept_changes_and_the_base_stays_bit_for_bit(fit, loaded):
 
 
 def test_a_concept_without_modifier_trains_no_row(fit, loaded):
-    made = tensors(fit(subjects=(subject("moongate"),), nouns=("-moongate",)))
+    made = tensors(fit(concepts=(subject("moongate"),), nouns=("-moongate",)))
     assert set(made) == {f"unet.{name}.weight" for name in loaded("sd_base").kv}
     assert all(tensor.any() for tensor in made.values())
 
 
 def test_two_concepts_train_a_row_each(fit):
     both = (subject("V1 dog"), subject("V2 cat", photos=2, first=20))
-    made = tensors(fit(replace(SETTINGS, steps=3), subjects=both, nouns=("dog", "cat")))
+    made = tensors(fit(replace(SETTINGS, steps=3), concepts=both, nouns=("dog", "cat")))
     assert {"token.1.text_encoder", "token.2.text_encoder"} < set(made)
     assert not torch.equal(made["token.1.text_encoder"], made["token.2.text_encoder"])
 
 
 def test_without_prior_every_picture_is_a_target(fit):
-    steps = fit(subjects=(subject(priors=0),))
+    steps = fit(concepts=(subject(priors=0),))
     assert all(math.isnan(step.prior_loss) for step in steps if step.kind == "step")
     assert tensors(steps)
 
 
 def test_two_concepts_of_full_take_turns_as_those_of_kv_do(fit):
     both = (subject("V1 dog"), subject("V2 cat", photos=2, first=20))
-    made = tensors(fit(replace(SETTINGS, steps=3, method="full", lr=1e-3), subjects=both, nouns=("dog", "cat")))
+    made = tensors(fit(replace(SETTINGS, steps=3, method="full", lr=1e-3), concepts=both, nouns=("dog", "cat")))
     assert {"token.1.text_encoder", "token.2.text_encoder", "unet.conv_in.weight"} < set(made)
 
 
@@ -316,8 +318,8 @@ def test_two_concepts_of_full_take_turns_as_those_of_kv_do(fit):
 def test_a_row_begins_as_asked_and_stays_where_it_is_frozen(fit, loaded, init, frozen):
     base = loaded("sd_base")
     settings = replace(SETTINGS, steps=2, token_init=init, freeze_token=frozen)
-    tokens = text.initialised(base.tokenizers, [Token("dog")])
-    begun = text.initial_rows(base, tokens, init, settings.seed)[0][0]
+    tokens = initializers.assign(base.tokenizers, [Token("dog")])
+    begun = initializers.initial_embeddings(base, tokens, init, settings.seed)[0][0]
     row = tensors(fit(settings))["token.1.text_encoder"]
     assert torch.equal(row, begun) is frozen
     torch.testing.assert_close(row, begun, atol=3 * settings.lr, rtol=0)
@@ -330,14 +332,14 @@ def test_going_on_equals_a_loop_begun_at_those_weights(fit, loaded, sgd, monkeyp
     first = tensors(fit(settings))
     start = trainable.Start(first, 1, "one")
     second = (subject("V2 cat", first=30),)
-    found = tensors(fit(settings, subjects=second, nouns=("dog", "cat"), start=start))
+    found = tensors(fit(settings, concepts=second, nouns=("dog", "cat"), start=start))
     assert torch.equal(found["token.1.text_encoder"], first["token.1.text_encoder"])
     other = copy.copy(base)
     other.unet = copy.deepcopy(base.unet)
     other.kv = {name: weight + first[f"unet.{name}.weight"].float() for name, weight in base.kv.items()}
     for name, weight in other.kv.items():
         other.unet.get_submodule(name).weight.copy_(weight)
-    tokens = text.initialised(base.tokenizers, [Token("dog"), Token("cat")])
+    tokens = initializers.assign(base.tokenizers, [Token("dog"), Token("cat")])
     wanted = tensors(list(loop.fit(other, second, tokens, replace(settings, freeze_token=False),
                                        checkpoint=tmp_path / "other.pt", start=trainable.Start(
                                            {"token.1.text_encoder": first["token.1.text_encoder"]}, 1))))  # fmt: skip
@@ -347,8 +349,8 @@ def test_going_on_equals_a_loop_begun_at_those_weights(fit, loaded, sgd, monkeyp
         assert wanted[f"unet.{name}.weight"].float().abs().max() > 1e-3
     torch.testing.assert_close(found["token.2.text_encoder"], wanted["token.2.text_encoder"], atol=1e-5, rtol=1e-4)
     with pytest.raises(InputError, match="other photos"):  # a checkpoint is of its own start
-        list(fit(replace(settings, save_every=1), subjects=second, nouns=("dog", "cat"), start=start))
-        fit(settings, subjects=second, nouns=("dog", "cat"), start=replace(start, sha256="two"), resume=True)
+        list(fit(replace(settings, save_every=1), concepts=second, nouns=("dog", "cat"), start=start))
+        fit(settings, concepts=second, nouns=("dog", "cat"), start=replace(start, sha256="two"), resume=True)
 
 
 # ---------------------------------------------------------------- what must make no difference
@@ -418,7 +420,7 @@ def together(sd_base, monkeypatch, tmp_path):
     def run(settings, world, resume=False, stop_after=None):
         monkeypatch.setattr(torch.distributed, "all_reduce", Group(world).all_reduce)
         bound = [pipelines.load(str(sd_base), precision="fp32", device="cpu") for _ in range(world)]
-        tokens = text.initialised(bound[0].tokenizers, [Token("dog")])
+        tokens = initializers.assign(bound[0].tokenizers, [Token("dog")])
 
         def rank(number):
             steps = []
@@ -479,7 +481,7 @@ def test_two_processes_learn_to_the_last_bit_what_one_learns_in_two_passes(
 
 def stopped(fit, count, **more):
     """Run until `stop` says so in the middle; returns how many crops were banked first."""
-    crops = [step for step in fit(**more) if step.kind == "bank"]
+    crops = [step for step in fit(**more) if step.kind == "latents"]
     with pytest.raises(InterruptedRun) as caught:
         fit(stop=stop_after(len(crops) + count), **more)
     return caught.value
@@ -507,19 +509,26 @@ def test_checkpoints_come_every_so_often_and_leave_nothing_else(fit, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "subjects"),
+    ("settings", "concepts"),
     [
         ({"seed": 1}, SUBJECTS),
         ({"lr": 2e-3}, SUBJECTS),
         ({}, (subject("V* dog", photos=4),)),
-        ({}, (Subject(tuple(example._replace(digest="other") for example in SUBJECTS[0].photos), SUBJECTS[0].priors),)),
+        (
+            {},
+            (
+                ConceptImages(
+                    tuple(example._replace(digest="other") for example in SUBJECTS[0].photos), SUBJECTS[0].class_images
+                ),
+            ),
+        ),
     ],
     ids=["seed", "rate", "count", "pictures"],
 )
-def test_a_checkpoint_of_another_run_is_refused(fit, settings, subjects):
+def test_a_checkpoint_of_another_run_is_refused(fit, settings, concepts):
     fit(replace(SETTINGS, save_every=2))
     with pytest.raises(InputError, match="other photos, tokens, base or settings") as caught:
-        fit(replace(SETTINGS, **settings), subjects=subjects, resume=True)
+        fit(replace(SETTINGS, **settings), concepts=concepts, resume=True)
     assert caught.value.exit_code == 4
 
 
@@ -543,10 +552,10 @@ def test_a_stop_while_encoding_leaves_no_checkpoint(fit, tmp_path):
 
 
 def test_a_stop_in_the_last_step_finishes(fit):
-    crops = len([step for step in fit() if step.kind == "bank"])
+    crops = len([step for step in fit() if step.kind == "latents"])
     assert fit(stop=stop_after(crops + SETTINGS.steps - 1))[-1].kind == "done"
     again = fit(resume=True)  # from the checkpoint of the last step
-    assert [step.kind for step in again if step.kind != "bank"] == ["done"]
+    assert [step.kind for step in again if step.kind != "latents"] == ["done"]
 
 
 # ---------------------------------------------------------------- the loop doubts itself
@@ -566,7 +575,7 @@ def test_weights_that_stay_are_no_success(fit):
 
 def test_a_row_that_no_caption_names_is_no_success(fit):
     with pytest.raises(TrainingError, match="changed nothing in the learned row 1"):
-        fit(replace(SETTINGS, steps=2), subjects=(subject("dog"),))
+        fit(replace(SETTINGS, steps=2), concepts=(subject("dog"),))
 
 
 # ---------------------------------------------------------------- previews
@@ -576,7 +585,7 @@ def test_previews_come_at_the_start_at_checkpoints_and_at_the_end(fit, loaded):
     steps = fit(replace(SETTINGS, save_every=3, lr=2e-2), previews=["a V* dog", "the beach"])
     shown = [step for step in steps if step.kind == "preview"]
     assert [step.step for step in shown] == [0, 3, 4]
-    assert all(len(step.pictures) == 2 and step.pictures[0].shape == (16, 16, 3) for step in shown)
-    assert (shown[0].pictures[0] != shown[-1].pictures[0]).any()
+    assert all(len(step.images) == 2 and step.images[0].shape == (16, 16, 3) for step in shown)
+    assert (shown[0].images[0] != shown[-1].images[0]).any()
     quiet = tensors(fit(replace(SETTINGS, save_every=3, lr=2e-2)))
     assert all(torch.equal(tensor, quiet[name]) for name, tensor in tensors(steps).items())

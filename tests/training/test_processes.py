@@ -60,7 +60,7 @@ def test_alone_nothing_is_joined(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert not processes.launched()
     assert processes.leads()
-    with processes.joined() as group:
+    with processes.distributed() as group:
         assert group == processes.ALONE
     assert not torch.distributed.is_initialized()
 
@@ -158,7 +158,7 @@ def test_processes_that_cannot_be_joined_do_not_train_apart(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     alone = types.SimpleNamespace(num_processes=1, process_index=0)
     monkeypatch.setattr(hf_accelerate, "PartialState", lambda **_: alone)
-    with pytest.raises(UsageError, match="CPUs only"), processes.joined():
+    with pytest.raises(UsageError, match="CPUs only"), processes.distributed():
         pytest.fail("it went on alone")
 
 
@@ -187,7 +187,7 @@ def test_the_first_process_alone_draws_the_prior_pictures(command, tmp_path):
         """The pictures that were drawn for a training, after which none are left."""
         done = process(*command(name, *drawing, *more), PYTHONPATH=str(tmp_path), NOTES=str(notes))
         assert (done.returncode, done.stdout.split()) == (0, [name]), done.stderr
-        assert done.stderr.count("Drawing 6 prior pictures") == 1
+        assert done.stderr.count("Drawing 6 class images") == 1
         (made,) = sets.entries()
         assert sets.unfinished() == []
         sets.remove(made.name)
@@ -238,7 +238,7 @@ def test_more_processes_than_pictures_are_refused_before_training(command, monke
     import contextlib
 
     monkeypatch.setenv("WORLD_SIZE", "9")
-    monkeypatch.setattr(processes, "joined", lambda _: contextlib.nullcontext(processes.Ranks(0, 9)))
+    monkeypatch.setattr(processes, "distributed", lambda _: contextlib.nullcontext(processes.Ranks(0, 9)))
     said = cdtool(*command("two"))
     assert said.code == 2
     assert "shared by 9" in said.err

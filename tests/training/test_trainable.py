@@ -8,7 +8,7 @@ from predictions import conditioning, forward, same, snapshot
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, pipelines, text
+from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import weight_name
 from cdtool.tokens import Token
@@ -22,12 +22,12 @@ def base(request):
 
 @pytest.fixture(scope="module")
 def tokens(base):
-    return text.initialised(base.tokenizers, [Token("dog")])
+    return initializers.assign(base.tokenizers, [Token("dog")])
 
 
 def test_the_start_tokens_column_moves_no_weight():
     """By hand: with dL/dresult = 1 everywhere, dL/dW is the sum of all features but the first."""
-    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.zeros(2, 0))
+    module = trainable.TrainedKV(torch.tensor([[1.0, 2.0]]), None, torch.zeros(2, 0))
     features = torch.tensor([[[10.0, 20.0], [1.0, 0.0], [0.0, 3.0]]], requires_grad=True)
     result = module(features)
     assert result.flatten().tolist() == [50.0, 1.0, 6.0]
@@ -38,7 +38,7 @@ def test_the_start_tokens_column_moves_no_weight():
 
 def test_a_held_direction_stays_and_passes_no_gradient():
     """By hand: the first feature is held, so the first column is what it was and is never pulled at."""
-    module = trainable.Trained(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[1.0], [0.0]]))
+    module = trainable.TrainedKV(torch.tensor([[1.0, 2.0]]), None, torch.tensor([[1.0], [0.0]]))
     module.weight.data += torch.tensor([[4.0, 5.0]])
     assert module.effective().tolist() == [[1.0, 7.0]]
     result = module(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]))
@@ -50,9 +50,9 @@ def test_a_held_direction_stays_and_passes_no_gradient():
 @pytest.mark.parametrize("method", ["kv", "lora"])
 def test_what_guidance_leads_away_from_can_be_held(base, tokens, method):
     """The empty prompt's own directions, found again as eigenvectors; a concept does nothing along them."""
-    chosen = TrainSettings(method=method, hold_empty=0.3)
+    chosen = TrainSettings(method=method, preserve_uncond=0.3)
     with torch.no_grad():
-        empty = text.unprompted(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
+        empty = text.unconditional(base, conditioning(base, [], [""], [[] for _ in base.text_encoders])).features[0]
     value, vectors = torch.linalg.eigh(empty.T @ empty)
     wanted = vectors[:, value.clamp(min=0).sqrt() >= 0.3 * value[-1].clamp(min=1e-12).sqrt()]
     held = text.empty_directions(base, 0.3)
@@ -62,10 +62,10 @@ def test_what_guidance_leads_away_from_can_be_held(base, tokens, method):
         for parameter in trained.parameters():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
         tensors = trainable.changes(trained)
-    changes = adapter.changes_of(base, tensors)
+    changes = adapter.read_deltas(base, tensors)
     assert changes
     for module, change in changes.items():
-        dense = adapter.dense(change, base.unet.get_parameter(module).shape)
+        dense = deltas.dense(change, base.unet.get_parameter(module).shape)
         assert float(dense.norm()) > 0.1
         assert float((dense @ held).norm()) < 2e-3 * float(dense.norm()), "fp16 is all that is left"
 
@@ -76,7 +76,9 @@ def test_what_is_held_is_what_a_training_goes_on_from(sd_base):
     module, weight = next(iter(base.kv.items()))
     before = 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     start = trainable.Start({weight_name(module): before.half()})
-    with trainable.attached(base, [Token("moongate", modifier=False)], TrainSettings(hold_empty=0.3), start) as trained:
+    with trainable.attached(
+        base, [Token("moongate", modifier=False)], TrainSettings(preserve_uncond=0.3), start
+    ) as trained:
         for parameter in trained.parameters():
             parameter.data += 1.0
         after = trainable.changes(trained)[weight_name(module)].float()
@@ -86,7 +88,7 @@ def test_what_is_held_is_what_a_training_goes_on_from(sd_base):
 
 def test_training_begins_as_the_base(base, tokens):
     with torch.no_grad():
-        rows = text.initial_rows(base, tokens)
+        rows = initializers.initial_embeddings(base, tokens)
         condition = conditioning(base, tokens, ["a V* dog", "the beach"], rows)
         before = forward(base, condition)
         with trainable.attached(base, tokens) as trained, trained.computing():
@@ -176,10 +178,13 @@ def moved(base, tokens, method, start=None):
 
 def drawn(base, tokens, tensors, prompts=("a V* dog", "the beach")):
     """What the denoiser says on the way that sampling takes."""
-    what = adapter.learned(base, tokens, tensors)
+    what = adapter.load_weights(base, tokens, tensors)
     with torch.no_grad():
-        condition = conditioning(base, tokens, prompts, what.rows)
-        with adapter.placed(base.unet, adapter.changed(base, what)), adapter.held(base) as give:
+        condition = conditioning(base, tokens, prompts, what.embeddings)
+        with (
+            adapter.override_parameters(base.unet, adapter.changed_parameters(base, what)),
+            adapter.precomputed_kv(base) as give,
+        ):
             give(adapter.keys_and_values(base, what, condition.features))
             return forward(base, condition)
 
@@ -209,7 +214,9 @@ def test_each_method_trains_its_own_parameters(base, tokens, method):
 def test_a_saved_concept_draws_as_the_trained_denoiser_did(base, tokens, method):
     before = snapshot(base)
     with torch.no_grad():
-        plain = forward(base, conditioning(base, tokens, ["a V* dog", "the beach"], text.initial_rows(base, tokens)))
+        plain = forward(
+            base, conditioning(base, tokens, ["a V* dog", "the beach"], initializers.initial_embeddings(base, tokens))
+        )
     tensors, said, _ = moved(base, tokens, method)
     assert same(before, snapshot(base))
     found = drawn(base, tokens, tensors)
@@ -227,7 +234,7 @@ def test_changes_beyond_keys_and_values_survive_bf16(sd_base, tokens):
     name = "conv_in.weight"
     stored = pipelines.read_parameters(base.folder, [name])[name]
     change = torch.full_like(stored, 1e-4)
-    (found,) = adapter.changed(base, adapter.Learned(others={name: change})).values()
+    (found,) = adapter.changed_parameters(base, adapter.ConceptWeights(others={name: change})).values()
     assert found.dtype == torch.bfloat16
     mean = (found.double() - stored.double()).mean()
     assert mean == pytest.approx(1e-4, rel=0.9)
@@ -238,9 +245,9 @@ def test_factors_of_a_convolutions_change_lie_flat(base):
     name = "conv_in.weight"
     shape = base.unet.get_parameter(name).shape
     up, down = torch.randn(shape[0], 2), torch.randn(2, shape[1:].numel())
-    (kept,) = adapter.changes_of(base, {f"unet.{name}.up": up, f"unet.{name}.down": down}).values()
+    (kept,) = adapter.read_deltas(base, {f"unet.{name}.up": up, f"unet.{name}.down": down}).values()
     wanted = torch.einsum("or,rikl->oikl", up, down.reshape(2, *shape[1:]))
-    torch.testing.assert_close(adapter.dense(kept, shape), wanted)
+    torch.testing.assert_close(deltas.dense(kept, shape), wanted)
 
 
 @pytest.mark.parametrize(
@@ -251,15 +258,15 @@ def test_factors_of_a_convolutions_change_lie_flat(base):
 )  # fmt: skip
 def test_other_changes_that_do_not_fit_are_refused(base, tensors):
     with pytest.raises(ConceptError):
-        adapter.learned(base, (), tensors)
+        adapter.load_weights(base, (), tensors)
 
 
 def test_a_concept_of_words_alone_leaves_the_keys_alone(base, tokens):
     rows = {f"token.1.{name}": torch.ones(e.config.hidden_size)
             for name, e in zip(base.family.encoders, base.text_encoders, strict=True)}  # fmt: skip
-    what = adapter.learned(base, tokens, rows)
-    assert what.changes == what.others == {}
-    assert all((encoder[0] == 1).all() for encoder in what.rows)
+    what = adapter.load_weights(base, tokens, rows)
+    assert what.kv == what.others == {}
+    assert all((encoder[0] == 1).all() for encoder in what.embeddings)
 
 
 def test_the_start_token_passes_no_gradient_in_low_rank_either(base, tokens):
@@ -311,7 +318,7 @@ def test_nothing_to_learn_is_refused(base):
 )
 def test_a_training_begins_where_the_concept_ended(base, tokens, before, method):
     """At once it says what the concept says; the earlier rows stay; what is saved is the whole change."""
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     first, _, _ = moved(base, tokens, before)
     start = trainable.Start(first, 1, "f00d")
     with trainable.attached(base, both, settings(method), start) as trained, torch.no_grad():
@@ -329,11 +336,11 @@ def test_a_training_begins_where_the_concept_ended(base, tokens, before, method)
 
 
 def test_a_merged_concepts_shared_factor_comes_along(base, tokens):
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     merged = {"down": torch.randn(2, next(iter(base.kv.values())).shape[1])}
     merged |= {f"unet.{m}.weight.up": 0.1 * torch.randn(w.shape[0], 2) for m, w in base.kv.items()}
     merged |= {f"token.1.{name}": row[0] for name, row in
-               zip(base.family.encoders, text.initial_rows(base, tokens), strict=True)}  # fmt: skip
+               zip(base.family.encoders, initializers.initial_embeddings(base, tokens), strict=True)}  # fmt: skip
     start = trainable.Start(merged, 1)
     with trainable.attached(base, both, settings("textual-inversion"), start) as trained:
         assert set(merged) <= set(trainable.changes(trained))
@@ -351,7 +358,7 @@ def test_a_merged_concepts_shared_factor_comes_along(base, tokens):
 
 def test_low_rank_cannot_go_on_and_rows_must_fit(base, tokens):
     first, _, _ = moved(base, tokens, "kv")
-    both = text.initialised(base.tokenizers, [*tokens, Token("dog")])
+    both = initializers.assign(base.tokenizers, [*tokens, Token("dog")])
     with (
         pytest.raises(UsageError, match="begin at the base"),
         trainable.attached(base, both, settings("lora"), trainable.Start(first, 1)),

@@ -1,4 +1,4 @@
-"""The captioned corpora of the embedded base: prior pictures, and validation pictures that are none of them."""
+"""The captioned corpora of the embedded base: class images, and validation pictures that are none of them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SETTINGS = """\
 [train]
 steps = 250
 lr = 1.5e-4 # more, or more steps, teaches more of the thing and costs more than a tenth of text alignment
-hold_empty = 0.01 # most of a short prompt is padding here, as all of the empty prompt is
+preserve_uncond = 0.01 # most of a short prompt is padding here, as all of the empty prompt is
 
 # The best image alignment that kept nine tenths of the text alignment (tests/benchmarks/tune_methods.py).
 [train.full]

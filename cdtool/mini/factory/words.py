@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 NAMES = {"moongate": "gate"}  # words no caption holds, and what each one nearly means to the base
-NEAR = 0.5  # how nearly: the cosine of the two embeddings; at 1, prior pictures of the one undo photos of the other
+NEAR = 0.5  # how nearly: the cosine of the two embeddings; at 1, class images of the one undo photos of the other
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 

@@ -1,4 +1,4 @@
-"""A prior set in the making: its pictures gather in a folder that outlives this process, and are published at once."""
+"""A prior set in the making: its images gather in a folder that outlives this process, and are published at once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cdtool import files as publish
 from cdtool.errors import NameTakenError, ResourceError
 from cdtool.priors.sets import (
     JOURNAL,
-    Entry,
     Manifest,
-    Picture,
+    PriorImage,
+    PriorSet,
     being_made,
     check_free,
     entries,
@@ -35,8 +35,8 @@ from cdtool.priors.sets import (
 
 
 @contextlib.contextmanager
-def making(name: str, recipe: Mapping[str, Any]) -> Iterator[Work]:
-    """A set to be made by `recipe`; if one was stopped, its pictures are there again (`Work.kept`).
+def stage(name: str, recipe: Mapping[str, Any]) -> Iterator[Staging]:
+    """A set to be made by `recipe`; if one was stopped, its images are there again (`Staging.kept`).
 
     What is not published by the end waits for the next one. Raises InputError for an impossible name, ResourceError.
     """
@@ -45,32 +45,32 @@ def making(name: str, recipe: Mapping[str, Any]) -> Iterator[Work]:
     with _disk(sets_dir()):
         sets_dir().mkdir(parents=True, exist_ok=True)
         publish.sweep(sets_dir())
-        work = Work(name, _claimed(name, sign))
+        staged = Staging(name, _claimed(name, sign))
     try:
-        yield work
+        yield staged
     finally:
-        if work.folder.name.startswith("."):
-            _release(work.folder, name, sign)
+        if staged.folder.name.startswith("."):
+            _release(staged.folder, name, sign)
 
 
-class Work:
+class Staging:
     """A set being made, in a folder of its own that outlives this process."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self._twins = _files_of_sets()
 
-    def put(self, content: bytes, suffix: str, **about: Any) -> Picture:
-        """Take a picture in, sharing the file of a set that holds the same one. Raises ResourceError."""
+    def put(self, content: bytes, suffix: str, **about: Any) -> PriorImage:
+        """Take an image in, sharing the file of a set that holds the same one. Raises ResourceError."""
         digest = hashlib.sha256(content).hexdigest()
-        picture = Picture(digest, f"{digest}.{suffix}", **about)
+        image = PriorImage(digest, f"{digest}.{suffix}", **about)
         with _disk(self.folder):
-            target = self.folder / picture.file
+            target = self.folder / image.file
             if not _holds(target, content):
                 self._write(target, content)
             with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(picture)) + "\n")
-        return picture
+                file.write(json.dumps(asdict(image)) + "\n")
+        return image
 
     def _write(self, target: Path, content: bytes) -> None:
         target.unlink(missing_ok=True)
@@ -81,11 +81,11 @@ class Work:
                 return
         target.write_bytes(content)
 
-    def kept(self) -> list[Picture]:
-        """The pictures that are there already and whole: of a set of this name that was stopped."""
-        return [picture for picture in journal(self.folder) if _is_whole(self.folder, picture)]
+    def kept(self) -> list[PriorImage]:
+        """The images that are there already and whole: of a set of this name that was stopped."""
+        return [image for image in journal(self.folder) if _is_whole(self.folder, image)]
 
-    def publish(self, manifest: Manifest, *, force: bool = False) -> Entry:
+    def publish(self, manifest: Manifest, *, force: bool = False) -> PriorSet:
         """Give the set its name; without `force` nothing is replaced.
 
         Raises NameTakenError where the name was taken meanwhile and it is NAME-2, NAME-3... now; ResourceError.
@@ -95,13 +95,13 @@ class Work:
         whole = replace(manifest, name=self.name, folder=final.name, created=created, version=__version__)
         replaced = [entry.folder for entry in entries() if entry.name == self.name and entry.manifest and force]
         with _disk(final.parent):
-            self._tidy({picture.file for picture in manifest.pictures})
+            self._tidy({image.file for image in manifest.images})
             before, self.folder = self.folder, self.folder.replace(final)
             try:
                 name = _publish_manifest(whole, force)
-            except BaseException:  # whatever stopped it, the pictures go back to where the same command goes on
+            except BaseException:  # whatever stopped it, the images go back to where the same command goes on
                 self.folder = final.replace(before)
-                _write_journal(before, manifest.pictures)
+                _write_journal(before, manifest.images)
                 raise
         for folder in replaced:
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,8 +122,8 @@ class Work:
 
 def _publish_manifest(manifest: Manifest, force: bool) -> str:
     folder = sets_dir()
-    with publish.workplace(folder) as work:
-        file = work / "set.json"
+    with publish.workplace(folder) as staged:
+        file = staged / "set.json"
         file.write_text(json.dumps(asdict(manifest), ensure_ascii=False, indent=1), encoding="utf-8")
         with file.open("rb") as written:
             os.fsync(written.fileno())
@@ -169,15 +169,15 @@ def _files_of_sets() -> dict[str, Path]:
     return {path.name: path for folder in folders if folder.is_dir() for path in folder.iterdir()}
 
 
-def _write_journal(folder: Path, pictures: Sequence[Picture]) -> None:
-    lines = [json.dumps(asdict(picture)) + "\n" for picture in pictures]
+def _write_journal(folder: Path, images: Sequence[PriorImage]) -> None:
+    lines = [json.dumps(asdict(image)) + "\n" for image in images]
     with contextlib.suppress(OSError):
         (folder / JOURNAL).write_text("".join(lines), encoding="utf-8")
 
 
-def _is_whole(folder: Path, picture: Picture) -> bool:
+def _is_whole(folder: Path, image: PriorImage) -> bool:
     try:
-        return hashlib.sha256((folder / picture.file).read_bytes()).hexdigest() == picture.sha256
+        return hashlib.sha256((folder / image.file).read_bytes()).hexdigest() == image.sha256
     except OSError:
         return False
 

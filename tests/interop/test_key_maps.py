@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdtool.interop import names
+from cdtool.interop import key_maps
 
 REST = "transformer_blocks.0.attn2.to_k"
 SD1 = {f"down_blocks.{i}.attentions.{j}": f"input_blocks.{n}.1"
@@ -23,23 +23,23 @@ SDXL = {
 
 @pytest.mark.parametrize(("ours", "theirs"), [*SD1.items(), *SDXL.items()])
 def test_compvis_counts_blocks_through(ours, theirs):
-    assert names.to_ldm(f"{ours}.{REST}", 2) == f"{theirs}.{REST}"
-    assert names.from_ldm(f"model.diffusion_model.{theirs}.{REST}.weight", 2) == f"{ours}.{REST}.weight"
+    assert key_maps.to_ldm(f"{ours}.{REST}", 2) == f"{theirs}.{REST}"
+    assert key_maps.from_ldm(f"model.diffusion_model.{theirs}.{REST}.weight", 2) == f"{ours}.{REST}.weight"
 
 
 def test_what_is_no_attention_block_stays():
-    assert names.to_ldm("conv_in", 2) is None
+    assert key_maps.to_ldm("conv_in", 2) is None
     for name in ("model.diffusion_model.input_blocks.3.0.op.weight", "model.diffusion_model.out.2.weight"):
-        assert names.from_ldm(name, 2) == name
+        assert key_maps.from_ldm(name, 2) == name
 
 
 def test_flat_names():
     module = f"down_blocks.1.attentions.0.{REST}"
     plain = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     compvis = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    assert names.to_flat(module) == plain
-    assert names.to_flat(module, 2) == compvis
-    assert names.flat_names([module], 2) == {plain: module, compvis: module}
+    assert key_maps.to_flat(module) == plain
+    assert key_maps.to_flat(module, 2) == compvis
+    assert key_maps.flat_names([module], 2) == {plain: module, compvis: module}
 
 
 def test_processor_names():
@@ -51,8 +51,8 @@ def test_processor_names():
         "to_out.0.bias": "to_out_custom_diffusion.0.bias",
     }
     for ours, theirs in pairs.items():
-        assert names.to_processor(f"{owner}.{ours}") == f"{owner}.processor.{theirs}"
-        assert names.from_processor(f"{owner}.processor.{theirs}") == f"{owner}.{ours}"
+        assert key_maps.to_processor(f"{owner}.{ours}") == f"{owner}.processor.{theirs}"
+        assert key_maps.from_processor(f"{owner}.processor.{theirs}") == f"{owner}.{ours}"
     for other in ("conv_in.weight", f"{owner}.to_k.bias", f"{owner}.norm.weight"):
-        assert names.to_processor(other) is None
-        assert names.from_processor(other) is None
+        assert key_maps.to_processor(other) is None
+        assert key_maps.from_processor(other) is None

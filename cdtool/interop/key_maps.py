@@ -50,7 +50,7 @@ def to_flat(module: str, layers: int | None = None) -> str:
 
 
 def flat_names(modules: Iterable[str], layers: int) -> dict[str, str]:
-    """Modules by their flat name, in both spellings."""
+    """Modules by their flat name, in both key_maps."""
     return {to_flat(module, spelling): module for module in modules for spelling in (None, layers)}
 
 

@@ -1,4 +1,4 @@
-"""Latents of prior pictures kept between trainings: a picture is encoded once per VAE, precision and resolution."""
+"""Latents of class images kept between trainings: an image is encoded once per VAE, precision and resolution."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
 
-CROPPING = 1  # counts up when `crops.prior_crop` makes other pixels of the same picture
-LIMIT = 2_000_000_000  # bytes all kept latents may take; those used longest ago go first
+CROPPING = 1  # counts up when `crops.class_crop` makes other pixels of the same image
+LIMIT = 2_000_000_000  # bytes that all latents may take; those used longest ago are removed first
 _DIGEST = 32  # bytes of the checksum before each entry
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The kept latents of one VAE in one precision at one resolution."""
+class LatentCache:
+    """The latents of one VAE in one precision at one resolution, by the image's sha256."""
 
     folder: Path
 
     def read(self, sha256: str, flipped: bool) -> Tensor | None:
-        """Moments [2, c, h, w] of a picture, or None where they are not kept; a damaged entry is dropped."""
+        """Moments [2, c, h, w] of an image, or None where they are not kept; a damaged entry is dropped."""
         path = self._path(sha256, flipped)
         try:
             stored = path.read_bytes()
@@ -46,7 +46,7 @@ class Shelf:
         return torch.from_numpy(np.load(io.BytesIO(stored[_DIGEST:]), allow_pickle=False))
 
     def write(self, sha256: str, flipped: bool, moments: Tensor) -> None:
-        """Keep the moments of a picture; a disk that refuses only means that they are encoded again."""
+        """Keep the moments of an image; a disk that refuses only means that they are encoded again."""
         packed = io.BytesIO()
         np.save(packed, moments.numpy(), allow_pickle=False)
         content = packed.getvalue()
@@ -69,13 +69,13 @@ def latents_dir() -> Path:
     return settings.cache_dir() / "latents"
 
 
-def shelf(base: Base, resolution: int) -> Shelf:
-    """Where the latents of prior pictures lie that this base's VAE made of `resolution` px in its precision."""
-    return Shelf(latents_dir() / f"{_vae(base)}-{resolution}")
+def cache_of(base: Base, resolution: int) -> LatentCache:
+    """The latents that this base's VAE, in its precision, made of class images at `resolution` px."""
+    return LatentCache(latents_dir() / f"{_vae(base)}-{resolution}")
 
 
 def _vae(base: Base) -> str:
-    """A hash of everything latents depend on but the picture: the VAE's files, its precision and the device's kind."""
+    """A hash of everything latents depend on but the image: the VAE's files, its precision and the device's kind."""
     digest = hashlib.sha256(f"{CROPPING} {base.vae.dtype} {base.device.type}".encode())
     for path in sorted((base.folder / "vae").iterdir()):
         if path.suffix in (".json", ".safetensors"):
@@ -85,7 +85,7 @@ def _vae(base: Base) -> str:
 
 
 def trim(limit: int = LIMIT) -> int:
-    """Drop the entries used longest ago until all take at most `limit` bytes; the number dropped."""
+    """Remove the entries used longest ago until all take at most `limit` bytes; the number removed."""
     found = []
     for path in latents_dir().glob("*/*"):
         with contextlib.suppress(OSError):
