@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from cdtool.mini.factory import ahead
 from cdtool.mini.factory.clutter import clutter
 from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit, write
@@ -71,7 +73,7 @@ def grown(small: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
     return large
 
 
-def pictures(shelf: Shelf, update: int, first: int) -> NDArray[np.uint8]:
+def pictures(shelf: Shelf, first: int, update: int) -> NDArray[np.uint8]:
     """The batch of an update, RGB [b, 64, 64, 3]; every so many pictures are crowded ones."""
     seeds = range(first + update * PACE.batch, first + (update + 1) * PACE.batch)
     return np.stack([clutter(shelf, seed) if seed % CLUTTERED == 0 else draw(Wide(), shelf, seed).pixels
@@ -88,10 +90,10 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
         z = moments.mean
         return model.decode(z + NOISE * z.detach().std() * torch.randn_like(z)).sample, z, moments.logvar
 
-    fast = compiled(through)
+    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, FIRST), ahead.workers())
 
     def loss(update: int) -> Tensor:
-        batch = pixels(pictures(shelf, update, FIRST)).to(device())
+        batch = pixels(drawn(update)).to(device())
         result, z, logvar = fast(batch.to(PACE.precision))
         return _loss(result.float(), batch, z.float(), logvar.float())
 
@@ -110,10 +112,10 @@ def polish(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> 
         result: Tensor = model.decode(z + NOISE * torch.randn_like(z)).sample
         return result
 
-    fast = compiled(through)
+    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, POLISHED_FROM), ahead.workers())
 
     def loss(update: int) -> Tensor:
-        batch = pixels(pictures(shelf, update, POLISHED_FROM)).to(device())
+        batch = pixels(drawn(update)).to(device())
         return _likeness(fast(batch.to(PACE.precision)).float(), batch)
 
     yield from fit("decoder", half, loss, folder, PACE, minutes)

@@ -6,15 +6,37 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cdtool.mini.factory import words
 from cdtool.mini.factory.pack import SHARD
+from cdtool.mini.factory.student import SPREAD
 from cdtool.mini.factory.unet import scheduler
+from cdtool.models.initializers import rare
+
+APART = 0.3  # of rare words from one another, in shares of SPREAD
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from torch import Tensor
     from transformers import CLIPTokenizer
 
     from cdtool.mini.factory.student import Student
+
+
+@torch.no_grad()
+def name_rare(student: Student, tokenizer: CLIPTokenizer, views: Tensor) -> None:
+    """Make every rare word the name of nobody in particular: about the mean of the names of many views, in place.
+
+    Untrained embeddings would each be the name of someone odd, from whom a concept would first have to be led away.
+    """
+    vocabulary = tokenizer.get_vocab()
+    words = rare(vocabulary)
+    middle = student.namer(views).mean(0)
+    middle = middle * SPREAD / middle.pow(2).mean().sqrt()
+    noise = torch.randn(len(words), len(middle), generator=torch.Generator().manual_seed(0)) * SPREAD * APART
+    table = student.text.get_input_embeddings().weight
+    table[[vocabulary[f"{word}</w>"] for word in words]] = middle + noise
 
 
 def pipeline(student: Student, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

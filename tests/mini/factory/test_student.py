@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cdtool.mini.factory import autoencoder, bank, compiling, denoiser, keeping, muon
+from cdtool.mini.factory import ahead, autoencoder, bank, compiling, denoiser, keeping, muon
 from cdtool.mini.factory.loop import Pace, fit
 from cdtool.mini.factory.student import SPREAD, VIEW, Attention, Namer
 
@@ -172,3 +172,14 @@ def test_only_one_process_makes_a_shard(tmp_path):
         assert not second
     with bank.claimed(path) as again:
         assert again
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_batches_come_in_the_order_of_their_updates(count):
+    drawn = ahead.batches(numbered, count)
+    assert [int(drawn(update)[0]) for update in range(5, 12)] == list(range(5, 12))
+
+
+def numbered(update):
+    """The batch of an update that tells which it is."""
+    return np.full(3, update)
