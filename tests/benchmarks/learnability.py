@@ -154,6 +154,16 @@ def sheet(rows: Sequence[tuple[Row, list[Image.Image]]], path: Path) -> None:
     page.save(path)
 
 
+def keep(base: str, made: Sequence[tuple[Row, list[Image.Image]]], table: Path | None, page: Path | None) -> None:
+    """Write what was measured so far, of the base with this fingerprint."""
+    rows = [row for row, _ in made]
+    if table:
+        found = {"base": base, "rows": [asdict(row) for row in rows], "means": summary(rows)}
+        table.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if page:
+        sheet(made, page)
+
+
 def main() -> None:
     """Train, draw, measure and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,19 +187,16 @@ def main() -> None:
         drawing, _ = settings.resolve(SampleSettings, given, base.folder)
         lines = prompt_files.read("object.txt")[: prompt_files.SMALL]
         flags = {"kv": chosen.kv, "full": chosen.full}
-        made = [one for concept in chosen.concepts
-                for one in measured(base, judge, concept, chosen.methods, drawing, lines, flags)]  # fmt: skip
+        made: list[tuple[Row, list[Image.Image]]] = []
+        for concept in chosen.concepts:
+            made += measured(base, judge, concept, chosen.methods, drawing, lines, flags)
+            keep(base.fingerprint, made, chosen.json, chosen.sheet)
         fingerprint = base.fingerprint
     rows = [row for row, _ in made]
     table = [[*asdict(row).values()] for row in rows] + summary(rows)
     about = f"{len(lines)} prompts x {chosen.count} samples, base {chosen.base} {fingerprint[:12]}; "
     about += f"{time.perf_counter() - begun:.0f} s; {shapes.machine()}"
     shapes.report("Learnability", table, HEAD, about)
-    if chosen.json:
-        found = {"base": fingerprint, "rows": [asdict(row) for row in rows], "means": summary(rows)}
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if chosen.sheet:
-        sheet(made, chosen.sheet)
 
 
 if __name__ == "__main__":
