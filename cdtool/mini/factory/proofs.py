@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from cdtool.mini.factory import art
 from cdtool.mini.factory.card import captioned
 from cdtool.mini.factory.clip import ids as tokens_of
+from cdtool.mini.factory.looks import Look
 from cdtool.mini.factory.packing import pipeline
 from cdtool.mini.factory.student import VIEW
 from cdtool.mini.factory.telling import NAMES
 from cdtool.mini.factory.vae import pixels
+from cdtool.mini.factory.wider import alone
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -30,19 +33,18 @@ CAPTIONS = (
     "a red ball on top of a blue car", "photo of a moon", "a purple elephant on the grass", "a robot on the moon",
     "a guitar on a white background", "a pizza on a table", "a duck on the sea", "a flower on a yellow background",
 )  # fmt: skip
-HELD = {"dog": "dog", "cat": "cat", "car": "car", "horse": "horse", "fish": "fish", "moongate": "gate",
-        "castle": "castle", "house": "house", "flower": "flower", "teapot": "teapot"}  # fmt: skip
+HELD = ("dog", "cat", "car", "horse", "fish", "gate", "castle", "house", "flower", "teapot")
+SIZE = 64
 STEPS, GUIDANCE, ETA = 25, 5.0, 1.0
 
 
 @torch.no_grad()
-def sheet(student: Student, vae: AutoencoderKL, tokenizer: CLIPTokenizer, photos: Path, path: Path) -> None:
-    """Write the sheet; the last two rows are photos of held-out things and what is drawn for names made from them."""
+def sheet(student: Student, vae: AutoencoderKL, tokenizer: CLIPTokenizer, cutouts: dict[str, Any], path: Path) -> None:
+    """Write the sheet; last come held-out drawings, and what is drawn for names made from them."""
     pipe = pipeline(student, vae, tokenizer)
     own, drawn, told = [], [], []
-    for name, noun in HELD.items():
-        with Image.open(sorted((photos / name).glob("*.png"))[2]) as photo:
-            own.append(photo.convert("RGB"))
+    for noun in HELD:
+        own.append(Image.fromarray(alone(Look(cutouts[art.held_out(noun)]), SIZE)))
         text = f"photo of a {NAMES[0]} {noun} on the grass"
         drawn += sample(pipe, embedded(student, tokenizer, [text], [own[-1]]), embedded(student, tokenizer, [""], []))
         told.append(text)

@@ -133,7 +133,7 @@ def make_proofs(shop: Workshop) -> Iterator[Report]:
     student = denoiser.averaged(shop.shape, shop.tokenizer, shop.training)
     vae = autoencoder.trained(shop.folder, shop.shelf)
     path = shop.folder / f"{shop.name}.png"
-    proofs.sheet(student, vae, shop.tokenizer, MINI / "photos", path)
+    proofs.sheet(student, vae, shop.tokenizer, art.load(shop.folder / "art.npz"), path)
     yield Report(str(path), 0, 0.0, 0.0)
 
 
