@@ -13,7 +13,7 @@ import torch
 from cdtool.mini.factory import ahead
 from cdtool.mini.factory.clutter import clutter
 from cdtool.mini.factory.compiling import compiled
-from cdtool.mini.factory.loop import Pace, Report, device, fit, write
+from cdtool.mini.factory.loop import Pace, Report, device, fit, sized, write
 from cdtool.mini.factory.vae import NOISE, _likeness, _loss, decoder_of, normalise, pixels
 from cdtool.mini.factory.wider import Wide, draw
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHANNELS = 24
 WIDTHS = (16, 32, 64, 96)
-PACE = Pace(pictures=600_000, batch=16, rate=6e-4, weight_decay=1e-4, average=0.998)
+PACE = Pace(pictures=3_000_000, batch=16, rate=6e-4, weight_decay=1e-4, average=0.998)
 CLUTTERED = 6  # every so many pictures are crowded ones
 FIRST = 1_020_000_000  # seed of the first picture
 POLISHED_FROM = 1_060_000_000  # the same of the decoder's
@@ -73,9 +73,9 @@ def grown(small: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
     return large
 
 
-def pictures(shelf: Shelf, first: int, update: int) -> NDArray[np.uint8]:
+def pictures(shelf: Shelf, first: int, batch: int, update: int) -> NDArray[np.uint8]:
     """The batch of an update, RGB [b, 64, 64, 3]; every so many pictures are crowded ones."""
-    seeds = range(first + update * PACE.batch, first + (update + 1) * PACE.batch)
+    seeds = range(first + update * batch, first + (update + 1) * batch)
     return np.stack([clutter(shelf, seed) if seed % CLUTTERED == 0 else draw(Wide(), shelf, seed).pixels
                      for seed in seeds])  # fmt: skip
 
@@ -83,6 +83,7 @@ def pictures(shelf: Shelf, first: int, update: int) -> NDArray[np.uint8]:
 def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> Iterator[Report]:
     """Train the autoencoder on the wider world into `folder/vae.pt`."""
     torch.manual_seed(11)
+    pace = sized(PACE)
     model = model.to(device()).train()
 
     def through(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,19 +91,20 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
         z = moments.mean
         return model.decode(z + NOISE * z.detach().std() * torch.randn_like(z)).sample, z, moments.logvar
 
-    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, FIRST), ahead.workers())
+    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, FIRST, pace.batch), ahead.workers())
 
     def loss(update: int) -> Tensor:
         batch = pixels(drawn(update)).to(device())
         result, z, logvar = fast(batch.to(PACE.precision))
         return _loss(result.float(), batch, z.float(), logvar.float())
 
-    yield from fit("vae", model, loss, folder, PACE, minutes)
+    yield from fit("vae", model, loss, folder, pace, minutes)
 
 
 def polish(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> Iterator[Report]:
     """Train the decoder further into `folder/decoder.pt`; the encoder stays, and with it what the denoiser learned."""
     torch.manual_seed(12)
+    pace = sized(PACE)
     model = model.to(device(), PACE.precision)
     half = decoder_of(model).requires_grad_(True).train()
 
@@ -112,13 +114,13 @@ def polish(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> 
         result: Tensor = model.decode(z + NOISE * torch.randn_like(z)).sample
         return result
 
-    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, POLISHED_FROM), ahead.workers())
+    fast, drawn = compiled(through), ahead.batches(partial(pictures, shelf, POLISHED_FROM, pace.batch), ahead.workers())
 
     def loss(update: int) -> Tensor:
         batch = pixels(drawn(update)).to(device())
         return _likeness(fast(batch.to(PACE.precision)).float(), batch)
 
-    yield from fit("decoder", half, loss, folder, PACE, minutes)
+    yield from fit("decoder", half, loss, folder, pace, minutes)
 
 
 def trained(folder: Path, shelf: Shelf) -> AutoencoderKL:

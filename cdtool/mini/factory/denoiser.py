@@ -12,7 +12,7 @@ import torch
 from cdtool.mini.factory import bank
 from cdtool.mini.factory.clip import ids as tokens_of
 from cdtool.mini.factory.compiling import compiled
-from cdtool.mini.factory.loop import Pace, Report, device, fit
+from cdtool.mini.factory.loop import Pace, Report, device, fit, sized
 from cdtool.mini.factory.student import Student, text_encoder
 from cdtool.mini.factory.telling import NAMES
 from cdtool.mini.factory.unet import SNR_CAP, scheduler
@@ -95,7 +95,8 @@ def train(
     model = student(shape, tokenizer).to(device()).train()
     learn, stored = lesson(model, tokenizer), bank.Bank(folder)
     unseen = bank.read(folder, bank.CHECKED)
-    size = shape.pace.batch
+    pace = sized(shape.pace)
+    size = pace.batch
 
     def loss(update: int) -> Tensor:
         if update % 50 == 0:
@@ -106,11 +107,11 @@ def train(
     def check() -> float:
         rng, total = torch.Generator().manual_seed(0), 0.0
         with torch.no_grad():
-            for start in range(0, 8 * size, size):
+            for start in range(0, 1024, size):
                 total += float(learn(bank.Batch(*(one[start : start + size] for one in unseen)), rng, False).mean())
-        return total / 8
+        return total / (1024 // size)
 
-    for at, report in enumerate(fit(name, model, loss, folder, shape.pace, minutes)):
+    for at, report in enumerate(fit(name, model, loss, folder, pace, minutes)):
         yield report
         if at % 12 == 11 or report.speed == 0:
             yield report._replace(name="checked", loss=check())

@@ -26,7 +26,7 @@ def keep(folder: Path, name: str) -> list[Path]:
     made = []
     for number, part in enumerate(_parts(state["average"])):
         made.append(folder / "kept" / f"{name}-{number}.pt")
-        write({"update": state["update"], "weights": part}, made[-1])
+        write({"update": state["update"], "pictures": state.get("pictures", 0), "weights": part}, made[-1])
     return made
 
 
@@ -52,4 +52,5 @@ def restore(folder: Path, name: str) -> None:
     for path in parts:
         state = torch.load(path, map_location="cpu", weights_only=True)
         weights |= {key: one.float() for key, one in state["weights"].items()}
-    write({"model": weights, "average": weights, "update": state["update"]}, folder / f"{name}.pt")
+    seen = {"pictures": state["pictures"]} if state["pictures"] else {}
+    write({"model": weights, "average": weights, "update": state["update"], **seen}, folder / f"{name}.pt")

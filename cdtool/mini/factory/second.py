@@ -144,7 +144,7 @@ def make_base(shop: Workshop) -> Iterator[Report]:
     packing.pack(
         shop.folder / "base", student, autoencoder.trained(shop.folder, shop.shelf), shop.tokenizer, MINI / "base"
     )
-    yield Report("base", int(state["update"]) * shop.shape.pace.batch, 0.0, 0.0)
+    yield Report("base", int(state.get("pictures", state["update"] * shop.shape.pace.batch)), 0.0, 0.0)
 
 
 def make_lookalikes(shop: Workshop) -> Iterator[Report]:
