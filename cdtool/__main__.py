@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from cdtool.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; Ctrl-C while it is still being loaded ends it without a traceback."""
+    try:
+        from cdtool import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

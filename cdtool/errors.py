@@ -86,5 +86,5 @@ class InterruptedRun(CdtoolError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known words closest to `word`, or ""."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5) if len(word) < 200 else []
     return f"Did you mean {' or '.join(close)}?" if close else ""

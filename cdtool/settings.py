@@ -21,7 +21,8 @@ from cdtool.schema import printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm"]
+Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm", "lcm", "tcd",
+                    "ddim-trailing", "euler-trailing"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise SettingsError(f'{path} has the unknown setting "{name}".', nearest(name, known))
         if name in SECTIONS:
             _check_names(path, name, content)
+        elif name != "base" and not isinstance(content, Mapping):
+            raise SettingsError(f'{path}: "{name}" is a table.', f"Write [{name}] on a line of its own.")
     return table
 
 
@@ -254,25 +257,38 @@ def write_base(name: str) -> Path:
 
 
 def _convert(raw: Any, hint: Any, name: str, origin: str) -> Any:
+    told = shortened(printable(str(raw)), 80)
     allowed = get_args(hint)
     if allowed:
         if raw not in allowed:
-            close = nearest(str(raw), allowed) or f"It is one of {', '.join(allowed)}."
-            raise SettingsError(f'{name} (from {origin}) cannot be "{raw}".', close)
+            close = nearest(told, allowed) or f"It is one of {', '.join(allowed)}."
+            raise SettingsError(f'{name} (from {origin}) cannot be "{told}".', close)
         return raw
     try:
         if hint is bool:
             return raw if isinstance(raw, bool) else _BOOLS[str(raw).lower()]
+        if (
+            isinstance(raw, bool)
+            or not isinstance(raw, str | int | float)
+            or (hint is str and not isinstance(raw, str))
+        ):
+            raise TypeError
         value = cast("Any", hint)(raw)
         if hint is int and isinstance(raw, float) and value != raw:
             raise ValueError
         return value
     except (ValueError, TypeError, KeyError, OverflowError):
-        raise SettingsError(f'{name} (from {origin}) must be {hint.__name__}, not "{raw}".') from None
+        raise SettingsError(f'{name} (from {origin}) must be {_KINDS[hint]}, not "{told}".') from None
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr", "rank")
+_MOST = {
+    "steps": 10**7, "batch": 10**5, "accumulate": 10**5, "count": 10**5, "crops": 10**4, "save_every": 10**9,
+    "prior_count": 10**6, "rank": 10**5, "resolution": 2**14, "seed": 2**63 - 1,
+}  # above which a number can only be a slip  # fmt: skip
+_TIMESTEPS = 1000  # of every scheduler: what `sample` can go through at most
 _INITS = ("rare", "normal", "class")
 
 
@@ -285,6 +301,11 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
     for name in _POSITIVE:
         if hasattr(settings, name) and getattr(settings, name) <= 0:
             raise SettingsError(f"{name} must be above zero, not {getattr(settings, name)}.")
+    for name, most in (_MOST | ({"steps": _TIMESTEPS} if isinstance(settings, SampleSettings) else {})).items():
+        if hasattr(settings, name) and getattr(settings, name) > most:
+            raise SettingsError(f"{name} can be {most} at most, not {getattr(settings, name):.3g}.")
+    if hasattr(settings, "seed") and settings.seed < 0:
+        raise SettingsError("seed cannot be negative.")
     if isinstance(settings, TrainSettings):
         if settings.batch % 2 and settings.prior != "none":
             raise SettingsError(
@@ -316,6 +337,6 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) in px of "WIDTHxHEIGHT". Raises SettingsError."""
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise SettingsError(f'"{text}" is not a size.', "Write it like --size 768x512.")
+    if not all(re.fullmatch("[0-9]{1,5}", side) and int(side) for side in (width, height)):
+        raise SettingsError(f'"{shortened(printable(text), 40)}" is not a size.', "Write it like --size 768x512.")
     return int(width), int(height)

@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from cdtool.errors import TokenError
+from cdtool.errors import TokenError, UsageError
 
 _MODIFIER = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
-_LOWER_CASE = re.compile(r"v(\*|[0-9]{1,4})(?!\w)")
+_LOWER_CASE = re.compile(r"(?<![\w\\])v(\*|[0-9]{1,4})(?!\w)")
+_LIKE = '--token "V* dog"'
 _ARTICLE = re.compile(r"\b[Aa]n?$")
 _VOWELS = ("a", "e", "i", "o", "u", "hour", "heir", "honest")
 _CONSONANT_SOUNDS = ("uni", "eu", "use", "ukulele", "one ", "once")  # an uncle, but a unicorn
 _LITERAL = re.compile(r"\\(?=V(?:\*|[0-9]{1,4})(?!\w))")
+
+# Other tools' ways of naming a concept, which would pass as part of a plain noun: what stands there, and what it is.
+_HABITS = (
+    (re.compile(r"<[^>]*>|\[[^\]]*\]|\{[^}]*\}"), "the modifier is called V* here"),
+    (re.compile(r"(?:sks|ohwx|zwx)(?!\w)", re.IGNORECASE), "the modifier is called V* here"),
+    (re.compile(r"[Vv](?:\*|[0-9]{1,4})(?=\w)"), "a space belongs between the modifier and its noun"),
+    (re.compile(r"(?:a|an|the|this|my|our|your|his|her)(?=\s)", re.IGNORECASE), "a class noun stands without article"),
+)
+_LITTLE_WORDS = {"a", "an", "the", "on", "in", "at", "of", "with", "and", "next", "by", "near", "under"}
 
 
 @dataclass(frozen=True)
@@ -90,19 +101,44 @@ def parse_specs(specs: Sequence[str], first: int = 1) -> tuple[Token, ...]:
 def _parse(spec: str, number: int) -> Token:
     modifiers = list(_MODIFIER.finditer(spec))
     noun = " ".join(_MODIFIER.sub(" ", spec).split())
-    if not noun:
-        raise TokenError(f'The token "{spec}" has no class noun.', 'Name the kind of thing too: --token "V* dog".')
-    if len(modifiers) > 1 or (modifiers and spec[: modifiers[0].start()].strip()):
+    if spec.startswith("V") and " " not in spec and Path(spec).exists():
         raise TokenError(
-            f'The token "{spec}" must be one modifier, V*, and then its class noun.', 'Like --token "V* dog".'
+            f'The token "{spec}" is a file\'s name: your shell put it in the place of V*.', f"Use quotes: {_LIKE}."
         )
+    if not noun:
+        raise TokenError(f'The token "{spec}" has no class noun.', f"Name the kind of thing too, in quotes: {_LIKE}.")
+    if len(modifiers) > 1 or (modifiers and spec[: modifiers[0].start()].strip()):
+        raise TokenError(f'The token "{spec}" must be one modifier, V*, and then its class noun.', f"Like {_LIKE}.")
     if (lower := _LOWER_CASE.match(spec.strip())) and lower[1] in ("*", str(number)):
         raise TokenError(f'The token "{spec}" has a small v.', f'Write --token "V{spec.strip()[1:]}".')
     if modifiers and modifiers[0][1] not in ("*", str(number)):
         raise TokenError(
             f'The token "{spec}" is number {number} here.', f'Write --token "V{number} {noun}" or "V* {noun}".'
         )
+    for habit, says in _HABITS:
+        if other := habit.match(noun):
+            rest = noun[other.end() :].strip() or "dog"
+            raise TokenError(f'In the token "{spec}", "{other[0]}": {says}.', f'Write --token "V* {rest}".')
     return Token(noun=noun, modifier=bool(modifiers))
+
+
+def check_quotes(prompts: Sequence[str]) -> None:
+    """Raises UsageError where several prompts look like the words of one that was written without quotes."""
+    if len(prompts) < 2 or any(len(prompt.split()) > 1 for prompt in prompts):
+        return
+    files = [prompt for prompt in prompts if prompt.startswith("V") and Path(prompt).exists()]
+    if files or any(prompt in _LITTLE_WORDS or _MODIFIER.fullmatch(prompt) for prompt in prompts):
+        words = ["V*" if files and prompt == files[0] else prompt for prompt in prompts if prompt not in files[1:]]
+        replaced = f", with {' and '.join(files)} in the place of V*" if files else ""
+        raise UsageError(
+            f"The prompt has no quotes, so your shell made {len(prompts)} of it{replaced}.",
+            f'Put it in quotes: "{" ".join(words)}".',
+        )
+
+
+def capitalised(prompt: str) -> str:
+    """The prompt with a capital V, where it has modifiers with a small one; "" where it has none."""
+    return _LOWER_CASE.sub(r"V\1", prompt) if _LOWER_CASE.search(prompt) else ""
 
 
 def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
@@ -125,7 +161,7 @@ def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
         end = match.end()
     pieces.append(_LITERAL.sub("", prompt[end:]))
     for index, token in enumerate(tokens):
-        if not token.modifier and re.search(rf"(?<!\w){re.escape(token.noun)}(?!\w)", prompt):
+        if not token.modifier and re.search(_noun(token), prompt, re.IGNORECASE):
             named.add(index)
     return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
 

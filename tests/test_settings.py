@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -111,16 +112,16 @@ def test_variables_are_converted(monkeypatch, name, text, value):
         ("[trian]\nsteps = 3", 'unknown setting "trian"', "train"),
         ("train = 3", "is a table", "[train]"),
         ("[train", "not valid TOML", "line"),
-        ("[train]\nsteps = 2.5", "must be int", ""),
-        ('[train]\nsteps = "many"', "must be int", ""),
+        ("[train]\nsteps = 2.5", "must be a whole number", ""),
+        ('[train]\nsteps = "many"', "must be a whole number", ""),
         ("[train]\nlr = nan", "must be a number", ""),
         ("[train]\nlr = 0", "above zero", ""),
         ("[train]\nbatch = 3", "half of it", "even --batch"),
         ("[train]\nbatch = 8\naccumulate = 3", "cannot be split", ""),
         ("[train]\nprior_weight = -1", "negative", ""),
         ('[train]\nprecision = "fp61"', 'cannot be "fp61"', "fp16"),
-        ('[train]\nstyle = "perhaps"', "must be bool", ""),
-        ("[train]\nseed = [1]", "must be int", ""),
+        ('[train]\nstyle = "perhaps"', "must be true or false", ""),
+        ("[train]\nseed = [1]", "must be a whole number", ""),
         ("[train.ful]\nlr = 1", 'unknown setting "train.ful"', "full"),
         ("[train.full]\nlrr = 1", 'unknown setting "train.full.lrr"', "lr"),
         ('[train.full]\nmethod = "kv"', 'unknown setting "train.full.method"', ""),
@@ -234,3 +235,32 @@ def test_names_of_earlier_versions_are_read(tmp_path, monkeypatch):
     assert resolve(TrainSettings, {"method": "lora"})[0].preserve_uncond == 0.5
     monkeypatch.setenv("CDTOOL_TRAIN_HOLD_EMPTY", "0.125")
     assert resolve(TrainSettings, {})[0].preserve_uncond == 0.125
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [("train", "batch = 1e308"), ("train", "batch = true"), ("train", "prior = [1]"), ("train", "steps = inf"),
+     ("train", f"seed = {2**63}"), ("train", "resolution = 100000"), ("train", "lr = nan"), ("sample", "steps = 1001"),
+     ("sample", "count = 1e9"), ("sample", 'size = "100000x64"'), ("sample", 'size = "²x64"'), ("sample", "size = 64"),
+     ("sample", "seed = -1e300"), ("sample", "scheduler = [1]"), ("sample", f'scheduler = "{"x" * 100_000}"')],
+)  # fmt: skip
+def test_extreme_values_are_one_short_sentence(section, line):
+    Path("cdtool.toml").write_text(f"[{section}]\n{line}\n")
+    with pytest.raises(SettingsError) as caught:
+        settings.resolve(settings.SECTIONS[section], {})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("content", [b"a = " + b"[" * 100_000, b"\xff", b"a = 1\0", b"x = '" + b"y" * 10**6 + b"'",
+                                     b"eval = 3", b"merge = []", b"prior = 'x'", b'"\x1b[31m" = 1'])  # fmt: skip
+def test_files_that_are_no_settings(content):
+    Path("cdtool.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        settings.layers()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_pipe_as_settings_file_is_not_waited_for():
+    os.mkfifo("cdtool.toml")
+    with pytest.raises(SettingsError, match="regular file"):
+        settings.layers()

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from cdtool.errors import TokenError
-from cdtool.tokens import Token, bind, counted, modifier_tokens, numbered, own_words, parse_specs
+from cdtool.errors import TokenError, UsageError
+from cdtool.tokens import (
+    Token,
+    bind,
+    capitalised,
+    check_quotes,
+    counted,
+    modifier_tokens,
+    numbered,
+    own_words,
+    parse_specs,
+)
 
 DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
 
@@ -21,7 +31,6 @@ DOG, GATE, CAT = Token("dog"), Token("moongate", modifier=False), Token("cat")
         (["V* dog", "V* cat"], (DOG, CAT)),
         (["V1 dog", "moongate"], (DOG, GATE)),
         (["TV* set"], (Token("TV* set", modifier=False),)),
-        (["V*dog"], (Token("V*dog", modifier=False),)),
         (["v8 engine"], (Token("v8 engine", modifier=False),)),
     ],
 )
@@ -46,6 +55,14 @@ def test_specs_can_count_on_from_an_older_concept():
         (["V0 dog"], "number 1 here", '"V1 dog"'),
         (["v* dog"], "small v", '"V* dog"'),
         (["v1 dog"], "small v", '"V1 dog"'),
+        (["<new1> dog"], "called V\\*", '"V* dog"'),
+        (["V* <new1> teddy bear"], "called V\\*", '"V* teddy bear"'),
+        (["[V] dog"], "called V\\*", '"V* dog"'),
+        (["sks dog"], "called V\\*", '"V* dog"'),
+        (["V*dog"], "a space", '"V* dog"'),
+        (["V1dog"], "a space", '"V* dog"'),
+        (["my dog"], "without article", '"V* dog"'),
+        (["V* a dog"], "without article", '"V* dog"'),
         (["moongate", "moongate"], 'plain word "moongate"', "V1 moongate"),
     ],
 )
@@ -53,6 +70,45 @@ def test_bad_specs(specs, says, hint):
     with pytest.raises(TokenError, match=says) as caught:
         parse_specs(specs)
     assert hint in caught.value.hint
+
+
+def test_a_token_that_the_shell_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "V2.png").touch()
+    (tmp_path / "moongate").mkdir()
+    with pytest.raises(TokenError, match=r"V2\.png.* in the place of V") as caught:
+        parse_specs(["V2.png"])
+    assert "quotes" in caught.value.hint
+    assert parse_specs(["moongate"]) == (GATE,)  # the folder of its photos
+
+
+@pytest.mark.parametrize(
+    ("prompts", "whole"),
+    [
+        (["V*", "dog"], '"V* dog"'),
+        (["V1", "dog", "on", "the", "beach"], '"V1 dog on the beach"'),
+        (["Vase.jpg", "Vine.jpg", "dog"], '"V* dog"'),
+        (["dog", "on", "grass"], '"dog on grass"'),
+    ],
+)
+def test_a_prompt_without_quotes(prompts, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Vase.jpg", "Vine.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"made {len(prompts)} of it") as caught:
+        check_quotes(prompts)
+    assert whole in caught.value.hint
+    assert ("Vase.jpg and Vine.jpg" in str(caught.value)) == ("Vase.jpg" in prompts)
+
+
+@pytest.mark.parametrize("prompts", [[], ["moongate"], ["dog", "cat", "owl"], ["V* dog", "the beach"], ["V*"]])
+def test_prompts_that_may_be_meant(prompts):
+    check_quotes(prompts)
+
+
+def test_a_prompt_with_small_modifiers():
+    assert capitalised("a v* dog and v2 cat, vase") == "a V* dog and V2 cat, vase"
+    assert capitalised(r"V* dog, tv1, \v8") == ""
 
 
 @pytest.mark.parametrize(
@@ -86,6 +142,7 @@ def test_bind(prompt, tokens, pieces):
         ("a dog", [DOG], set()),
         ("a moongate", [GATE], {0}),
         ("moongates", [GATE], set()),
+        ("A Moongate", [GATE], {0}),
         ("V2 moongate", [DOG, GATE], {1}),
         ("V1 and a moongate", [DOG, GATE], {0, 1}),
     ],

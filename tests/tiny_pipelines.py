@@ -79,7 +79,7 @@ def _unet(width, **more):
     )  # fmt: skip
 
 
-def sd(folder: Path, *, width: int = 16, prediction: str = "epsilon", seed: int = 0) -> Path:
+def sd(folder: Path, *, width: int = 16, prediction: str = "epsilon", seed: int = 0, **unet) -> Path:
     """An SD 1.x/2.x pipeline: 16 px pictures from 8x8 latents, with the PNDM scheduler SD 1.x ships."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextModel
@@ -91,8 +91,9 @@ def sd(folder: Path, *, width: int = 16, prediction: str = "epsilon", seed: int 
         prediction_type=prediction, steps_offset=1,
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae=_vae(), text_encoder=CLIPTextModel(_text_config(tokens, width)), tokenizer=tokens, unet=_unet(width),
-        scheduler=schedule, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=_vae(), text_encoder=CLIPTextModel(_text_config(tokens, width)), tokenizer=tokens,
+        unet=_unet(width, **unet), scheduler=schedule, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 

@@ -22,6 +22,7 @@ from cdtool.cli import (
     config,
     demo,
     doctor,
+    evalflags,
     exchange,
     merge,
     options,
@@ -30,10 +31,13 @@ from cdtool.cli import (
     prior,
     priormake,
     sample,
+    stopping,
+    study,
+    suite,
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError
+from cdtool.errors import CdtoolError, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -59,6 +63,14 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "prior": (
         "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
+    ),
+    "suite": (
+        "Benchmarks, as tables beside the published ones.",
+        {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
+    ),
+    "study": (
+        "Preference studies: people choose between two.",
+        {"make": study.make, "score": study.score},
     ),
     "analyze": (
         "What a concept changed, and what its words attend to.",
@@ -130,7 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is, whatever its bytes
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in words
-    code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+    with stopping.interruptible() as interrupted:
+        code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+        if interrupted() and code in (1, 130):  # 1: a library made another error of it
+            code, text = 130, text if code == 130 and text else "Interrupted."
     # Only now: leaving the handler let go of the frames that held a progress bar open.
     if text:
         output.sink().talk(text)
@@ -139,10 +154,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
+        if command := evalflags.moved(arguments):
+            raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
         code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
-    except typer.Abort:
-        return 130, ""
+    except (typer.Abort, KeyboardInterrupt):
+        return 130, "Interrupted."
     except typer.TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             return 2, error.format_message()

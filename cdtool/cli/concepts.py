@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cdtool import schema
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError, UsageError, nearest
 from cdtool.store import concept, registry
@@ -36,6 +37,9 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
     entries = list(registry.concepts())
     columns = ("NAME", "KIND", "TOKENS", "BASE", "SIZE", "CREATED", "SCORE")
     out.table(columns, [_row(entry) for entry in entries], {"concepts": [_data(entry) for entry in entries]})
+    for entry in entries:
+        if entry.manifest is None:
+            out.talk(f"{entry.problem} It can be removed: cdtool remove {entry.name}")
     if not entries:
         out.talk('No concepts yet. Make one: cdtool train ./photos --token "V* dog"')
 
@@ -58,9 +62,13 @@ def show(
     """
     if picture and not spectrum:
         raise UsageError(f'What is "{picture}"?', f"To plot the singular values there: --spectrum {picture}")
-    entry = registry.find(concept_name)
+    entry = registry.look(concept_name)
+    if entry.manifest is None and not spectrum:
+        file = f"{entry.path} ({output.size(entry.bytes)})"
+        output.sink(json).facts({"name": entry.name, "damaged": entry.problem, "file": file}, _data(entry))
+        return
     if spectrum:
-        _show_spectrum(output.sink(json), entry, picture)
+        _show_spectrum(output.sink(json), registry.find(concept_name), picture)
         return
     manifest, shapes = concept.read_header(entry.path)
     weights = {
@@ -80,7 +88,7 @@ def show(
         "photos": str(len(manifest.photos)) if manifest.photos else "",
         "made from": ", ".join(_parent(parent) for parent in manifest.parents),
         "merge": _merge(manifest.report),
-        "picked": _picked(manifest.report.get("pick", {})),
+        "picked": _picked(manifest.report),
         "score": _score(registry.note(entry.name)),
         "created": f"{_when(manifest.created)} by cdtool {manifest.version}",
         "file": f"{entry.path} ({output.size(entry.bytes)})",
@@ -89,19 +97,41 @@ def show(
     out.facts({name: text for name, text in facts.items() if text}, _data(entry) | {"weights": weights})
 
 
+@dataclass(frozen=True)
+class _Merged:
+    """What is shown of a merge's report."""
+
+    fidelity: Mapping[str, float]
+    saved_error: float
+    drift: float
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """What is shown of a choice among checkpoints."""
+
+    step: int
+    of: int
+    stages: tuple[Any, ...]
+
+
 def _merge(report: Mapping[str, Any]) -> str:
-    """What a merge kept, in a line."""
-    if "fidelity" not in report:
+    """What a merge kept, in a line; "" for a report of anything else."""
+    try:
+        found = schema.build(_Merged, report)
+    except schema.SchemaError:
         return ""
-    kept = ", ".join(f"{name} {value:.3f}" for name, value in report["fidelity"].items())
-    return f"fidelity {kept}; constraint error {report['saved_error']:.1e}; drift {report['drift']:.2f}"
+    kept = ", ".join(f"{name} {value:.3f}" for name, value in found.fidelity.items())
+    return f"fidelity {kept}; constraint error {found.saved_error:.1e}; drift {found.drift:.2f}"
 
 
-def _picked(pick: Mapping[str, Any]) -> str:
-    """Which checkpoint it is, in a line."""
-    if not pick:
+def _picked(report: Mapping[str, Any]) -> str:
+    """Which checkpoint it is, in a line; "" where it was not chosen."""
+    try:
+        found = schema.build(_Pick, report.get("pick"))
+    except schema.SchemaError:
         return ""
-    return f"step {pick['step']} of {pick['of']}, from {len(pick['stages']) - 1} checkpoints"
+    return f"step {found.step} of {found.of}, from {len(found.stages) - 1} checkpoints"
 
 
 def _show_spectrum(out: output.Output, entry: Concept, picture: Path | None) -> None:

@@ -10,11 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from cdtool.errors import InterruptedRun, UsageError
+from cdtool.schema import printable, shortened
 
 SCHEMA = 1  # of every JSON object; counts up when a key changes its meaning or goes
+_LONGEST = 2000  # characters of a line of talk
 EVERY = 5.0  # seconds between plain progress lines
 T = TypeVar("T")
 
@@ -34,7 +36,7 @@ class Output:
         if self.mode == "json":
             lines = [json.dumps({"schema": SCHEMA, **data}, default=str)]
         for line in lines:
-            print(line, flush=True)
+            _write(line)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Mapping[str, Any]) -> None:
         """Rows under column heads; quiet prints the first column only."""
@@ -50,11 +52,11 @@ class Output:
     def talk(self, text: str) -> None:
         """A sentence for whoever watches; nothing when quiet."""
         if self.mode != "quiet":
-            print(text, file=sys.stderr, flush=True)
+            _write(text, sys.stderr)
 
     def warn(self, text: str) -> None:
         """A sentence that something may not be as meant; also when quiet."""
-        print(f"Warning: {text}", file=sys.stderr, flush=True)
+        _write(f"Warning: {text}", sys.stderr)
 
     def progress(
         self,
@@ -85,9 +87,17 @@ class Output:
             return
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(f"{question} There is no terminal to answer on.", "Add --yes.")
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        _write(f"{question} [y/N] ", sys.stderr, end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise InterruptedRun("Nothing was changed.")
+
+
+def _write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print text without what steers a terminal, whoever wrote it; talk leaves the middle of endless lines out."""
+    text = printable(text, keep="\n\t")
+    if stream is not None:
+        text = "\n".join(shortened(line, _LONGEST) for line in text.split("\n"))
+    print(text, file=stream or sys.stdout, end=end, flush=True)
 
 
 def sink(json: bool = False, quiet: bool = False) -> Output:
@@ -158,7 +168,7 @@ def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Cal
         if now - spoken >= EVERY or done == total:
             left = now / (done - start) * (total - done)
             parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
-            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            _write("  ".join(filter(None, parts)), sys.stderr)
             spoken = now
         yield step
 

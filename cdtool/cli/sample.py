@@ -126,10 +126,11 @@ def sample(
 
 def _check(texts: Sequence[str], subject: Composition) -> None:
     """Everything about prompts that can be told before torch is there."""
-    from cdtool.tokens import bind
+    from cdtool.tokens import bind, check_quotes
 
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
+    check_quotes(texts)
     for text in texts:
         bind(text, subject.tokens)
 

@@ -30,7 +30,8 @@ def read(content: Content, _: Layout) -> ParsedCheckpoint:
     """The word of an embedding file and its rows. Raises InputError for several rows a word."""
     tensors = content.tensors
     if "string_to_param" in tensors:
-        only = next(iter(dict(tensors["string_to_param"]).values()), None)
+        held = tensors["string_to_param"]
+        only = next(iter(held.values()), None) if isinstance(held, Mapping) else None
         return ParsedCheckpoint(rows={str(tensors.get("name") or content.stem): [row(content.file, only)]})
     if set(tensors) == set(_SDXL):
         return ParsedCheckpoint(rows={content.stem: [row(content.file, tensors[key]) for key in _SDXL]})

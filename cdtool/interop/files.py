@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NotFoundError
+from cdtool.files import open_regular
 from cdtool.interop.key_maps import to_flat
+from cdtool.schema import printable, shortened
+from cdtool.store import headers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +66,8 @@ def files(paths: Sequence[Path]) -> list[Path]:
     """
     found = []
     for path in paths:
-        if not path.exists():
-            raise NotFoundError(f"There is no {path}.", "Check the path.")
+        if not os.path.exists(path):
+            raise NotFoundError(f"There is no {shortened(str(path))}.", "Check the path.")
         inside = _inside(path) if path.is_dir() else [path]
         if not inside:
             raise InputError(f"{path} holds no file that can be imported.", f"Those end in {', '.join(SUFFIXES)}.")
@@ -82,12 +87,15 @@ def is_concept(path: Path) -> bool:
     """Whether a file is a concept of cdtool's own, whole or cut short."""
     if path.suffix != ".safetensors":
         return False
-    with path.open("rb") as file:
-        return b'"cdtool":"{' in file.read(4096)  # safetensors writes the metadata first
+    try:
+        with open_regular(path) as file:
+            return b'"cdtool":"{' in file.read(4096)  # safetensors writes the metadata first
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def read(path: Path) -> Content:
-    """A file's tensors; pickles are read for tensors only, nothing in them is run.
+    """A file's tensors, all of them plain numbers in memory; nothing in a pickle but tensors is read or run.
 
     Raises InputError for a file that is damaged, that is no such file, or that needs more than tensors.
     """
@@ -95,25 +103,45 @@ def read(path: Path) -> Content:
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise InputError(f"{path.name} holds no named tensors.", "Give the files that the training wrote.")
     for name, tensor in tensors_in(tensors):
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{path.name} holds numbers that are not finite ({name}).", "Train or copy it again.")
+        if reason := _unusable(tensor):
+            told = shortened(printable(name), 80)
+            raise InputError(f"{path.name} cannot be used: its {told} {reason}.", "Train or copy it again.")
     return Content(path.name, tensors, metadata)
 
 
+def _unusable(tensor: Tensor) -> str:
+    """Why a tensor cannot be part of a concept, "" where it can."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        return "is sparse, quantized, complex or without numbers"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "claims more numbers than the file holds"
+    if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+        return "holds numbers that are not finite, or too large for float32"
+    return ""
+
+
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
+        header = headers.read(path)
+        return load_file(path), dict(header.metadata)
+    except (SafetensorError, headers.HeaderError, ValueError) as error:
         raise InputError(f"{path.name} is damaged or no safetensors file ({error}).", "Copy it again.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _pickle(path: Path) -> Any:
     import torch
 
+    damaged = InputError(f"{path.name} is damaged or no PyTorch file.", "Copy it again.")
     try:
+        open_regular(path).close()
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols, which the errors below tell better
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -122,28 +150,58 @@ def _pickle(path: Path) -> Any:
                 f"{path.name} holds more than tensors, and reading that could run code from it, so it was not read.",
                 "Save its tensors as safetensors where you trust it, and import that.",
             ) from None
-        raise InputError(f"{path.name} is damaged or no PyTorch file.", "Copy it again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError):
-        raise InputError(f"{path.name} is damaged or no PyTorch file.", "Copy it again.") from None
+        raise damaged from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001 - the reader of pickles raises whatever a damaged one leads it to
+        raise damaged from None
 
 
-def tensors_in(content: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
-    """Every tensor of nested mappings and lists, with its name."""
+def _check_archive(path: Path) -> None:
+    """Raises InputError for an archive whose content is larger than its file: PyTorch packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise InputError(f"{path.name} unpacks to more than it is, which no PyTorch file does.", "Copy it again.")
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path.name} cannot be read: {error.strerror or error}.", "Give a file, and check its rights.")
+
+
+def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested mappings and lists, once each, with its name."""
     import torch
 
-    if isinstance(content, torch.Tensor):
-        yield name, content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, list | tuple):
-        for place, value in enumerate(content):
-            yield from tensors_in(value, f"{name}.{place}")
+    todo, seen = [("", content)], set()
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:  # one may hold itself
+            seen.add(id(value))
+            inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+            todo += [(f"{name}.{key}" if name else str(key), each) for key, each in inside]
+
+
+def floats(file: str, name: str, value: Any, *dimensions: int) -> Tensor:
+    """A tensor of real numbers with one of these numbers of dimensions and no empty side. Raises InputError."""
+    import torch
+
+    known = isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() > 1
+    if not known or value.ndim not in dimensions or 0 in value.shape:
+        told = shortened(printable(name), 80)
+        raise InputError(f"{file} holds no usable numbers for {told}.", "Give the files that the training wrote.")
+    tensor: Tensor = value
+    return tensor if tensor.dtype != torch.float64 else tensor.float()
 
 
 def refuse(file: str, others: Iterable[str], layout: Layout, why: str) -> InputError:
     """The error for a file that holds what a concept on this base cannot, naming the first of it."""
-    first, *more = sorted(others)
+    first, *more = (shortened(printable(str(name)), 120) for name in sorted(map(str, others)))
     own = {module.rpartition(".")[0] for module in layout.kv}
     own |= {to_flat(attention, spelling) for attention in own for spelling in (None, layout.layers)}
     if "attn2" in first and not any(first.startswith(attention) for attention in own):
@@ -158,15 +216,16 @@ def refuse(file: str, others: Iterable[str], layout: Layout, why: str) -> InputE
 
 def row(file: str, tensor: Any) -> Tensor:
     """One learned row [d] of a tensor [d] or [1, d], on its own memory. Raises InputError for several or for none."""
-    import torch
-
-    shape = tuple(getattr(tensor, "shape", ()))
-    if not isinstance(tensor, torch.Tensor) or len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1):
-        many = f"{shape[0]} rows for one word" if len(shape) == 2 else "no row for its word"
-        raise InputError(f"{file} holds {many}; a word of cdtool has one row.", "Train the word with one vector.")
-    return tensor.detach().reshape(-1).float().clone()
+    found = floats(file, "its word", tensor, 1, 2)
+    if found.ndim == 2 and found.shape[0] != 1:
+        raise InputError(
+            f"{file} holds {found.shape[0]} rows for one word; a word of cdtool has one row.",
+            "Train the word with one vector.",
+        )
+    return found.detach().reshape(-1).float().clone()
 
 
 def natural(word: str) -> list[tuple[int, str]]:
     """A key that sorts <new2> before <new10>."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", word)]
+    parts = re.split(r"([0-9]{1,18})", word)  # words and numbers in turn
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cdtool import schema
 from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
 from cdtool.interop import key_maps
 from cdtool.interop.bundle import ExportBundle, File, Written
-from cdtool.interop.files import BUNDLE, Content, Layout, ParsedCheckpoint, refuse, row
+from cdtool.interop.files import BUNDLE, Content, Layout, ParsedCheckpoint, floats, refuse, row
 from cdtool.models.deltas import Factors, trimmed
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def to_bundle(word: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def is_peft(tensors: Mapping[str, Any]) -> bool:
-    """Whether a file is a LoRA in one of diffusers' key_maps."""
+    """Whether a file is a LoRA in one of diffusers' spellings."""
     return any(_PEFT.fullmatch(name) and not _KOHYA.fullmatch(name) for name in tensors)
 
 
@@ -139,32 +140,40 @@ def read_peft(content: Content, layout: Layout) -> ParsedCheckpoint:
             pairs.setdefault(module, {})["down" if found["ab"] == "A" or found["way"] == "down" else "up"] = tensor
     if others:
         raise refuse(content.file, set(others), layout, _WHY)
-    table = _peft_table(content)
-    return ParsedCheckpoint(
-        changes={
-            f"{module}.weight": _product(content, module, pair, _peft_scale(table, module, pair))
-            for module, pair in pairs.items()
-        }
-    )
+    scaling = _scaling(content)
+    changes = {}
+    for module, pair in pairs.items():
+        up, down = _factors(content, module, pair)
+        changes[f"{module}.weight"] = _product(content, module, up, down, scaling.of(module, len(down)))
+    return ParsedCheckpoint(changes=changes)
 
 
-def _peft_table(content: Content) -> dict[str, Any]:
-    """The UNet's part of PEFT's own metadata, {} where a file has none."""
+@dataclass(frozen=True)
+class _Scaling:
+    """PEFT's own metadata, as far as it says how a change is scaled."""
+
+    lora_alpha: float | None = None
+    alpha_pattern: Mapping[str, float] | None = None
+    use_rslora: bool | None = None
+
+    def of(self, module: str, rank: int) -> float:
+        """alpha / r of a module; 1 where the file does not say, as diffusers takes it."""
+        if self.lora_alpha is None:
+            return 1.0
+        alphas = {name.removeprefix("unet."): alpha for name, alpha in (self.alpha_pattern or {}).items()}
+        alpha = alphas.get(module, self.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _scaling(content: Content) -> _Scaling:
+    """The UNet's part of PEFT's own metadata. Raises InputError for what cannot be read."""
     try:
-        table = json.loads(content.metadata.get("lora_adapter_metadata", "{}"))
-        return {name.removeprefix("unet."): value for name, value in table.items()}
-    except (ValueError, AttributeError):
-        raise InputError(f"The metadata of {content.file} cannot be read.", "Copy it again.") from None
-
-
-def _peft_scale(table: Mapping[str, Any], module: str, pair: Mapping[str, Tensor]) -> float:
-    """alpha / r of a module; 1 where the file does not say, as diffusers takes it."""
-    if "lora_alpha" not in table or "down" not in pair:
-        return 1.0
-    alphas = {str(name).removeprefix("unet."): value for name, value in (table.get("alpha_pattern") or {}).items()}
-    alpha = float(alphas.get(module, table["lora_alpha"]))
-    rank = pair["down"].shape[0]
-    return alpha / (math.sqrt(rank) if table.get("use_rslora") else rank)
+        table = schema.loads(content.metadata.get("lora_adapter_metadata", "{}"))
+        if isinstance(table, dict):
+            table = {name.removeprefix("unet."): value for name, value in table.items()}
+        return schema.build(_Scaling, table, "lora_adapter_metadata")
+    except schema.SchemaError as error:
+        raise InputError(f"The metadata of {content.file} cannot be read ({error}).", "Copy it again.") from None
 
 
 def read_kohya(content: Content, layout: Layout) -> ParsedCheckpoint:
@@ -188,15 +197,25 @@ def read_kohya(content: Content, layout: Layout) -> ParsedCheckpoint:
         raise refuse(content.file, set(others), layout, _WHY)
     changes: dict[str, Factors] = {}
     for module, pair in pairs.items():
-        alpha, down = pair.pop("alpha", None), pair.get("down")
-        scale = 1.0 if alpha is None or down is None else float(alpha) / down.shape[0]
-        changes[f"{module}.weight"] = _product(content, module, pair, scale)
+        up, down = _factors(content, module, pair)
+        alpha = float(floats(content.file, f"{module}.alpha", pair["alpha"], 0, 1).mean()) if "alpha" in pair else None
+        scale = 1.0 if alpha is None else alpha / len(down)
+        changes[f"{module}.weight"] = _product(content, module, up, down, scale)
     return ParsedCheckpoint(changes=changes, rows=rows)
 
 
-def _product(content: Content, module: str, pair: Mapping[str, Tensor], scale: float) -> Factors:
-    """A module's change without zero ranks, `up` times the scale. Raises InputError where the two do not fit."""
-    up, down = pair.get("up"), pair.get("down")
-    if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
-        raise InputError(f"The two factors of {module} in {content.file} do not fit each other.", "Copy it again.")
-    return trimmed(Factors(up if scale == 1 else up.float() * scale, down))
+def _factors(content: Content, module: str, pair: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """(up [o, r], down [r, d]) of a module. Raises InputError where the two do not fit."""
+    if "up" in pair and "down" in pair:
+        up, down = (floats(content.file, module, pair[part], 2) for part in ("up", "down"))
+        if up.shape[1] == down.shape[0]:
+            return up, down
+    raise InputError(f"The two factors of {module} in {content.file} do not fit each other.", "Copy it again.")
+
+
+def _product(content: Content, module: str, up: Tensor, down: Tensor, scale: float) -> Factors:
+    """A module's change without zero ranks, `up` times the scale. Raises InputError where that overflows."""
+    scaled = up if scale == 1 else up.float() * scale
+    if not bool(scaled.isfinite().all()):
+        raise InputError(f"The scale of {module} in {content.file} is no usable number ({scale:g}).", "Copy it again.")
+    return trimmed(Factors(scaled, down))

@@ -9,7 +9,7 @@ from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
 from cdtool.interop import key_maps
 from cdtool.interop.bundle import ExportBundle, File, Written
-from cdtool.interop.files import Content, Layout, ParsedCheckpoint, refuse, row
+from cdtool.interop.files import Content, Layout, ParsedCheckpoint, floats, refuse, row
 from cdtool.models.deltas import Factors
 
 if TYPE_CHECKING:
@@ -76,12 +76,21 @@ def is_delta(tensors: Mapping[str, Any]) -> bool:
 def read_delta(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The parameters W or changes u v of a delta.bin, and its words; SDXL has two rows a word. Raises InputError."""
     tensors = content.tensors
-    if encoders := [name for name in ("text_encoder", "text_encoder_2") if tensors.get(name)]:
+    if encoders := [name for name in ("text_encoder", "text_encoder_2") if _holds(tensors.get(name))]:
         raise refuse(content.file, encoders, layout, "a concept leaves the text encoder as it is")
     found = _sorted(content, tensors["unet"], layout)
-    for word, value in (tensors.get("modifier_token") or {}).items():
-        found.rows[word] = [row(content.file, each) for each in (value if isinstance(value, list | tuple) else [value])]
+    words = tensors.get("modifier_token") or {}
+    if not isinstance(words, Mapping):
+        raise InputError(f"{content.file} holds no words under modifier_token.", "Copy it again.")
+    for word, value in words.items():
+        found.rows[str(word)] = [
+            row(content.file, each) for each in (value if isinstance(value, list | tuple) else [value])
+        ]
     return found
+
+
+def _holds(value: Any) -> bool:
+    return bool(value) if isinstance(value, Mapping | list | tuple) else value is not None
 
 
 def is_checkpoint(tensors: Mapping[str, Any]) -> bool:
@@ -92,28 +101,27 @@ def is_checkpoint(tensors: Mapping[str, Any]) -> bool:
 
 def read_checkpoint(content: Content, layout: Layout) -> ParsedCheckpoint:
     """The parameters W or changes u v of a delta.ckpt, and row i of `embed` as <newi>. Raises InputError."""
-    state = dict(content.tensors["state_dict"])
+    state = {str(name): value for name, value in content.tensors["state_dict"].items()}
     rows = state.pop("embed", content.tensors.get("embed"))
     found = _sorted(content, {key_maps.from_ldm(name, layout.layers): value for name, value in state.items()}, layout)
-    for place, each in enumerate(() if rows is None else rows, 1):
-        found.rows[f"<new{place}>"] = [row(content.file, each)]
+    for index, each in enumerate(() if rows is None else floats(content.file, "embed", rows, 2), 1):
+        found.rows[f"<new{index}>"] = [row(content.file, each)]
     return found
 
 
 def _sorted(content: Content, named: Mapping[str, Any], layout: Layout) -> ParsedCheckpoint:
     """Parameters of the text cross-attention, whole or as u v. Raises InputError for any other."""
-    import torch
-
     attentions = {module.rpartition(".")[0] for module in layout.kv}
     allowed = {f"{attention}.{leaf}" for attention in attentions for leaf in _ATTENTION}
     if others := set(named) - allowed:
         raise refuse(content.file, others, layout, _WHY)
     found = ParsedCheckpoint()
     for name, value in named.items():
-        if isinstance(value, torch.Tensor):
-            found.full[name] = value
-        elif isinstance(value, Mapping) and {"u", "v"} <= set(value) and value["u"].shape[1] == value["v"].shape[0]:
-            found.changes[name] = Factors(value["u"], value["v"])
+        if isinstance(value, Mapping) and {"u", "v"} <= set(value):
+            u, v = (floats(content.file, f"{name}.{part}", value[part], 2) for part in "uv")
+            if u.shape[1] != v.shape[0]:
+                raise InputError(f"The two factors of {name} in {content.file} do not fit.", "Copy it again.")
+            found.changes[name] = Factors(u, v)
         else:
-            raise InputError(f"{content.file} holds no matrix for {name}.", "Copy it again.")
+            found.full[name] = floats(content.file, name, value, 1, 2)
     return found

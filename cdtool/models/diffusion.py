@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from cdtool.errors import UsageError
 from cdtool.models.text import Conditioning, join
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ class SchedulerRow:
 
     cls: str
     options: dict[str, Any] = field(default_factory=dict)
+    zero_snr: bool = True  # whether the class can rescale its noise schedule to zero terminal SNR
 
 
 # PNDM configs, which SD 1.x ships, lack clip_sample; DDIM's default would then clip latents to [-1, 1].
 _UNCLIPPED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+_TRAILING = {"timestep_spacing": "trailing"}  # the first step is the last timestep of training
 SCHEDULERS = {
     "ddim": SchedulerRow("DDIMScheduler", _UNCLIPPED | {"set_alpha_to_one": False}),
     "ddpm": SchedulerRow("DDPMScheduler", _UNCLIPPED),
@@ -40,16 +43,31 @@ SCHEDULERS = {
     "euler": SchedulerRow("EulerDiscreteScheduler"),
     "euler-a": SchedulerRow("EulerAncestralDiscreteScheduler"),
     "unipc": SchedulerRow("UniPCMultistepScheduler"),
-    "pndm": SchedulerRow("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "pndm": SchedulerRow("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}, zero_snr=False),
+    # For bases distilled to a few steps: LCM, Hyper and TCD, Lightning and turbo; with --steps 1 to 8 --guidance 1.
+    "lcm": SchedulerRow("LCMScheduler", _UNCLIPPED | {"set_alpha_to_one": False}),
+    "tcd": SchedulerRow("TCDScheduler", _UNCLIPPED | {"set_alpha_to_one": False}),
+    "ddim-trailing": SchedulerRow("DDIMScheduler", _UNCLIPPED | {"set_alpha_to_one": False} | _TRAILING),
+    "euler-trailing": SchedulerRow("EulerDiscreteScheduler", _TRAILING),
 }
+GUIDANCE_RESCALE = 0.7  # share of rescaling on bases with zero terminal SNR, as Lin et al. (2023) have it
 
 
 def scheduler(base: Base, name: str) -> Any:
-    """A fresh diffusers scheduler of `SCHEDULERS` with the base's own noise schedule."""
+    """A fresh diffusers scheduler of `SCHEDULERS` with the base's own noise schedule.
+
+    Raises UsageError for one that cannot begin at the pure noise a base with zero terminal SNR was trained from.
+    """
     import diffusers
 
     row = SCHEDULERS[name]
-    return getattr(diffusers, row.cls).from_config({**base.scheduler_config, **row.options})
+    if base.zero_snr and not row.zero_snr:
+        raise UsageError(
+            f'"{base.name}" was trained to zero terminal SNR, which the scheduler {name} does not know.',
+            "Use --scheduler ddim or euler.",
+        )
+    spacing = _TRAILING if base.zero_snr else {}
+    return getattr(diffusers, row.cls).from_config({**base.scheduler_config, **row.options, **spacing})
 
 
 def size_condition(base: Base, height: int, width: int, count: int) -> Tensor | None:
@@ -93,6 +111,36 @@ def pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
+def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
+    """Shift and scale [1, c, 1, 1] that take the autoencoder's latents to the denoiser's: (latent - shift) * scale."""
+    config = vae.config
+    channels, device = config.latent_channels, vae.device
+    mean = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels
+    std = config.get("latents_std") or [1.0] * channels
+    shift, spread = (torch.tensor(values, device=device).view(1, channels, 1, 1) for values in (mean, std))
+    return shift, config.scaling_factor / spread
+
+
+@torch.no_grad()
+def everything_masked(base: Base, height: int, width: int) -> Tensor | None:
+    """What an inpainting denoiser takes besides latents when all is to be made: [1, 1 + c, h, w]; None for others.
+
+    A mask of ones, and the latents of a grey image, as which the masked image was given in training.
+    """
+    if not base.inpainting:
+        return None
+    grey = np.full((height, width, 3), 127.5, dtype=np.float32)
+    latents = moments(base, [cast("NDArray[np.uint8]", grey)])[:, 0]
+    return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1).to(base.device)
+
+
+def rescaled(guided: Tensor, with_text: Tensor, share: float) -> Tensor:
+    """A guided prediction [b, c, h, w] drawn by `share` to the spread of the one with text (Lin et al. 2023, 3.4)."""
+    dims = tuple(range(1, guided.dim()))
+    spread = with_text.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True)
+    return guided * (share * spread + (1 - share))
+
+
 @torch.no_grad()
 def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Mean and standard deviation of the latents of uint8 pictures, scaled: float32 [b, 2, c, h, w] on the CPU."""
@@ -101,8 +149,8 @@ def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
     for start in range(0, len(images), LATENT_BATCH):
         batch = pixels(images[start : start + LATENT_BATCH]).to(base.device, vae.dtype)
         found = vae.encode(batch).latent_dist
-        shift = vae.config.get("shift_factor") or 0.0
-        pair = torch.stack([found.mean - shift, found.std], dim=1).float() * vae.config.scaling_factor
+        shift, scale = _normalisation(vae)
+        pair = torch.stack([(found.mean.float() - shift) * scale, found.std.float() * scale], dim=1)
         made.append(pair.cpu())
     return torch.cat(made)
 
@@ -111,9 +159,9 @@ def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
 def decode(base: Base, z: Tensor) -> NDArray[np.uint8]:
     """Pictures uint8 [b, height, width, 3] of latents [b, c, h, w]."""
     vae = cast("Any", base.vae)
-    shift = vae.config.get("shift_factor") or 0.0
+    shift, scale = _normalisation(vae)
     made = []
-    for part in (z / vae.config.scaling_factor + shift).to(vae.dtype).split(LATENT_BATCH):
+    for part in torch.split((z / scale + shift).to(vae.dtype), LATENT_BATCH):
         picture = vae.decode(part).sample.float().clamp(-1, 1)
         made.append(((picture + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
     return cast("NDArray[np.uint8]", torch.cat(made).numpy())
@@ -140,7 +188,7 @@ def denoise(
     import inspect
 
     width, height = size
-    shape = (cast("Any", base.unet).config.in_channels, height // base.latent_factor, width // base.latent_factor)
+    shape = (base.latent_channels, height // base.latent_factor, width // base.latent_factor)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     z = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(base.device)
     schedule.set_timesteps(steps, device=base.device)
@@ -149,13 +197,19 @@ def denoise(
     extra = {name: value for name, value in extra.items() if name in accepted}
     both = join([negative, condition]) if guidance != 1 else condition
     sizes = size_condition(base, height, width, len(both.features))
+    masked = everything_masked(base, height, width)
     z = z * schedule.init_noise_sigma
     for t in schedule.timesteps:
         noisy = torch.cat([z, z]) if guidance != 1 else z
-        noisy = schedule.scale_model_input(noisy, t).to(base.dtype)
+        noisy = schedule.scale_model_input(noisy, t)
+        if masked is not None:
+            noisy = torch.cat([noisy, masked.expand(len(noisy), -1, -1, -1)], dim=1)
+        noisy = noisy.to(base.dtype)
         found = predict(base, noisy, t, both, sizes)
         if guidance != 1:
             without, with_text = found.chunk(2)
             found = without + guidance * (with_text - without)
+            if base.zero_snr:
+                found = rescaled(found, with_text, GUIDANCE_RESCALE)
         z = schedule.step(found, t, z, **extra, return_dict=False)[0]
         yield z

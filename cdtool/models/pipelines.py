@@ -55,6 +55,21 @@ class Base:
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     @property
+    def zero_snr(self) -> bool:
+        """Whether the last timestep of training is pure noise (zero terminal SNR)."""
+        return bool(self.scheduler_config.get("rescale_betas_zero_snr", False))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels c of a latent, which an inpainting denoiser takes more of than it makes."""
+        return int(self.unet_config.get("out_channels", 4))
+
+    @property
+    def inpainting(self) -> bool:
+        """Whether the denoiser also takes a mask and the latents of the masked image."""
+        return int(self.unet_config.get("in_channels", 4)) != self.latent_channels
+
+    @property
     def zero_unprompted(self) -> bool:
         """Whether an empty negative prompt stands for zeros, as SDXL was trained."""
         index = json.loads((self.folder / "model_index.json").read_text())

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdtool import settings
+from cdtool import schema, settings
 from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError, nearest
-from cdtool.files import is_abandoned
+from cdtool.files import is_abandoned, read_regular
 
 FORMAT = 2
 RESERVED = ("auto", "none", "generated")  # what --prior means by itself
 JOURNAL = "journal.jsonl"  # of an unfinished set: a line per image
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<id>[0-9a-f]{8})(\.(?P<owner>[\w-]+\.\d+))?\.unfinished")
-_FOLDER = re.compile(r"[^.].*\.[0-9a-f]{8}")
+_FOLDER = re.compile(r"[a-z0-9][a-z0-9._-]*\.[0-9a-f]{8}")
+_FILE = re.compile(r"[0-9a-zA-Z][\w.-]*")
 _RENAMED = {"pictures": "images", "asked": "requested"}  # keys of earlier versions, and what they are called now
 _ORPHAN_SECONDS = 60.0  # after which a folder no manifest names belongs to nobody, rather than to a set just coming
 
@@ -170,20 +170,29 @@ def unfinished() -> list[Unfinished]:
 def _read(name: str) -> PriorSet:
     path = sets_dir() / f"{name}.json"
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        if int(table["format"]) > FORMAT:
-            raise ValueError(f"it has format {table['format']}, newer than this cdtool reads")
-        known = {entry.name for entry in fields(Manifest)}
+        table = schema.loads(read_regular(path, most=200_000_000))
+        if not isinstance(table, dict):
+            raise schema.SchemaError("it is no table")
         table = {_RENAMED.get(key, key): value for key, value in table.items()}
-        table = {key: value for key, value in table.items() if key in known}
-        table["images"] = tuple(PriorImage(**image) for image in table["images"])
-        manifest = Manifest(**(table | {"name": name}))
+        manifest = schema.build(Manifest, table | {"name": name})
+        _check(name, manifest)
     except FileNotFoundError:
         raise _unknown(name) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, schema.SchemaError) as error:
         return PriorSet(name, path, None, 0, f'The prior set "{name}" is damaged ({error}).')
     files = {image.file for image in manifest.images}
     return PriorSet(name, path, manifest, sum(_size(path.parent / manifest.folder / file) for file in files))
+
+
+def _check(name: str, manifest: Manifest) -> None:
+    """Raises SchemaError for a newer format, and for folders and files that no set's making named."""
+    if manifest.format > FORMAT:
+        raise schema.SchemaError(f"it has format {manifest.format}, newer than this cdtool reads")
+    made_for = manifest.folder[:-9]  # without .1a2b3c4d
+    if not _FOLDER.fullmatch(manifest.folder) or not re.fullmatch(rf"{re.escape(made_for)}(-[0-9]+)?", name):
+        raise schema.SchemaError("its folder is none of a set's own")
+    if not manifest.images or not all(_FILE.fullmatch(image.file) for image in manifest.images):
+        raise schema.SchemaError("its images are none of a set's own")
 
 
 def _unknown(name: str) -> NotFoundError:
@@ -219,16 +228,31 @@ def remove(name: str) -> None:
     found = [entry for entry in entries() if entry.name == name and entry.manifest]
     (sets_dir() / f"{name}.json").unlink(missing_ok=True)
     for folder in [*half, *(entry.folder for entry in found)]:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
     sweep_folders()
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder of images: one that the making of a set named, directly in `sets_dir`, and of no other set.
+
+    Anything else stays, whatever a manifest says.
+    """
+    own = _FOLDER.fullmatch(folder.name) or _UNFINISHED.fullmatch(folder.name)
+    if own and folder.parent == sets_dir() and not folder.is_symlink() and folder.name not in _folders_in_use():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders_in_use() -> set[str]:
+    return {entry.manifest.folder for entry in entries() if entry.manifest}
 
 
 def sweep_folders() -> None:
     """Remove the folders whose set was replaced or removed by a process that died over it."""
-    named = {entry.manifest.folder for entry in entries() if entry.manifest}
+    damaged = {entry.name for entry in entries() if not entry.manifest}  # whose images may still be wanted
     for path in sets_dir().iterdir() if sets_dir().is_dir() else ():
-        if path.is_dir() and _FOLDER.fullmatch(path.name) and path.name not in named and _age(path) > _ORPHAN_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        ours = path.is_dir() and _FOLDER.fullmatch(path.name) and path.name[:-9] not in damaged
+        if ours and _age(path) > _ORPHAN_SECONDS:
+            discard(path)
 
 
 def _age(path: Path) -> float:
@@ -259,5 +283,5 @@ def journal(folder: Path) -> list[PriorImage]:
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, TypeError):  # the last line of a killed process
-            found.append(PriorImage(**json.loads(line)))
+            found.append(schema.build(PriorImage, schema.loads(line)))
     return found

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +24,7 @@ from cdtool.priors.sets import (
     PriorSet,
     being_made,
     check_free,
+    discard,
     entries,
     find,
     is_free,
@@ -104,7 +104,7 @@ class Staging:
                 _write_journal(before, manifest.images)
                 raise
         for folder in replaced:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
         _drop_stopped(self.name)
         sweep_folders()
         if name != self.name:
@@ -149,19 +149,19 @@ def _claimed(name: str, sign: str) -> Path:
 def _release(folder: Path, name: str, sign: str) -> None:
     """Leave an unfinished set to whoever makes it next; nothing is left of an empty one."""
     if not journal(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         return
     with contextlib.suppress(OSError):
         folder.rename(sets_dir() / f".{name}.{sign}.unfinished")
         return
-    shutil.rmtree(folder, ignore_errors=True)  # another process has left its own
+    discard(folder)  # another process has left its own
 
 
 def _drop_stopped(name: str) -> None:
     """Remove what was left of a name's unfinished sets."""
     for path, match in being_made():
         if match["name"] == name and is_free(match):
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
 
 
 def _files_of_sets() -> dict[str, Path]:

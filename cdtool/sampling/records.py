@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+import struct
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, PngImagePlugin
 
-from cdtool import __version__
-from cdtool.errors import InputError, ResourceError
+from cdtool import __version__, schema, settings
+from cdtool.errors import InputError, ResourceError, SettingsError
+from cdtool.files import open_regular
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -35,15 +37,15 @@ class Record:
     versions: dict[str, str]
 
 
-def record(generated: Generated, subject: str, base: Base, settings: SampleSettings) -> Record:
+def record(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> Record:
     """The record of an image; the precision is the one really used."""
     import diffusers
 
     dtype = str(base.dtype).removeprefix("torch.")
-    used = replace(settings, precision={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype])  # type: ignore[arg-type]
-    chosen = {name: value for name, value in asdict(used).items() if name not in ("count", "seed", "batch")}
+    used = replace(chosen, precision={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype])  # type: ignore[arg-type]
+    kept = {name: value for name, value in asdict(used).items() if name not in ("count", "seed", "batch")}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return Record(generated.prompt, generated.seed, subject, base.name, base.fingerprint, chosen, versions)
+    return Record(generated.prompt, generated.seed, subject, base.name, base.fingerprint, kept, versions)
 
 
 def save(generated: Generated, about: Record, folder: Path) -> Path:
@@ -91,13 +93,14 @@ def read(path: Path) -> tuple[Record, SampleSettings]:
     Raises InputError for any other file.
     """
     try:
-        with Image.open(path) as image:
-            table = json.loads(image.info[_CHUNK])
-        about = Record(**table)
-        known = {field.name for field in fields(SampleSettings)}
-        chosen = {name: value for name, value in about.settings.items() if name in known}
-        return about, SampleSettings(**chosen, count=1, seed=about.seed, batch=1)
-    except (OSError, KeyError, ValueError, TypeError):
+        with open_regular(path) as file, Image.open(file) as image:
+            about = schema.build(Record, schema.loads(str(image.info[_CHUNK])))
+        chosen = replace(schema.build(SampleSettings, about.settings), count=1, seed=about.seed, batch=1)
+        settings.check(chosen)
+    except SettingsError as error:
+        raise InputError(f"The record in {path} cannot be followed: {error}", "Sample it anew.") from None
+    except (OSError, KeyError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
         raise InputError(
             f"{path} holds no record of how it was made.", "--replay takes a PNG that cdtool sample wrote."
         ) from None
+    return about, chosen

@@ -16,7 +16,7 @@ from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind
+from cdtool.tokens import Prompt, bind, capitalised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,8 @@ def check_prompts(
     for prompt in prompts:
         bound = bind(prompt, tokens)
         if tokens and not bound.named:
-            warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.')
+            meant = f' Is "{capitalised(prompt)}" meant?' if capitalised(prompt) else ""
+            warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
         elif joined and len(bound.named) < len(tokens):
             unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
             warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -73,25 +74,32 @@ def names() -> list[str]:
 def concepts() -> Iterator[Concept]:
     """Every concept by name; a damaged one has no manifest."""
     for name in names():
-        path = _path(name)
-        try:
-            yield _read(path)
-        except FileNotFoundError:
-            continue  # removed or renamed since the names were read
-        except (ConceptError, OSError) as error:
-            yield Concept(name, path, None, _bytes(path), str(error))
+        with contextlib.suppress(FileNotFoundError):  # removed or renamed since the names were read
+            yield _look(_path(name))
 
 
-def find(name: str) -> Concept:
-    """The concept called `name`; a path that ends in .safetensors means that file.
+def look(name: str) -> Concept:
+    """The concept called `name`, whole or damaged; a path that ends in .safetensors means that file.
 
-    Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
+    Raises NotFoundError with the nearest names, UsageError for joined names.
     """
     path = user_path(name) if name.endswith(SUFFIX) else _path(name)
     check_single(name)
     if not (_NAME.fullmatch(name) or name.endswith(SUFFIX)) or not is_file(path) or not _bytes(path):
         raise _unknown(name)
-    return _read(path)
+    try:
+        return _look(path)
+    except FileNotFoundError:
+        raise _unknown(name) from None
+
+
+def find(name: str) -> Concept:
+    """The concept called `name`, whole; a path that ends in .safetensors means that file.
+
+    Raises NotFoundError with the nearest names, UsageError for joined names, ConceptError for a damaged file.
+    """
+    found = look(name)
+    return found if found.manifest else _read(found.path)  # which says what is wrong
 
 
 def check_single(name: str) -> None:
@@ -282,6 +290,13 @@ def _existing(name: str) -> Path:
 def _unknown(name: str) -> NotFoundError:
     told = shortened(printable(name))
     return NotFoundError(f'There is no concept "{told}".', nearest(told, names()) or "See: cdtool list")
+
+
+def _look(path: Path) -> Concept:
+    try:
+        return _read(path)
+    except ConceptError as error:
+        return Concept(path.name.removesuffix(SUFFIX), path, None, _bytes(path), str(error))
 
 
 def _read(path: Path) -> Concept:

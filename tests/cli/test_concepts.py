@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cdtool.store import registry
+from cdtool.store import concept, registry
 from cdtool.tokens import Token
 
 
@@ -65,9 +65,22 @@ def test_what_is_not_there(cdtool, saved, command):
     assert said.err == 'Error: There is no concept "dgo".\nDid you mean dog?\n'
 
 
-def test_show_a_damaged_one(cdtool, saved):
-    saved("dog").path.write_bytes(b"bad")
-    assert cdtool("show", "dog").code == 4
+def test_a_damaged_one_is_a_row_and_can_be_shown_and_removed(cdtool, saved, manifest, tensors):
+    saved("cat")
+    for name, values in {"dog": {"created": 0, "parents": (1,)}, "gate": {"tokens": ()}}.items():
+        concept.write(registry.concepts_dir() / f"{name}.safetensors", manifest(name, **values), tensors)
+    listed = cdtool("list")
+    assert listed.code == 0
+    assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [
+        ["cat", "kv"], ["dog", "damaged"], ["gate", "damaged"]
+    ]  # fmt: skip
+    assert "parents[0] is a number, not a table" in listed.err
+    shown = cdtool("show", "dog")
+    assert (shown.code, "parents[0] is a number" in shown.out) == (0, True)
+    assert cdtool("show", "dog", "--spectrum").code == 4
+    assert cdtool("sample", "dog", "V* dog").code == 4
+    assert cdtool("remove", "dog", "gate", "--yes").code == 0
+    assert registry.names() == ["cat"]
 
 
 def test_remove_needs_a_yes_and_names_what_was_made_of_it(cdtool, saved):

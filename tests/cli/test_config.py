@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,11 +33,11 @@ def test_json(cdtool, monkeypatch):
     assert "sd15" in said.err
 
 
-def test_a_bases_own_settings_are_shown(cdtool, tmp_path):
-    (tmp_path / "model_index.json").write_text("{}")
-    (tmp_path / "cdtool.toml").write_text("[train]\nsteps = 77\n")
-    table = json.loads(cdtool("config", "--base", tmp_path, "--json").out)
-    assert table["settings"]["train.steps"] == {"value": 77, "origin": str(tmp_path / "cdtool.toml")}
+def test_a_bases_own_settings_are_shown(cdtool, sd_base, tmp_path):
+    folder = shutil.copytree(sd_base, tmp_path / "base")
+    (folder / "cdtool.toml").write_text("[train]\nsteps = 77\n")
+    table = json.loads(cdtool("config", "--base", folder, "--json").out)
+    assert table["settings"]["train.steps"] == {"value": 77, "origin": str(folder / "cdtool.toml")}
 
 
 def test_a_mistake_in_a_file(cdtool):

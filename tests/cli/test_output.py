@@ -138,3 +138,21 @@ def test_sizes(count, text):
 )
 def test_durations(seconds, text):
     assert output.duration(seconds) == text
+
+
+def test_what_steers_a_terminal_never_reaches_it(capsys):
+    out = output.Output()
+    out.table(("A", "B"), [("\x1b[31mred", "x\x07")], {})
+    out.talk("one\x1b]0;title\ntwo\u202e")
+    out.warn("\x9b")
+    shown = capsys.readouterr()
+    assert shown.out == "A         B\n\ufffd[31mred  x\ufffd\n"
+    assert shown.err == "one\ufffd]0;title\ntwo\ufffd\nWarning: \ufffd\n"
+
+
+def test_an_endless_line_of_talk_loses_its_middle_and_a_result_does_not(capsys):
+    output.Output().talk("x" * 10_000_000)
+    output.Output().result("y" * 10_000, {})
+    shown = capsys.readouterr()
+    assert len(shown.err) <= 2001
+    assert shown.out == "y" * 10_000 + "\n"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from torch.backends import cuda
 from torch.nn.functional import scaled_dot_product_attention
 
-from cdtool.models import diffusion
+from cdtool.errors import UsageError
+from cdtool.models import diffusion, pipelines
+from cdtool.models.text import Conditioning
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,83 @@ def test_both_ways_of_attention_agree():
     with diffusion.attention(base, 64):
         plain = scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(plain, scaled_dot_product_attention(q, k, v), atol=2e-2, rtol=2e-2)
+
+
+# ---------------------------------------------------------------- bases that differ
+
+
+@pytest.fixture
+def changed(sd_base, tmp_path):
+    """A copy of a base with other entries in its configurations."""
+
+    def make(**changes):
+        folder = tmp_path / "changed"
+        shutil.copytree(sd_base, folder)
+        for part, values in changes.items():
+            path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+            path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        return folder
+
+    return make
+
+
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+def test_with_zero_terminal_snr_the_last_target_is_the_image_taken_away(changed):
+    """Training at the last timestep: the input is pure noise, and the velocity is the negated image."""
+    base = pipelines.load(str(changed(scheduler=ZERO_SNR)), device="cpu", parts=())
+    schedule = diffusion.scheduler(base, "ddpm")
+    z, noise, last = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2), torch.tensor([999])
+    torch.testing.assert_close(schedule.add_noise(z, noise, last), noise)
+    torch.testing.assert_close(diffusion.target(base, schedule, z, noise, last), -z)
+
+
+def test_with_zero_terminal_snr_every_scheduler_begins_at_the_last_timestep(changed):
+    base = pipelines.load(str(changed(scheduler=ZERO_SNR | {"timestep_spacing": "leading"})), device="cpu", parts=())
+    for name, row in diffusion.SCHEDULERS.items():
+        if not row.zero_snr:
+            with pytest.raises(UsageError, match="zero terminal SNR"):
+                diffusion.scheduler(base, name)
+            continue
+        schedule = diffusion.scheduler(base, name)
+        schedule.set_timesteps(4)
+        assert int(schedule.timesteps[0]) == 999, name
+        assert float(schedule.alphas_cumprod[-1]) < 1e-6, name
+
+
+def test_rescaling_draws_the_spread_to_that_of_the_prompted_prediction():
+    guided, with_text = torch.randn(2, 4, 8, 8) * 5 + 1, torch.randn(2, 4, 8, 8)
+    for index, result in enumerate(diffusion.rescaled(guided, with_text, 1.0)):
+        torch.testing.assert_close(result.std(), with_text[index].std())
+    assert torch.equal(diffusion.rescaled(guided, with_text, 0.0), guided)
+
+
+def test_latents_are_normalised_by_the_autoencoders_own_mean_and_deviation(sd_base, changed):
+    stats = {"latents_mean": [1.0, -1.0, 0.5, 0.0], "latents_std": [2.0, 1.0, 4.0, 0.5]}
+    plain = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("vae",))
+    own = pipelines.load(str(changed(vae=stats)), precision="fp32", device="cpu", parts=("vae",))
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    before, after = diffusion.moments(plain, image)[0], diffusion.moments(own, image)[0]
+    factor = plain.vae.config.scaling_factor
+    for channel, (mean, std) in enumerate(zip(*stats.values(), strict=True)):
+        expected = (before[0, channel] / factor - mean) / std * factor
+        torch.testing.assert_close(after[0, channel], expected)
+        torch.testing.assert_close(after[1, channel], before[1, channel] / std)
+    z = diffusion.moments(own, image)[:, 0]
+    assert np.array_equal(diffusion.decode(own, z), diffusion.decode(plain, diffusion.moments(plain, image)[:, 0]))
+
+
+def test_an_inpainting_base_samples_with_everything_masked(tmp_path):
+    folder = tiny_pipelines.sd(tmp_path / "inpainting", in_channels=9)
+    base = pipelines.load(str(folder), precision="fp32", device="cpu")
+    given = []
+    base.unet.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
+    grey = base.vae.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mean * base.vae.config.scaling_factor
+    condition = Conditioning(torch.randn(1, 77, 16), None)
+    (z,) = diffusion.denoise(base, diffusion.scheduler(base, "ddim"), condition, condition, seeds=[0], steps=1,
+                             guidance=2.0, eta=0.0, size=(16, 16))  # fmt: skip
+    assert z.shape == (1, 4, 8, 8)
+    assert given[0].shape == (2, 9, 8, 8)
+    assert torch.equal(given[0][:, 4], torch.ones(2, 8, 8))
+    torch.testing.assert_close(given[0][:1, 5:], grey)

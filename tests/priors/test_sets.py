@@ -137,3 +137,70 @@ def test_folders_nobody_names_go_after_a_while(home):
     assert new.exists()  # perhaps just being published
     assert entry.folder.exists()
     assert (home / "priors" / "mine").exists()
+
+
+@pytest.fixture
+def two(home):
+    """Two small sets of one image each, dog and cat, and a folder outside with a file in it."""
+    for name in ("dog", "cat"):
+        with staging.stage(name, {"own": name}) as work:
+            taken = work.put(name.encode(), "png", caption=name)
+            work.publish(Manifest(name, name, "own", {}, images=(taken,), side=8))
+    outside = home.parent / "outside.12345678"
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    return outside
+
+
+def rewrite(name, **values):
+    path = sets.sets_dir() / f"{name}.json"
+    table = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in table.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [..., "", "..", "../outside.12345678", "/", "/tmp", "cat", "dog", "a/b.12345678", 3, None, "dog.g"],
+)
+@pytest.mark.parametrize("how", ["remove", "force"])
+def test_only_a_folder_of_the_sets_own_making_is_ever_removed(two, folder, how):
+    before = {path for path in sets.sets_dir().rglob("*") if path.suffix == ".png"}
+    rewrite("dog", folder=folder)
+    assert sets.find("cat")
+    with pytest.raises(InputError):
+        sets.find("dog")
+    if how == "remove":
+        sets.remove("dog")
+    else:
+        with staging.stage("dog", {"own": "new"}) as work:
+            work.publish(Manifest("dog", "dog", "own", {}, images=(work.put(b"new", "png"),), side=8), force=True)
+    assert before <= {path for path in sets.sets_dir().rglob("*") if path.suffix == ".png"}
+    assert (two / "precious").read_text() == "precious"
+
+
+def test_a_manifest_that_names_another_sets_folder_or_a_link_removes_neither(two):
+    cats = sets.find("cat").folder
+    rewrite("dog", folder=cats.name)
+    sets.remove("dog")
+    (sets.sets_dir() / "cat-2.json").write_bytes((sets.sets_dir() / "cat.json").read_bytes())
+    sets.remove("cat-2")
+    assert len(list(cats.iterdir())) == 1
+    (sets.sets_dir() / "cat.0a0a0a0a").symlink_to(two)
+    rewrite("cat", folder="cat.0a0a0a0a")
+    sets.remove("cat")
+    assert (two / "precious").exists()
+
+
+def test_a_folder_outside_is_not_discarded_whoever_asks(two, tmp_path):
+    for folder in (two, tmp_path, sets.sets_dir(), sets.sets_dir() / ".." / ".." / two.name):
+        sets.discard(folder)
+        assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    "values", [{"images": 3}, {"images": [1]}, {"images": []}, {"noun": 1}, {"format": 99}, {"format": "x"},
+               {"images": [{"sha256": "a", "file": "../x"}]}, {"origin": []}, {"side": float("inf")}]
+)  # fmt: skip
+def test_a_manifest_with_one_value_of_another_type(two, values):
+    rewrite("dog", **values)
+    assert [entry.manifest is None for entry in sets.entries()] == [False, True]

@@ -58,6 +58,9 @@ def test_prompts_are_checked_for_what_may_not_be_meant(sd):
     (remark,) = sample.check_prompts(["the beach"], TOKENS, sd)
     assert '"V1 dog" or "moongate"' in remark
     assert sample.check_prompts(["the beach"], ()) == []
+    (remark,) = sample.check_prompts(["v1 dog"], TOKENS)
+    assert 'Is "V1 dog" meant?' in remark
+    assert sample.check_prompts(["a Moongate"], TOKENS) == []
     (remark,) = sample.check_prompts(["V1 dog" + " dog" * 76], TOKENS, sd)
     assert "longer" in remark
     with pytest.raises(TokenError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -169,6 +170,76 @@ def test_names_and_forms():
     assert not concept.is_low_rank(dense)
     assert concept.is_low_rank(low)
     assert (concept.numbers(dense), concept.numbers(low)) == (12, 7)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"created": 0}, {"parents": [1]}, {"tokens": []}, {"tokens": [{"noun": " "}]}, {"tokens": [{"noun": 3}]},
+     {"base": "mini"}, {"base": {"name": "mini"}}, {"settings": []}, {"photos": "abc"}, {"format": "1"},
+     {"format": True}, {"report": 1}, {"tokens": [{"noun": "dog", "ids": [1.5]}]}, {"method": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_with_one_value_of_another_type(manifest, bad):
+    with pytest.raises(ConceptError, match="manifest cannot be read"):
+        concept.from_json(json.dumps(asdict(manifest()) | bad))
+
+
+def test_what_steers_a_terminal_is_cleaned_on_reading(manifest):
+    table = asdict(manifest(tokens=(Token("d\x1b[31mog"),), settings={"a": "\x07", "\x1b": 1}))
+    found = concept.from_json(json.dumps(table))
+    assert found.tokens[0].noun == "d\ufffd[31mog"
+    assert found.settings == {"a": "\ufffd", "\ufffd": 1}
+
+
+WEIGHT = "unet.mid.attn2.to_k.weight"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"other": torch.zeros(2)},
+        {"unet.a b": torch.zeros(2, 2)},
+        {"token.1.text_encoder": torch.zeros(())},
+        {"token.1.text_encoder": torch.zeros(2, 2)},
+        {"token.1.text_encoder": torch.zeros(0)},
+        {"token.2.text_encoder": torch.zeros(2)},
+        {"token.1.text_encoder": torch.zeros(2, dtype=torch.int64)},
+        {"token.1.text_encoder": torch.zeros(2).to(torch.float8_e4m3fn)},
+        {WEIGHT: torch.zeros(())},
+        {f"{WEIGHT}.up": torch.zeros(2, 3), f"{WEIGHT}.down": torch.zeros(2, 2)},
+        {f"{WEIGHT}.up": torch.zeros(2, 0), f"{WEIGHT}.down": torch.zeros(0, 2)},
+        {f"{WEIGHT}.up": torch.zeros(2, 3)},
+        {f"{WEIGHT}.down": torch.zeros(2, 2)},
+        {f"{WEIGHT}.up": torch.zeros(2), f"{WEIGHT}.down": torch.zeros(2, 2)},
+        {WEIGHT: torch.zeros(2, 2), f"{WEIGHT}.up": torch.zeros(2, 1), f"{WEIGHT}.down": torch.zeros(1, 2)},
+    ],
+    ids=lambda bad: ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in bad.items()),
+)
+def test_tensors_that_are_no_concepts(tmp_path, manifest, bad):
+    concept.write(tmp_path / "bad.safetensors", manifest(), bad)
+    with pytest.raises(ConceptError):
+        concept.read_header(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_numbers_that_are_not_finite(tmp_path, manifest, number, dtype):
+    bad = torch.zeros(8, dtype=dtype)
+    bad[5] = number
+    concept.write(tmp_path / "bad.safetensors", manifest(), {"token.1.text_encoder": bad})
+    with pytest.raises(ConceptError, match=r"not finite \(token.1.text_encoder\)"):
+        concept.read_tensors(tmp_path / "bad.safetensors")
+
+
+def test_a_pipe_where_a_concept_is_expected(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(ConceptError, match="regular file"):
+        concept.read_header(tmp_path / "pipe.safetensors")
+
+
+def test_a_concept_file_has_the_rights_of_any_new_file(file, tmp_path):
+    (tmp_path / "any").touch()
+    assert file.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_a_file_of_an_earlier_version_is_read_with_the_names_of_today():

@@ -386,3 +386,38 @@ def test_a_killed_process_leaves_no_half_concept(manifest):
 def test_processes_killed_at_ten_random_moments_leave_no_half_concept(manifest):
     chance = random.Random(0)
     assert kill_while_saving(manifest, [chance.uniform(0.0, 0.2) for _ in range(10)])
+
+
+def test_numbers_that_are_not_finite_are_not_saved(manifest):
+    with pytest.raises(InputError, match="not finite"):
+        registry.save(manifest("dog"), {"token.1.text_encoder": torch.tensor([1.0, float("nan")])})
+    assert registry.names() == []
+
+
+def test_a_note_of_another_type_is_left_out(saved):
+    saved("dog")
+    path = registry.concepts_dir() / "dog.json"
+    path.write_text('{"photos": 3, "base": 1, "scores": [], "seconds": "x", "mine": "\\u001b"}')
+    assert registry.note("dog") == {"mine": "\ufffd"}
+    path.write_text('{"photos": ["a", 3]}')
+    assert registry.note("dog") == {"photos": ["a"]}
+    for text in ("[1]", "3", "[" * 100_000, "NaN", ""):
+        path.write_text(text)
+        assert registry.note("dog") == {}
+    path.unlink()
+    os.mkfifo(path)
+    assert registry.note("dog") == {}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".safetensors", "a\0b", "~nobody-there/x.safetensors", ""])
+def test_text_that_can_be_no_name_is_no_concept(saved, name):
+    saved("dog")
+    with pytest.raises(NotFoundError):
+        registry.find(name)
+
+
+def test_room_and_rights_are_checked_with_the_name(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for force in (False, True):
+        with pytest.raises(ResourceError, match="read-only"):
+            registry.check_free("dog", force=force)
