@@ -97,7 +97,7 @@ def drawn(base: Base, entries: list, concept: str, drawing: SampleSettings, line
     words = " ".join(filter(None, (tokens[0].modifier and "V*", tokens[0].noun)))
     asked = [line.format(words) for line in lines]
     asked = asked if entries else [bind(prompt, tokens).plain() for prompt in asked]
-    return [one.image for one in sample.draw(base, entries, asked, drawing)]
+    return [one.image for one in sample.generate(base, entries, asked, drawing)]
 
 
 def measured(base: Base, judge: Judge, concept: str, methods: Sequence[str], drawing: SampleSettings,

@@ -141,6 +141,8 @@ def make_base(shop: Workshop) -> Iterator[Report]:
     """Pack what was trained into `base` in the folder; the base that ships stays until it is replaced by hand."""
     state = torch.load(shop.training, map_location="cpu", weights_only=True, mmap=True)
     student = denoiser.averaged(shop.shape, shop.tokenizer, shop.training)
+    views = bank.read(shop.folder, bank.CHECKED).views[:512, 0].float() / 127.5 - 1
+    packing.name_rare(student, shop.tokenizer, views)
     packing.pack(
         shop.folder / "base", student, autoencoder.trained(shop.folder, shop.shelf), shop.tokenizer, MINI / "base"
     )
