@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from cdtool.mini.factory import bank
 from cdtool.mini.factory.clip import ids as tokens_of
@@ -19,10 +21,19 @@ from cdtool.mini.factory.unet import SNR_CAP, scheduler
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import CLIPTokenizer
 
+MATCHING = 0.02  # weight of the matching of captions in the loss
 DROPPED = 0.1  # share of captions left out, for classifier-free guidance
+
+
+class Lesson(NamedTuple):
+    """The two losses of a batch."""
+
+    drawing: Tensor
+    matching: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Shape:
     text_width: int = 192
     text_layers: int = 3
     text_heads: int = 4
-    pace: Pace = field(default_factory=lambda: Pace(pictures=5_000_000, batch=128, rate=2e-3, muon=True))
+    pace: Pace = field(default_factory=lambda: Pace(pictures=5_000_000, batch=128, rate=2e-3, warm=60, muon=True))
 
 
 def unet(shape: Shape) -> UNet2DConditionModel:
@@ -63,34 +74,45 @@ def student(shape: Shape, tokenizer: CLIPTokenizer) -> Student:
     return Student(unet(shape), text, (first, second))
 
 
-def lesson(model: Student, tokenizer: CLIPTokenizer) -> Callable[[bank.Batch, torch.Generator, bool], Tensor]:
-    """The loss [b] of a batch: error of the predicted v, weighted by min-SNR."""
+def lesson(model: Student, tokenizer: CLIPTokenizer) -> Callable[[bank.Batch, torch.Generator, bool], Lesson]:
+    """What a batch teaches: the error of the predicted v, weighted by min-SNR, and how badly captions are matched."""
     schedule, where = scheduler(), device()
     signal = schedule.alphas_cumprod.to(where)
     empty = tokens_of(tokenizer, [""])[0].to(where)
     forward = compiled(model)
 
-    def loss(batch: bank.Batch, rng: torch.Generator, drop: bool) -> Tensor:
+    def learn(batch: bank.Batch, rng: torch.Generator, drop: bool) -> Lesson:
         z, ids = batch.latents.to(where).float(), batch.ids.to(where).long()
         views = batch.views.to(where).to(torch.bfloat16) / 127.5 - 1
         size = len(z)
-        if drop:
-            ids[torch.rand(size, generator=rng) < DROPPED] = empty
+        dropped = (torch.rand(size, generator=rng) < (DROPPED if drop else 0.0)).to(where)
+        ids = torch.where(dropped[:, None], empty, ids)
         t = (torch.arange(size) * 1000 // size + torch.randint(1000, (1,), generator=rng)) % 1000  # evenly spread
         t, noise = t.to(where), torch.randn(z.shape, generator=rng).to(where)
-        v = forward(schedule.add_noise(z, noise, t).to(torch.bfloat16), t, ids, views)
+        noisy = schedule.add_noise(z, noise, t).to(torch.bfloat16)
+        v, match = forward(noisy, t, ids, views, z.to(torch.bfloat16))
         error = (v.float() - schedule.get_velocity(z, noise, t)).pow(2).mean(dim=(1, 2, 3))
         snr = signal[t] / (1 - signal[t])
-        weighted: Tensor = error * snr.clamp(max=SNR_CAP) / (snr + 1)
-        return weighted
+        return Lesson((error * snr.clamp(max=SNR_CAP) / (snr + 1)).mean(), matched(match.float(), dropped))
 
-    return loss
+    return learn
+
+
+def matched(logits: Tensor, dropped: Tensor) -> Tensor:
+    """CLIP's loss of the pictures whose captions are told: logits [b, b], dropped [b]."""
+    kept = torch.nonzero(~dropped)[:, 0]
+    own = logits[kept][:, kept]
+    target = torch.arange(len(kept), device=own.device)
+    return (F.cross_entropy(own, target) + F.cross_entropy(own.T, target)) / 2
 
 
 def train(
     shape: Shape, tokenizer: CLIPTokenizer, folder: Path, minutes: float, name: str = "student"
 ) -> Iterator[Report]:
-    """Train on the bank in `folder` into `folder/name.pt`; a report named "checked" is of pictures never learned."""
+    """Train on the bank in `folder` into `folder/name.pt`.
+
+    Reports "checked" and "matched" are the two losses of pictures never learned.
+    """
     torch.manual_seed(31)
     model = student(shape, tokenizer).to(device()).train()
     learn, stored = lesson(model, tokenizer), bank.Bank(folder)
@@ -102,19 +124,23 @@ def train(
         if update % 50 == 0:
             stored.refresh()
         rng = torch.Generator().manual_seed(update)
-        return learn(stored.batch(size, rng), rng, True).mean()
+        lesson = learn(stored.batch(size, rng), rng, True)
+        return lesson.drawing + MATCHING * lesson.matching
 
-    def check() -> float:
-        rng, total = torch.Generator().manual_seed(0), 0.0
+    def check() -> NDArray[np.float64]:
+        rng, total = torch.Generator().manual_seed(0), np.zeros(2)
         with torch.no_grad():
             for start in range(0, 1024, size):
-                total += float(learn(bank.Batch(*(one[start : start + size] for one in unseen)), rng, False).mean())
+                batch = bank.Batch(*(one[start : start + size] for one in unseen))
+                total += np.array([float(one) for one in learn(batch, rng, False)])
         return total / (1024 // size)
 
     for at, report in enumerate(fit(name, model, loss, folder, pace, minutes)):
         yield report
         if at % 12 == 11 or report.speed == 0:
-            yield report._replace(name="checked", loss=check())
+            drawing, matching = check()
+            yield report._replace(name="checked", loss=drawing)
+            yield report._replace(name="matched", loss=matching)
 
 
 def averaged(shape: Shape, tokenizer: CLIPTokenizer, path: Path) -> Student:

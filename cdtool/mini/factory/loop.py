@@ -135,7 +135,8 @@ class Masters:
         assert isinstance(stored, dict)
         with torch.no_grad():
             for name, one in zip(self.names, weights, strict=bool(weights)):
-                one.copy_(stored[name])
+                if name in stored:  # parts that joined later begin untrained
+                    one.copy_(stored[name])
 
 
 def fit(

@@ -1,5 +1,8 @@
 """What learns to draw: the denoiser, the text encoder it listens to, and the namer that gives individuals their names.
 
+The text encoder's position embeddings are zero and stay so: a word means the same wherever it stands, and what came
+before it is known from the causal mask.
+
 A name is one word whose embedding is made from a view of the individual. So the denoiser meets as many proper names
 as it sees individuals, and learns to tell from one word what no caption can; which is what a concept needs of it later.
 The namer stays in the factory.
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 VIEW = 32  # side of the view a name is made from, px
 SPREAD = 0.03  # root mean square of a name's embedding: what 250 steps at a concept's rate can reach
+SHARP = 14.0  # what cosines of pictures and captions are multiplied by
 SHAKEN = 0.15  # noise on names while training, in shares of SPREAD
 
 
@@ -62,19 +66,47 @@ class Namer(nn.Module):
         return name * torch.rsqrt(name.pow(2).mean(-1, keepdim=True) + 1e-6) * SPREAD
 
 
+class Matcher(nn.Module):
+    """A small CLIP on latents, trained along: which caption belongs to which picture. It stays in the factory.
+
+    Denoising alone is slow to teach text encoder and namer what sets words and individuals apart.
+    """
+
+    def __init__(self, channels: int, side: int, width: int) -> None:
+        """Build for latents [n, channels, side, side] and text features of `width`."""
+        super().__init__()
+        self.near, self.far = nn.Conv2d(channels, 128, 3, padding=1), nn.Conv2d(128, 256, 3, stride=2, padding=1)
+        self.seen, self.told = nn.Linear(256 * (side // 2) ** 2, width), nn.Linear(width, width)
+
+    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
+        """How well each picture [n, c, h, w] goes with each caption's end [n, d]: logits [n, n]."""
+        image = self.seen(F.silu(self.far(F.silu(self.near(latents)))).flatten(1))
+        logits: Tensor = F.normalize(image, dim=-1) @ F.normalize(self.told(features), dim=-1).T * SHARP
+        return logits
+
+
 class Student(nn.Module):
     """Denoiser, text encoder and namer, trained together."""
 
     def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, names: tuple[int, int]) -> None:
         """`names` are the ids of the words that stand for a picture's first and second individual."""
         super().__init__()
-        self.unet, self.text, self.namer, self.names = unet, text, Namer(text.config.hidden_size), names
+        width, latent = text.config.hidden_size, unet.config
+        self.unet, self.text, self.namer, self.names = unet, text, Namer(width), names
+        self.matcher = Matcher(latent["in_channels"], latent["sample_size"], width)
+        text.embeddings.position_embedding.weight.requires_grad_(False).zero_()
         unet.set_attn_processor(Attention())
 
-    def forward(self, noisy: Tensor, t: Tensor, ids: Tensor, views: Tensor) -> Tensor:
-        """The prediction [b, c, h, w] for noisy latents, times [b], token ids [b, l] and views [b, 2, 3, s, s]."""
-        drawn: Tensor = self.unet(noisy, t, self.features(ids, views)).sample
-        return drawn
+    def forward(self, noisy: Tensor, t: Tensor, ids: Tensor, views: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction [b, c, h, w] for noisy latents, and logits [b, b] of clean ones against captions.
+
+        t are the times [b], ids token ids [b, l], views [b, 2, 3, s, s].
+        """
+        features = self.features(ids, views)
+        ends = (ids == self.text.config.eos_token_id).int().argmax(1)
+        match: Tensor = self.matcher(clean, features[torch.arange(len(ids), device=ids.device), ends])
+        drawn: Tensor = self.unet(noisy, t, features).sample
+        return drawn, match
 
     def features(self, ids: Tensor, views: Tensor | None = None) -> Tensor:
         """Text features [b, l, d], names' embeddings in their places where views are given."""

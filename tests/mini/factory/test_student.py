@@ -82,22 +82,32 @@ def test_names_are_of_one_length_and_differ_with_what_is_seen():
     assert not torch.allclose(names[0], names[1], atol=1e-3)
 
 
+class Tokenizer:
+    """As much of one as a student needs."""
+
+    model_max_length, bos_token_id, eos_token_id, pad_token_id = 8, 58, 59, 59
+
+    def __len__(self):
+        return 60
+
+    def __call__(self, texts, **_):
+        return {"input_ids": torch.tensor([[58] + [59] * 7] * len(texts))}
+
+    def get_vocab(self):
+        return {"ktn</w>": 40, "zqv</w>": 41}
+
+
+SMALL = denoiser.Shape(
+    channels=4, widths=(32, 32), heads=(2, 2), transformers=(1, 1), text_width=32, text_layers=1,
+    pace=Pace(pictures=24, batch=8, rate=1e-3, muon=True),
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def small():
     """A small student for a tokenizer that is none."""
-
-    class Tokenizer:
-        model_max_length, bos_token_id, eos_token_id, pad_token_id = 8, 58, 59, 59
-
-        def __len__(self):
-            return 60
-
-        def get_vocab(self):
-            return {"ktn</w>": 40, "zqv</w>": 41}
-
     torch.manual_seed(0)
-    shape = denoiser.Shape(channels=4, widths=(32, 32), heads=(2, 2), transformers=(1, 1), text_width=32, text_layers=1)
-    return denoiser.student(shape, Tokenizer()).eval()
+    return denoiser.student(SMALL, Tokenizer()).eval()
 
 
 def test_a_name_changes_the_features_of_its_place_and_of_what_follows(small):
@@ -183,3 +193,46 @@ def test_batches_come_in_the_order_of_their_updates(count):
 def numbered(update):
     """The batch of an update that tells which it is."""
     return np.full(3, update)
+
+
+def fake_bank(folder, numbers=(0, bank.CHECKED)):
+    """Shards of noise."""
+    (folder / "bank").mkdir()
+    for number in numbers:
+        rng = torch.Generator().manual_seed(number)
+        ids = torch.cat([torch.full((1024, 1), 58), torch.randint(0, 57, (1024, 3), generator=rng),
+                         torch.full((1024, 4), 59)], 1)  # fmt: skip
+        views = torch.randint(0, 255, (1024, 2, 3, VIEW, VIEW), generator=rng, dtype=torch.uint8)
+        torch.save((torch.randn(1024, 4, 8, 8, generator=rng).half(), ids.short(), views), bank.path_of(folder, number))
+
+
+def test_a_student_learns_from_the_bank_and_is_checked_on_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(denoiser, "compiled", lambda function: function)
+    fake_bank(tmp_path)
+    reports = list(denoiser.train(SMALL, Tokenizer(), tmp_path, 1.0))
+    assert [one.name for one in reports] == ["student", "checked", "matched"]
+    assert all(np.isfinite(one.loss) and one.pictures == 24 for one in reports)
+    trained, fresh = (
+        denoiser.averaged(SMALL, Tokenizer(), tmp_path / "student.pt"),
+        denoiser.student(SMALL, Tokenizer()),
+    )
+    assert not trained.text.embeddings.position_embedding.weight.any()
+    moved = [
+        not torch.allclose(one, other) for one, other in zip(trained.parameters(), fresh.parameters(), strict=True)
+    ]
+    assert np.mean(moved) > 0.5
+
+
+def test_matching_is_best_where_pictures_and_captions_are_each_other_s():
+    logits = torch.eye(4) * 9
+    nobody = torch.zeros(4, dtype=torch.bool)
+    assert denoiser.matched(logits, nobody) < 0.01 < denoiser.matched(logits.roll(1, 0), nobody)
+    dropped = torch.tensor([False, False, True, True])
+    swapped = logits.clone()
+    swapped[2:] = logits[2:].flip(0)
+    assert torch.isclose(denoiser.matched(swapped, dropped), denoiser.matched(torch.eye(2) * 9, nobody[:2]))
+
+
+def test_a_word_means_the_same_without_what_stands_before_it(small):
+    alone, later = torch.tensor([[7, 59, 59]]), torch.tensor([[7, 7, 59]])
+    assert torch.allclose(small.features(alone)[0, 0], small.features(later)[0, 1], atol=1e-5)
