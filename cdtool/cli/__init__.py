@@ -17,6 +17,7 @@ from cdtool import __version__
 from cdtool.cli import (
     analyze,
     base,
+    cache,
     compress,
     concepts,
     config,
@@ -37,7 +38,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError, UsageError
+from cdtool.errors import CdtoolError, InterruptedRun, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -64,6 +65,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
     ),
+    "cache": ("What can be made again, kept to save time.", {"list": cache.list_, "prune": cache.prune}),
     "suite": (
         "Benchmarks, as tables beside the published ones.",
         {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
@@ -83,7 +85,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "Make and use concepts": ("train", "sample", "merge", "compress", "forget"),
     "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "push", "pull"),
     "Measure and understand": ("eval", "suite", "study", "analyze"),
-    "Bases, class images, settings": ("base", "prior", "config", "doctor", "demo"),
+    "Bases, class images, settings": ("base", "prior", "cache", "config", "doctor", "demo"),
 }
 
 _STYLE: dict[str, Any] = {
@@ -173,6 +175,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
     if _is_out_of_memory(error):

@@ -52,7 +52,7 @@ def change(
     options.check_picture(target, "--out")
     output.quiet_libraries()
     from cdtool.models import pipelines
-    from cdtool.reports import figures
+    from cdtool.reports import charts
     from cdtool.research import attention as analysis
     from cdtool.store import concept as concepts
 
@@ -64,7 +64,7 @@ def change(
         raise ConceptError(f'"{entry.name}" changes no weight of the denoiser.', "It is its learned word alone.")
     kinds = {kind: found.of(kind) for kind in (analysis.CROSS, analysis.SELF, analysis.REST)}
     title = f"{entry.name}: mean change of each kind of layer"
-    _save(voice, figures.bars(title, kinds, "|change| / |weights|"), target)
+    _save(voice, charts.bars(title, kinds, "|change| / |weights|"), target)
     if summary[analysis.SELF]["changed"] + summary[analysis.REST]["changed"] == 0:
         method = entry.manifest.method if entry.manifest else "kv"
         voice.talk(f'"{entry.name}" ({method}) was free to change {_kinds(found)} only; see --method full.')
@@ -138,7 +138,7 @@ def _told(kind: dict[str, float]) -> str:
 def _maps(found: Attended) -> Image.Image:
     """The picture, and each word's map over it."""
     from cdtool.images.sheets import labelled
-    from cdtool.reports.figures import heat
+    from cdtool.reports.charts import heat
 
     cells = [("the picture", found.image)]
     cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map)) for word in found.words]

@@ -161,13 +161,14 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
-    began = time.monotonic()
-    spoken = -EVERY
+    began, spoken = 0.0, -EVERY
     for done, step in enumerate(steps, start + 1):
-        now = time.monotonic() - began
+        now = time.monotonic()
+        began = began or now  # the first step's own time is that of warming up
         if now - spoken >= EVERY or done == total:
-            left = now / (done - start) * (total - done)
-            parts = [f"{label} {done}/{total}", describe(step), f"eta {duration(left)}" if done < total else ""]
+            left = (now - began) / max(1, done - start - 1) * (total - done)
+            eta = f"eta {duration(left)}" if start + 1 < done < total else ""
+            parts = [f"{label} {done}/{total}", describe(step), eta]
             _write("  ".join(filter(None, parts)), sys.stderr)
             spoken = now
         yield step
