@@ -210,8 +210,8 @@ def test_a_student_learns_from_the_bank_and_is_checked_on_another(tmp_path, monk
     monkeypatch.setattr(denoiser, "compiled", lambda function: function)
     fake_bank(tmp_path)
     reports = list(denoiser.train(SMALL, Tokenizer(), tmp_path, 1.0))
-    assert [one.name for one in reports] == ["student", "checked", "matched"]
-    assert all(np.isfinite(one.loss) and one.pictures == 24 for one in reports)
+    assert [one.name for one in reports[-3:]] == ["student", "checked", "matched"]
+    assert all(np.isfinite(one.loss) and one.pictures == 24 for one in reports[-3:])
     trained, fresh = (
         denoiser.averaged(SMALL, Tokenizer(), tmp_path / "student.pt"),
         denoiser.student(SMALL, Tokenizer()),
