@@ -218,11 +218,11 @@ def _save(figure: Any, path: Path) -> None:
         (work / path.name).replace(path)
 
 
-def heat(image: Image.Image, values: NDArray[np.float32], *, side: int = 256) -> Image.Image:
-    """A heat map [h, w] over an image in grey, both at `side` px height: its largest value yellow, zero clear."""
+def heat(image: Image.Image, values: NDArray[np.float32], *, side: int = 256, top: float | None = None) -> Image.Image:
+    """A heat map [h, w] over an image in grey, both at `side` px height: zero clear, `top` (or the largest) yellow."""
     size = (round(image.width * side / image.height), side)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC), dtype=np.float32)[..., None]
-    strength = values / max(float(values.max(initial=0)), 1e-12)
+    strength = values / max(float(values.max(initial=0)) if top is None else top, 1e-12)
     smooth = Image.fromarray(strength.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     share = np.asarray(smooth)[..., None].clip(0, 1)
     colour = np.concatenate([np.full_like(share, 255), 40 + 190 * share, 20 + 10 * share], axis=-1)

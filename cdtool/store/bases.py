@@ -54,6 +54,8 @@ def locate(name: str) -> Path:
     for hub_id in _hub_ids(name):
         if snapshot := hub.snapshot(hub_id):
             return _complete(snapshot, name)
+    if not is_name(name) and name.startswith(("/", "./", "../", "~", "\\")):
+        raise NotFoundError(f"There is no folder or checkpoint {name}.", "Check the path. See: cdtool base list")
     raise NotFoundError(f'The base "{name}" is not on this machine.', f"Get it with: cdtool base use {name} --fetch")
 
 
