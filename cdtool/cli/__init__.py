@@ -22,6 +22,7 @@ from cdtool.cli import (
     config,
     demo,
     doctor,
+    evalflags,
     exchange,
     merge,
     options,
@@ -31,10 +32,12 @@ from cdtool.cli import (
     priormake,
     sample,
     stopping,
+    study,
+    suite,
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError
+from cdtool.errors import CdtoolError, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -60,6 +63,14 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "prior": (
         "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
+    ),
+    "suite": (
+        "Benchmarks, as tables beside the published ones.",
+        {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
+    ),
+    "study": (
+        "Preference studies: people choose between two.",
+        {"make": study.make, "score": study.score},
     ),
     "analyze": (
         "What a concept changed, and what its words attend to.",
@@ -143,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
+        if command := evalflags.moved(arguments):
+            raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
         code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
     except (typer.Abort, KeyboardInterrupt):

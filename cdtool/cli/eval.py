@@ -1,4 +1,4 @@
-"""cdtool eval: how well a concept follows prompts and resembles its photos, with its base beside it."""
+"""cdtool eval: how well a concept's samples follow prompts and resemble its photos, its base's beside them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdtool import files
-from cdtool.cli import evalflags, options, output, study
-from cdtool.cli import suite as suite_module
+from cdtool.cli import evalflags, options, output
+from cdtool.cli.parsing import BASICS, METHOD, OUTPUT
 from cdtool.errors import GateError, UsageError
-from cdtool.settings import SampleSettings
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -21,40 +20,9 @@ if TYPE_CHECKING:
     from cdtool.evaluation.forgetting import ForgettingResult
     from cdtool.evaluation.selection import CheckpointScore
     from cdtool.evaluation.side_effects import ProbeImage
-    from cdtool.reports.reporting import Picture
+    from cdtool.reports.report import Picture
     from cdtool.sampling.sample import Generated
 
-Photos = Annotated[
-    list[Path] | None,
-    typer.Option("--photos", metavar="DIR", help="Photos to compare with, once per token. Default: those trained on."),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option("--images", metavar="DIR", help="Score what cdtool sample drew into DIR, without the base."),
-]
-Count = Annotated[
-    int | None, options.setting(SampleSettings, "count", "--count", "-n", help="Pictures per prompt.", metavar="N")
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Also write a page to look at: one HTML file.")
-]
-Compare = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        "--compare",
-        metavar="A B",
-        help="Have people choose between two, on a page: add --study FILE.html.",
-    ),
-]
-StudyPage = Annotated[
-    Path | None, typer.Option("--study", metavar="FILE", help="The page of --compare: blind, offline, one HTML file.")
-]
-AnswerFiles = Annotated[
-    list[Path] | None, typer.Option("--answers", metavar="FILE...", help="Score what people answered on such a page.")
-]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", help="The key of --answers; else the one beside them or here.")
-]
 Subject = Annotated[
     list[str] | None,
     typer.Argument(
@@ -63,52 +31,74 @@ Subject = Annotated[
         autocompletion=options.complete_subjects,
     ),
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="DIR", rich_help_panel=BASICS, help="Score what cdtool sample wrote, without the base."
+    ),
+]
+Forgetting = Annotated[
+    bool,
+    typer.Option("--forgetting", rich_help_panel=BASICS, help="Also score how plain and unrelated images moved."),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", rich_help_panel=OUTPUT, help="Also write a page: one HTML file."),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option("--sheet", metavar="FILE", rich_help_panel=OUTPUT, help="Also write the images of --forgetting."),
+]
+Least = Annotated[
+    str,
+    typer.Option(
+        "--min", metavar="LIST", rich_help_panel=METHOD, help="Exit with 6 for a score below: text=0.7,rank=0.5."
+    ),
+]
+Most = Annotated[
+    str,
+    typer.Option(
+        "--max", metavar="LIST", rich_help_panel=METHOD, help="Exit with 6 for a score above: kid=30,leak=0.05."
+    ),
+]
 
 
 def eval_(
     concept: Subject = None,
-    photos: Photos = None,
+    photos: evalflags.Photos = None,
     prompts: options.PromptFile = None,
     images: Images = None,
-    count: Count = None,
+    metrics: evalflags.Metrics = None,
+    forgetting: Forgetting = False,
+    count: evalflags.Count = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     precision: options.Precision = None,
     device: options.Device = "auto",
-    metrics: evalflags.Metrics = None,
-    forgetting: evalflags.Forgetting = False,
-    sheet: evalflags.Sheet = None,
     kid: evalflags.Kid = None,
     fid: evalflags.Fid = None,
     fid_count: evalflags.FidCount = None,
     encoder: evalflags.Encoder = None,
-    least: evalflags.Least = "",
-    most: evalflags.Most = "",
+    lookalikes: evalflags.Lookalikes = None,
+    least: Least = "",
+    most: Most = "",
     report: Report = None,
-    compare: Compare = None,
-    study_page: StudyPage = None,
-    answers: AnswerFiles = None,
-    key: KeyFile = None,
-    suite: suite_module.Name = None,
-    out_dir: suite_module.Out = None,
-    data: suite_module.Data = None,
-    only: suite_module.Only = None,
-    base: suite_module.Base = None,
-    dry_run: suite_module.DryRun = False,
-    force: options.Force = False,
+    sheet: Sheet = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure how well samples fit their prompts and photos.
+    """Score how samples follow prompts and resemble photos.
 
-    Text is CLIPScore, image the mean cosine of all pairs of sample and photo. The base draws the same prompts without
+    Text is CLIPScore, image the mean cosine of all pairs of sample and photo. The base samples the same prompts without
     modifier tokens; "difference" is concept minus base with its 95% interval. In a file of prompts {} stands for the
-    concept's words, {0}, {1}... for those of one token of several. Concepts joined by + are measured together, with a
+    concept's words, {0}, {1}... for those of one token of several. Concepts joined by + are scored together, with a
     column of image alignment to the photos of each.
 
-    Dino is image by another encoder. Kid (×1000) and fid compare pictures drawn for the plain class and for unrelated
-    captions with real ones: the lower, the better. What --forgetting tells is 0 where nothing changed.
+    Dino and dinov2 are image by other encoders, cutout is image of the foregrounds. Rank is the share of samples nearer
+    to the own photos than to those of any look-alike; scr, the subject collapse rate, is the share of asked subjects
+    that are not among the nearest photos. Kid (×1000) and fid compare images of the plain class and of unrelated
+    captions with real ones: lower is better. Scores of --forgetting are 0 where nothing changed.
 
     Examples:
       cdtool eval dog
@@ -116,83 +106,50 @@ def eval_(
       cdtool eval dog+moongate --prompts pairs.txt
       cdtool eval dog --images ./samples --json
       cdtool eval dog --metrics text,image,kid --forgetting --report dog.html
-      cdtool eval dog --min text=0.7,image=0.6
-      cdtool eval --compare dog dog-2 --study study.html
-      cdtool eval --answers answers-*.json --key study.key.json
-      cdtool eval --suite mini-small --out bench
-      cdtool eval --suite customconcept101 --data ./customconcept101 --only 'ours.*' --dry-run
-    """
-    out = output.sink(json, quiet)
-    _check_together(
-        {"--answers": answers, "--suite": suite, "--compare": compare},
-        {"--report": report, "--sheet": sheet, "--images": images, "--min": least, "--max": most},
-    )
-    if answers is not None:
-        study.score(out, [*answers, *map(Path, concept or ())], key)
-        return
-    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
-    lines = files.read_prompts(prompts) if prompts else []
-    how: dict[str, Any] = {"folders": photos or (), "prompts": lines, "flags": flags, "device": device}
-    scores = evalflags.Asked(
-        metrics=metrics, forgetting=forgetting, sheet=sheet, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
-        least=least, most=most,
-    )  # fmt: skip
-    if suite is not None:
-        where = suite_module.Where(suite, data, out_dir, base, tuple(only or ()), device)
-        suite_module.run(out, where, flags=flags, metrics=metrics, wanted=scores.wanted, dry_run=dry_run)
-    elif compare is not None:
-        study.make(out, compare, study_page, force=force, **how)
-    else:
-        _measure(out, _one(concept), scores, images, report, **how)
-
-
-def _measure(
-    out: output.Output, subject: str, scores: evalflags.Asked, images: Path | None, report: Path | None, **how: Any
-) -> None:
-    """Score a subject's pictures, those in `images` or drawn now; write and tell what came out, then hold the gates.
-
-    `how` are the other arguments of `measuring.plan`.
+      cdtool eval dog --metrics text,image,rank
+      cdtool eval dog --min text=0.5,image=0.5
     """
     from cdtool.evaluation import evaluate, gates
-    from cdtool.reports import html, reporting
+    from cdtool.reports import html, page
+    from cdtool.reports import report as reports
 
+    out = output.sink(json, quiet)
+    subject = _one(concept)
+    if sheet is not None and not forgetting:
+        raise UsageError("--sheet shows the images of --forgetting.", "Add --forgetting.")
     if report is not None:
         html.check(report, "--report")
-    options.check_picture(scores.sheet, "--sheet")
-    wanted = scores.wanted()
-    bounds = gates.parse(scores.least, scores.most, wanted.scores)
-    plan = evaluate.plan(subject, wanted=wanted, **how)
+    options.check_picture(sheet, "--sheet")
+    plan = evaluate.plan(
+        subject, photos=photos or (), prompts=files.read_prompts(prompts) if prompts else (), images=images,
+        metrics=metrics, forgetting=forgetting, count=count, seed=seed, steps=steps, guidance=guidance,
+        precision=precision, device=device, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
+        lookalikes=lookalikes,
+    )  # fmt: skip
+    bounds = gates.parse(least, most, plan.request.scores)
     output.quiet_libraries()
-    pictures, found, result = ([], (), evaluate.score_folder(plan, images)) if images else _drawn(plan, out)
+    pictures, results, scores = _evaluated(plan, out)
     if report is not None:
-        pictures = reporting.of_folder(plan, images) if images else pictures
-        reporting.write(report, plan, pictures, result, stages=_stages(plan), forgetting=found)
-    if scores.sheet is not None:
-        _save_sheet(found, scores.sheet)
-    _report(plan, result, found, out, {"report": report, "sheet": scores.sheet})
-    if fell := gates.failed(bounds, _reached(result)):
-        raise GateError(f"{plan.subject} did not pass: {'; '.join(fell)}.")
-
-
-def _check_together(others: dict[str, object], own: dict[str, object]) -> None:
-    """Raises UsageError for flags of a single measurement beside one that asks for something else."""
-    for other, asked in others.items():
-        for flag, given in own.items():
-            if asked is not None and given:
-                raise UsageError(f"{flag} is about measuring one concept, not for {other}.", f"Leave {flag} out.")
+        page.write(report, plan, pictures or reports.of_folder(plan), scores, stages=_stages(plan), forgetting=results)
+    if sheet is not None:
+        _save_sheet(results, sheet)
+    _print(plan, scores, results, out, {"report": report, "sheet": sheet})
+    if failures := gates.failed(bounds, _reached(scores)):
+        raise GateError(f"{plan.subject} did not pass: {'; '.join(failures)}.")
 
 
 def _one(concepts: list[str] | None) -> str:
     if concepts and len(concepts) == 1:
         return concepts[0]
     if not concepts:
-        raise UsageError("Measure what?", "Like: cdtool eval dog")
+        raise UsageError("cdtool eval needs the concept to measure.", "Like: cdtool eval dog")
     raise UsageError(
         f"eval measures one at a time, not {len(concepts)}.", f"Together: cdtool eval {'+'.join(concepts)}"
     )
 
 
-def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[ForgettingResult, ...], Scores]:
+def _evaluated(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[ForgettingResult, ...], Scores]:
+    """The images of the samples, the results of forgetting, and the scores, with a bar of the images."""
     from cdtool.evaluation import evaluate
     from cdtool.evaluation.alignment import Scores
     from cdtool.evaluation.forgetting import ForgettingResult
@@ -217,22 +174,22 @@ def _drawn(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[F
 
 
 def _stages(plan: Evaluation) -> tuple[CheckpointScore, ...]:
-    """The checkpoints the concept was picked from."""
+    """The scores of the checkpoints the concept was selected from."""
     from cdtool.evaluation import selection
 
-    return selection.scores_of_checkpoints(plan.asked.concepts[0]) if plan.asked.is_stored else ()
+    return selection.scores_of_checkpoints(plan.composition.concepts[0]) if plan.composition.is_stored else ()
 
 
-def _save_sheet(found: Sequence[ForgettingResult], path: Path) -> None:
+def _save_sheet(results: Sequence[ForgettingResult], path: Path) -> None:
     from cdtool.images import sheets
 
-    sheets.stacked([one.sheet for one in found if one.sheet]).save(path)
+    sheets.stacked([one.sheet for one in results if one.sheet]).save(path)
 
 
-def _report(
+def _print(
     plan: Evaluation,
     scores: Scores,
-    found: Sequence[ForgettingResult],
+    results: Sequence[ForgettingResult],
     out: output.Output,
     files: dict[str, Path | None],
 ) -> None:
@@ -247,11 +204,15 @@ def _report(
         rows.append([plan.base, *(f"{scores.base[name]:.3f}" for name in names)])
         rows.append(["difference", *(_difference(scores, name) for name in names)])
     out.table(["", *names], rows, data)
-    if found and out.mode == "human":
-        out.facts({one.name: _told(one.score) for one in found}, data)
-    drawn = f"{counted(scores.samples, 'picture')} of {counted(scores.prompts, 'prompt')}"
+    if results and out.mode == "human":
+        out.facts({one.name: _interval(one.score) for one in results}, data)
+    sampled = f"{counted(scores.samples, 'picture')} of {counted(scores.prompts, 'prompt')}"
     photos = [f"{counted(count, 'photo')} of {name}" for name, count in scores.photos.items()]
-    out.talk(f"{', '.join([drawn, *photos])}, measured with {scores.encoder}.")
+    out.talk(f"{', '.join([sampled, *photos])}, measured with {scores.encoder}.")
+    for name, encoder in scores.encoders.items():
+        out.talk(f"{name}: measured with {encoder}.")
+    if plan.lookalikes:
+        out.talk(f"Look-alikes: {', '.join(plan.lookalikes)}.")
     for name, about in scores.sets.items():
         sides = f"{about['drawn']} pictures of {about['prompt']} against {about['real']} real ones"
         out.talk(f"{name}: {sides}, measured with {about['encoder']}.")
@@ -267,9 +228,9 @@ def _reached(scores: Scores) -> dict[str, float]:
 
 def _difference(scores: Scores, name: str) -> str:
     if name in scores.difference:
-        return _told(scores.difference[name])
+        return _interval(scores.difference[name])
     return f"{scores.concept[name] - scores.base[name]:+.3f}"
 
 
-def _told(interval: Interval) -> str:
+def _interval(interval: Interval) -> str:
     return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -1,153 +1,296 @@
-"""cdtool eval --suite: a whole benchmark, as tables beside the published ones."""
+"""cdtool suite: benchmarks, run by any number of workers, as tables beside the published ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool.cli import options, output
+from cdtool.cli import evalflags, options, output
+from cdtool.cli.parsing import BASICS, SPEED
 from cdtool.cli.stopping import asked_to_stop
-from cdtool.errors import NameTakenError
+from cdtool.errors import InputError, NameTakenError, UsageError
+from cdtool.tokens import counted
 
 if TYPE_CHECKING:
-    from cdtool.evaluation.metrics import MetricRequest
     from cdtool.research.recipes import Event
     from cdtool.research.run import Plan
 
-Name = Annotated[
-    str | None,
-    typer.Option(
-        "--suite", metavar="SUITE", help="Run a benchmark: paper, customconcept101, mini, mini-small, or a file."
-    ),
-]
+_KNOWN = ("paper", "mini", "mini-small", "mini-sets", "customconcept101")
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in _KNOWN if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a file.", autocompletion=_complete)]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where --suite keeps cells and tables; suites/SUITE.")
+    Path | None,
+    typer.Option("--out", metavar="DIR", rich_help_panel=BASICS, help="Folder of results.  [default: suites/SUITE]"),
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Where the photos and prompts of --suite lie.")
-]
-Base = Annotated[
-    str | None,
-    typer.Option("--base", metavar="BASE", help="Of --suite: another base.", autocompletion=options.complete_bases),
+    Path | None, typer.Option("--data", metavar="DIR", rich_help_panel=BASICS, help="Folder of photos and prompts.")
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="CELLS", help="Of --suite only these cells: ours.dog, '*.dog', 'joint.*'."),
+    typer.Option("--only", metavar="CELLS", rich_help_panel=BASICS, help="These cells: ours.dog, '*.dog', 'joint.*'."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Of --suite: print what there is to do and do nothing.")]
-
-
-@dataclass(frozen=True)
-class Where:
-    """Which suite, where what it needs and makes lies, and which of its cells."""
-
-    suite: str
-    data: Path | None
-    out: Path | None
-    base: str | None
-    only: tuple[str, ...]
-    device: str
+DryRun = Annotated[bool, typer.Option("--dry-run", rich_help_panel=BASICS, help="Print the plan, and do nothing.")]
+Workers = Annotated[
+    str,
+    typer.Option("--workers", metavar="N", rich_help_panel=SPEED, help="Processes; auto: one per GPU.  [default: 1]"),
+]
+Slurm = Annotated[bool, typer.Option("--slurm", rich_help_panel=SPEED, help="Submit the workers as a SLURM array.")]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm-option", metavar="K=V", rich_help_panel=SPEED, help="Of submitit: timeout_min=120, gpus_per_node=1."
+    ),
+]
 
 
 def run(
-    out: output.Output,
-    where: Where,
-    *,
-    flags: Mapping[str, Any],
-    metrics: str | None,
-    wanted: Callable[[str], MetricRequest],
-    dry_run: bool,
+    suite: Name,
+    out: Out = None,
+    data: Data = None,
+    only: Only = None,
+    base: options.Base = None,
+    metrics: evalflags.Metrics = None,
+    count: evalflags.Count = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    precision: options.Precision = None,
+    device: options.Device = "auto",
+    kid: evalflags.Kid = None,
+    fid: evalflags.Fid = None,
+    fid_count: evalflags.FidCount = None,
+    encoder: evalflags.Encoder = None,
+    lookalikes: evalflags.Lookalikes = None,
+    workers: Workers = "1",
+    slurm: Slurm = False,
+    slurm_option: SlurmOption = None,
+    dry_run: DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Run what is missing of a suite, and write and print its tables."""
+    """Run a benchmark and write its tables.
+
+    Finished cells are kept, so a stopped run goes on with the same command. With --workers several processes share the
+    cells; the same command on several machines that share --out does too. See: cdtool suite status SUITE
+
+    Examples:
+      cdtool suite run mini-small --out bench
+      cdtool suite run mini-small --out bench --only 'ours.*' --metrics text,image,rank
+      cdtool suite run mini --workers auto
+      cdtool suite run customconcept101 --data ./customconcept101 --dry-run
+    """
+    from cdtool.evaluation.metrics import request
     from cdtool.research import run as suites
 
-    suite = suites.find(where.suite, where.data)
-    scores = wanted(metrics or ",".join(suite.metrics))
-    asked = suites.plan(
-        suite, base=where.base, out=where.out, only=where.only, flags=flags, wanted=scores, device=where.device
-    )
+    voice = output.sink(json, quiet)
+    chosen = suites.find(suite, data)
+    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
+    scores = request(metrics=metrics or chosen.metrics, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
+                     lookalikes=lookalikes)  # fmt: skip
+    plan = suites.plan(chosen, base=base, out=out, only=only or (), flags=flags, wanted=scores, device=device)
     if dry_run:
-        _show(out, asked)
+        _show(voice, plan)
         return
-    if asked.out.exists() and not asked.out.is_dir():
-        raise NameTakenError(f"{asked.out} is a file.", "Give another --out.")
+    if plan.out.exists() and not plan.out.is_dir():
+        raise NameTakenError(f"{plan.out} is a file.", "Give another --out.")
+    given = {
+        "--out": plan.out, "--data": data, "--base": base, "--metrics": metrics, "--count": count, "--seed": seed,
+        "--steps": steps, "--guidance": guidance, "--precision": precision, "--device": device, "--kid": kid,
+        "--fid": fid, "--fid-count": fid_count, "--encoder": encoder, "--lookalikes": lookalikes,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "cdtool", "suite", "run", suite, "--quiet"]
+    command += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    command += [word for cells in only or () for word in ("--only", cells)]
     output.quiet_libraries()
+    if slurm:
+        _submit(voice, plan, command, workers, slurm_option or ())
+        return
+    _run(voice, plan, command, workers)
+
+
+def _run(out: output.Output, plan: Plan, command: list[str], text: str) -> None:
+    from cdtool.research import run as suites
+    from cdtool.research import workers
+
+    count = 1 if text == "1" else workers.count_of(text)
+    failed: list[str] = []
     with asked_to_stop() as stop:
-        events = suites.run(asked, stop=stop)
+        events = suites.run(plan, stop=stop) if count == 1 else workers.run(plan, command, count, stop=stop)
         first = next(events)
         if first.kept:
-            out.talk(f"{first.kept} of {len(asked.cells)} cells are finished already.")
-        for _ in out.progress(_counted(events, out), first.total, describe=lambda event: f"{event.cell}  {event.told}"):
+            out.talk(f"{first.kept} of {len(plan.cells)} cells are finished already.")
+        reported = _reported(events, out, failed)
+        for _ in out.progress(reported, first.total, describe=lambda event: f"{event.cell}  {event.told}"):
             pass
-    _tables(out, asked)
+    _tables(out, plan)
+    if failed:
+        raise InputError(f"{counted(len(failed), 'cell')} of {len(plan.cells)} failed: {failed[0]}",
+                         f"All of them: cdtool suite status {plan.suite.name} --out {plan.out}")  # fmt: skip
 
 
-def _counted(events: Iterator[Event], out: output.Output) -> Iterator[Event]:
-    """What counts as progress; what came out of a cell is told."""
+def _submit(out: output.Output, plan: Plan, command: list[str], text: str, given: list[str] | tuple[str, ...]) -> None:
+    from cdtool.research import workers
+
+    parameters: dict[str, Any] = {}
+    for option in given:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UsageError(f'--slurm-option: "{option}" is not a name and a value.', "Like timeout_min=120.")
+        parameters[name] = int(value) if value.isdigit() else value
+    if text == "auto":
+        raise UsageError("--slurm needs the number of jobs.", "Like --workers 8.")
+    job = workers.submit(command, workers.count_of(text), plan.out / "slurm", parameters, "slurm")
+    out.result(job, {"job": job, "workers": int(text), "out": str(plan.out)})
+    out.talk(f"Follow it with: cdtool suite status {plan.suite.name} --out {plan.out}")
+
+
+def _reported(events: Iterator[Event], out: output.Output, failed: list[str]) -> Iterator[Event]:
+    """The events that count as progress; finished and failed cells are printed."""
     for event in events:
-        if event.kind == "kept":
-            continue
         if event.kind == "cell":
             out.talk(f"{event.cell}: {event.told}")
-        yield event
+        if event.kind == "failed":
+            failed.append(f"{event.cell}: {event.told}")
+            out.warn(failed[-1])
+        if event.kind != "kept":
+            yield event
 
 
-def _show(out: output.Output, asked: Plan) -> None:
-    suite = asked.suite
+def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """List the benchmarks that are known.
+
+    Examples:
+      cdtool suite list
+    """
+    from cdtool.research import customconcept101
+    from cdtool.research import suite as suitefile
+
+    out = output.sink(json, quiet)
+    rows = []
+    for name, path in suitefile.SHIPPED.items():
+        suite = suitefile.read(path)
+        rows.append({"name": name, "about": suite.about, "base": suite.base, "cells": len(suite.cells)})
+    rows.append({"name": customconcept101.NAME, "about": "101 concepts and 101 pairs; bring the pictures",
+                 "base": "sd14", "cells": None})  # fmt: skip
+    if out.mode == "quiet":
+        out.results([str(row["name"]) for row in rows], {"suites": rows})
+        return
+    cells = [[str(row["name"]), str(row["base"]), str(row["cells"] or ""), str(row["about"])] for row in rows]
+    out.table(["suite", "base", "cells", ""], cells, {"suites": rows})
+
+
+def show(suite: Name, data: Data = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Show what a benchmark consists of.
+
+    Examples:
+      cdtool suite show mini-small
+    """
+    from cdtool.research import run as suites
+
+    out = output.sink(json, quiet)
+    chosen = suites.find(suite, data)
+    facts = {
+        "suite": f"{chosen.name}: {chosen.about}",
+        "base": chosen.base,
+        "concepts": ", ".join(concept.name for concept in chosen.concepts),
+        "pairs": ", ".join("+".join(member.name for member in pair.members) for pair in chosen.pairs) or "none",
+        "methods": ", ".join(method.name for method in chosen.methods),
+        "compositions": ", ".join(f"{method.name} ({method.mode})" for method in chosen.compositions) or "none",
+        "metrics": ", ".join(chosen.metrics),
+        "tables": ", ".join(table.title for table in chosen.tables),
+        "cells": str(len(chosen.cells)),
+    }
+    out.facts(facts, {**facts, "cells": [cell.id for cell in chosen.cells]})
+
+
+def status(
+    suite: Name, out: Out = None, data: Data = None, json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Show which worker runs which cell, and what failed.
+
+    Examples:
+      cdtool suite status mini-small --out bench
+    """
+    from cdtool.research import run as suites
+
+    voice = output.sink(json, quiet)
+    plan = suites.plan(suites.find(suite, data), out=out)
+    found = suites.status(plan)
+    counts = {state: sum(one.state == state for one in found) for state in ("finished", "running", "failed", "waiting")}
+    data_ = {"suite": plan.suite.name, "out": str(plan.out), "counts": counts, "cells": [asdict(one) for one in found]}
+    if voice.mode == "quiet":
+        voice.results([f"{state} {number}" for state, number in counts.items()], data_)
+        return
+    rows = [[one.cell, one.state, one.worker, _time(one.when), one.why] for one in found]
+    voice.table(["cell", "", "worker", "since", ""], rows, data_)
+    voice.talk(", ".join(f"{number} {state}" for state, number in counts.items()) + f" of {len(found)} in {plan.out}.")
+
+
+def _time(when: float) -> str:
+    return f"{datetime.fromtimestamp(when):%m-%d %H:%M}" if when else ""
+
+
+def _show(out: output.Output, plan: Plan) -> None:
+    suite = plan.suite
     data: dict[str, Any] = {
         "suite": suite.name,
-        "base": asked.base,
-        "cells": [cell.id for cell in asked.cells],
-        "pictures": asked.pictures,
-        "out": str(asked.out),
-        "settings": asdict(asked.drawing),
-        "metrics": list(asked.wanted.metrics),
+        "base": plan.base,
+        "cells": [cell.id for cell in plan.cells],
+        "pictures": plan.pictures,
+        "out": str(plan.out),
+        "settings": asdict(plan.drawing),
+        "metrics": list(plan.wanted.metrics),
     }
-    singles = [cell for cell in asked.cells if len(cell.concepts) == 1]
+    singles = [cell for cell in plan.cells if len(cell.concepts) == 1]
     facts = {
         "suite": f"{suite.name}: {suite.about}",
-        "base": asked.base,
-        "cells": f"{len(asked.cells)}: {len(singles)} of one concept, {len(asked.cells) - len(singles)} of pairs",
-        "pictures": f"{asked.pictures}, {_counts(asked)} of each prompt in {asked.drawing.steps} steps",
-        "metrics": ", ".join(asked.wanted.metrics),
-        "results": str(asked.out),
+        "base": plan.base,
+        "cells": f"{len(plan.cells)}: {len(singles)} of one concept, {len(plan.cells) - len(singles)} of pairs",
+        "pictures": f"{plan.pictures}, {_counts(plan)} of each prompt in {plan.drawing.steps} steps",
+        "metrics": ", ".join(plan.wanted.metrics),
+        "results": str(plan.out),
     }
     out.facts(facts, data)
 
 
-def _counts(asked: Plan) -> str:
-    return " or ".join(map(str, sorted({asked.drawn(cell).count for cell in asked.cells})))
+def _counts(plan: Plan) -> str:
+    return " or ".join(map(str, sorted({plan.drawn(cell).count for cell in plan.cells})))
 
 
-def _tables(out: output.Output, asked: Plan) -> None:
+def _tables(out: output.Output, plan: Plan) -> None:
     from cdtool.research import run as suites
     from cdtool.research import tables as suitetables
 
-    results = suites.results(asked)
-    tables = suitetables.fill(asked.suite, asked.cells, results)
+    results = suites.results(plan)
+    tables = suitetables.fill(plan.suite, plan.cells, results)
     encoders = sorted({cell["encoder"] for cell in results.values()})
     about = (
-        f"On {asked.base}, {_counts(asked)} pictures of each prompt in {asked.drawing.steps} steps, "
-        f"measured with {' and '.join(encoders)}; {len(results)} of {len(asked.suite.cells)} cells."
+        f"On {plan.base}, {_counts(plan)} pictures of each prompt in {plan.drawing.steps} steps, "
+        f"measured with {' and '.join(encoders)}; {len(results)} of {len(plan.suite.cells)} cells."
     )
     data = {
-        "suite": asked.suite.name,
-        "base": asked.base,
-        "settings": asdict(asked.drawing),
+        "suite": plan.suite.name,
+        "base": plan.base,
+        "settings": asdict(plan.drawing),
         "tables": [asdict(table) for table in tables],
         "scores": {name: cell["scores"] for name, cell in results.items()},
     }
-    page = suitetables.markdown(asked.suite, tables, about)
-    paths = suitetables.write(asked.out, page, tables, data)
-    (asked.out / "sheets").mkdir(exist_ok=True)
-    for name, sheet in suites.sheets(asked):
-        sheet.save(asked.out / "sheets" / f"{name}.png")
+    page = suitetables.markdown(plan.suite, tables, about)
+    paths = suitetables.write(plan.out, page, tables, data)
+    suites.save_sheets(plan)
     out.results([str(path) for path in paths] if out.mode == "quiet" else page.splitlines(), data)
     notes = {f"{name}: {why}" for name, cell in results.items() for why in cell["notes"].values()}
     for note in sorted(notes):
         out.talk(f"Not measured: {note}")
-    out.talk(f"Tables: {', '.join(map(str, paths))}; pictures: {asked.out / 'sheets'}")
+    out.talk(f"Tables: {', '.join(map(str, paths))}; pictures: {plan.out / 'sheets'}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtool.errors import InputError
+from cdtool.evaluation import identity
 from cdtool.models import encoders
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleFeatures:
-    """Unit-length features: of samples [n, d], of each one's prompt [n, d], of each target's photos [m, d]."""
+    """Unit-length features: of samples [n, d], of each one's prompt [n, d], of the photos [m, d] of each target.
+
+    `rivals` are features [k, d] of the photos of each look-alike.
+    """
 
     images: NDArray[np.float32]
     prompts: NDArray[np.float32]
     photos: Mapping[str, NDArray[np.float32]]
+    rivals: Sequence[NDArray[np.float32]] = ()
 
 
 @dataclass(frozen=True)
@@ -88,34 +93,47 @@ def text_alignment(images: NDArray[np.float32], prompts: NDArray[np.float32]) ->
 
 
 def image_alignment(images: NDArray[np.float32], photos: NDArray[np.float32]) -> Numbers:
-    """Mean cosine of each picture [n, d] with all photos [m, d]: [n] in [-1, 1]; their mean is the paper's."""
-    means: Numbers = (images.astype(np.float64) @ photos.astype(np.float64).T).mean(axis=1)
-    return means
+    """Mean cosine of each image [n, d] with all photos [m, d]: [n] in [-1, 1]; their mean is the paper's score."""
+    return identity.likeness(images, photos)
 
 
-def _text_columns(measured: SampleFeatures) -> dict[str, Numbers]:
-    return {"text": text_alignment(measured.images, measured.prompts)}
+def _text_columns(features: SampleFeatures) -> dict[str, Numbers]:
+    return {"text": text_alignment(features.images, features.prompts)}
 
 
-def _likeness_columns(name: str, measured: SampleFeatures) -> dict[str, Numbers]:
-    several = len(measured.photos) > 1
-    return {
-        f"{name} {target}" if several else name: image_alignment(measured.images, photos)
-        for target, photos in measured.photos.items()
+def _likeness_columns(name: str, features: SampleFeatures) -> dict[str, Numbers]:
+    values = {target: image_alignment(features.images, photos) for target, photos in features.photos.items()}
+    return _by_target(name, values)
+
+
+def _rank_columns(features: SampleFeatures) -> dict[str, Numbers]:
+    values = {
+        target: identity.own_first(features.images, photos, features.rivals)
+        for target, photos in features.photos.items()
     }
+    return _by_target("rank", values)
 
 
-# Each makes columns, name -> score of each sample [n]; all are better the higher they are.
+def _by_target(name: str, values: Mapping[str, Numbers]) -> dict[str, Numbers]:
+    return {f"{name} {target}" if len(values) > 1 else name: column for target, column in values.items()}
+
+
+def _collapse_columns(features: SampleFeatures) -> dict[str, Numbers]:
+    return {"scr": identity.collapsed(features.images, list(features.photos.values()), features.rivals)}
+
+
+# Each computes columns, name -> score of each sample [n]; all but "scr" are better the higher they are.
 METRICS: dict[str, Callable[[SampleFeatures], dict[str, Numbers]]] = {
     "text": _text_columns,
     "image": partial(_likeness_columns, "image"),
-    "dino": partial(_likeness_columns, "dino"),  # of features by an encoder of its own
+    "dino": partial(_likeness_columns, "dino"),
+    "dinov2": partial(_likeness_columns, "dinov2"),
+    "cutout": partial(_likeness_columns, "cutout"),  # of the foregrounds of samples and photos
+    "rank": _rank_columns,
+    "scr": _collapse_columns,
 }
-
-
-def columns(measured: SampleFeatures, metrics: Sequence[str]) -> dict[str, Numbers]:
-    """Every column of the named metrics."""
-    return {name: values for metric in metrics for name, values in METRICS[metric](measured).items()}
+AGAINST_LOOKALIKES = ("rank", "scr")
+CUT_OUT = ("cutout",)
 
 
 def bootstrap(values: Numbers, groups: Sequence[object], *, seed: int = 0) -> Interval:
@@ -149,25 +167,30 @@ def score(
     base: Sequence[Sample] = (),
     metrics: Sequence[str] = ("text", "image"),
     others: Mapping[str, Encoder] | None = None,
+    rivals: Mapping[str, Sequence[Image.Image]] | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score samples against their prompts and each target's photos, with the base's samples for the same prompts.
 
-    `others` are the encoders of metrics that have one of their own.
-    Sample i of the base belongs to sample i of the concept (same prompt, same seed). Raises InputError where there is
-    nothing to score or the two do not match.
+    Args:
+        samples: the concept's samples.
+        photos: the photos of each target.
+        encoder: of texts and images.
+        base: the base's samples; sample i belongs to sample i of the concept (same prompt, same seed).
+        metrics: names of `METRICS`.
+        others: the encoders of metrics that do not use `encoder`.
+        rivals: the photos of each look-alike, for "rank" and "scr".
+        seed: of the bootstrap.
+
+    Raises InputError where there is nothing to score or the two do not match.
     """
     if not samples:
         raise InputError("There are no samples to score.")
     if base and [sample.prompt for sample in base] != [sample.prompt for sample in samples]:
         raise InputError("The base's samples are not for the same prompts as the concept's.")
-    scored: dict[str, Numbers] = {}
-    beside: dict[str, Numbers] = {}
-    own = [metric for metric in metrics if metric not in (others or {})]
-    for one, some in [(encoder, own), *((other, [metric]) for metric, other in (others or {}).items())]:
-        pictured = {target: encoders.image_features(one, images) for target, images in photos.items() if images}
-        scored |= _scored(samples, pictured, one, some)
-        beside |= _scored(base, pictured, one, some) if base else {}
+    chosen = {metric: (others or {}).get(metric, encoder) for metric in metrics}
+    scored = _scored(samples, photos, rivals or {}, chosen)
+    beside = _scored(base, photos, rivals or {}, chosen) if base else {}
     prompts = [sample.prompt for sample in samples]
     return Scores(
         encoder=encoder.spec.name,
@@ -184,12 +207,41 @@ def score(
 
 
 def _scored(
-    samples: Sequence[Sample], photos: Mapping[str, NDArray[np.float32]], encoder: Encoder, metrics: Sequence[str]
+    samples: Sequence[Sample],
+    photos: Mapping[str, Sequence[Image.Image]],
+    rivals: Mapping[str, Sequence[Image.Image]],
+    chosen: Mapping[str, Encoder],
 ) -> dict[str, Numbers]:
-    if not metrics:
-        return {}
-    images, texts = encoders.image_features(encoder, [sample.image for sample in samples]), np.zeros((0, 0), np.float32)
-    if "text" in metrics:
-        distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
-        texts = encoders.text_features(encoder, list(distinct))[[distinct[sample.prompt] for sample in samples]]
-    return columns(SampleFeatures(images, texts, photos), metrics)
+    """The columns of every metric, each by its encoder; what several metrics need is encoded once."""
+    images: dict[tuple[int, bool], Callable[[Sequence[Image.Image]], NDArray[np.float32]]] = {}
+    columns: dict[str, Numbers] = {}
+    for metric, encoder in chosen.items():
+        cut = metric in CUT_OUT
+        encode = images.setdefault((id(encoder), cut), _encode(encoder, cut=cut))
+        features = SampleFeatures(
+            encode([sample.image for sample in samples]),
+            _prompt_features(encoder, samples) if metric == "text" else np.zeros((0, 0), np.float32),
+            {target: encode(group) for target, group in photos.items() if group},
+            [encode(group) for group in rivals.values()] if metric in AGAINST_LOOKALIKES else (),
+        )
+        columns |= METRICS[metric](features)
+    return columns
+
+
+def _encode(encoder: Encoder, *, cut: bool) -> Callable[[Sequence[Image.Image]], NDArray[np.float32]]:
+    """A function from images to unit-length features [n, d] that encodes a list of images once."""
+    known: dict[tuple[int, ...], NDArray[np.float32]] = {}
+
+    def encode(images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        key = tuple(map(id, images))
+        if key not in known:
+            known[key] = encoders.image_features(encoder, map(identity.cut_out, images) if cut else images)
+        return known[key]
+
+    return encode
+
+
+def _prompt_features(encoder: Encoder, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    index = {prompt: row for row, prompt in enumerate(dict.fromkeys(sample.prompt for sample in samples))}
+    rows: NDArray[np.float32] = encoders.text_features(encoder, list(index))[[index[one.prompt] for one in samples]]
+    return rows

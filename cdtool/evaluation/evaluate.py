@@ -1,17 +1,17 @@
-"""Measuring a concept: its samples and its base's are drawn for the same prompts and scored beside each other."""
+"""Evaluating a concept: its samples and its base's, for the same prompts and seeds, scored beside each other."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from cdtool import files
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
-from cdtool.evaluation import metrics, side_effects
+from cdtool.evaluation import identity, metrics, side_effects
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.evaluation.side_effects import ProbePlan
 from cdtool.images import photos
@@ -29,91 +29,162 @@ if TYPE_CHECKING:
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
+    from cdtool.models.pipelines import Base
     from cdtool.sampling.sample import Generated
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
-# What a concept is asked for where neither the user nor the base says; {} stands for its words, {0} for its first
-# token's, {1} for its second's.
+# The prompts of an evaluation where neither the user nor the base names any; {} stands for the concept's words, {0} for
+# those of its first token, {1} for those of its second.
 PROMPTS = ("photo of a {}", "a {} on the beach", "a {} in the snow", "a {} in the forest", "a painting of a {}")
 SAMPLES = "samples.jsonl"
-_USUAL, _NOTHING = MetricRequest(), ProbePlan()
-_HINT = "Draw them with: cdtool sample CONCEPT PROMPT --out DIR"
+_HINT = "Sample them with: cdtool sample CONCEPT PROMPT --out DIR"
+_SETTINGS = ("count", "seed", "steps", "guidance", "scheduler", "eta", "size", "precision", "batch")  # of sampling
+_SCORES = ("metrics", "forgetting", "kid", "fid", "fid_count", "encoder", "lookalikes")  # of metrics.request
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """The options of `evaluate`; what is left out, or None, has its default."""
+
+    photos: Sequence[str | Path]
+    prompts: Sequence[str]
+    images: str | Path | None
+    device: str
+    count: int | None
+    seed: int | None
+    steps: int | None
+    guidance: float | None
+    scheduler: str | None
+    eta: float | None
+    size: str | None
+    precision: str | None
+    batch: int | None
+    metrics: Sequence[str] | str | None
+    forgetting: bool
+    kid: Path | None
+    fid: Path | None
+    fid_count: int | None
+    encoder: str | None
+    lookalikes: Path | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What will be drawn and compared: concepts (none for a bare base), prompts, and each target's photos."""
+    """What will be sampled and compared: concepts (none for a bare base), prompts, and each target's photos."""
 
-    asked: Composition
+    composition: Composition
     prompts: tuple[str, ...]
     photos: Mapping[str, tuple[Photo, ...]]
     settings: SampleSettings
     device: str = "auto"
-    wanted: MetricRequest = _USUAL
-    beside: ProbePlan = _NOTHING
+    request: MetricRequest = field(default_factory=MetricRequest)
+    probes: ProbePlan = field(default_factory=ProbePlan)
+    lookalikes: Mapping[str, Sequence[Photo]] | None = None  # for rank and scr
+    folder: Path | None = None  # of samples that are scored instead of new ones
 
     @property
     def subject(self) -> str:
-        """What is measured, as the user wrote it."""
-        return self.asked.text
+        """What is evaluated, as the user wrote it."""
+        return self.composition.text
 
     @property
     def base(self) -> str:
-        """The base it is drawn on."""
-        return self.asked.base
+        """The base it is sampled on."""
+        return self.composition.base
 
     @property
     def tokens(self) -> tuple[Token, ...]:
         """The tokens that prompts may name."""
-        return self.asked.tokens
+        return self.composition.tokens
 
     @property
     def pictures(self) -> int:
-        """How many pictures it draws."""
-        return len(self.prompts) * self.settings.count * (2 if self.asked.concepts else 1) + self.beside.total
+        """How many images are sampled."""
+        if self.folder is not None:
+            return 0
+        return len(self.prompts) * self.settings.count * (2 if self.composition.concepts else 1) + self.probes.total
 
 
-def plan(
-    subject: str,
-    *,
-    folders: Sequence[Path] = (),
-    prompts: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    wanted: MetricRequest = _USUAL,
-) -> Evaluation:
-    """Check everything an evaluation needs before anything is loaded.
+def evaluate(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) -> Scores:
+    """Score a concept's samples against their prompts and its photos, with its base's samples beside them.
 
-    `subject` is a concept, several joined, or a base; `folders` hold the photos of its tokens, else those they were
-    trained on; `flags` are sampling settings; `wanted` are the scores. Raises what `composition.find` and
-    `probes.plan` raise, NotFoundError for unknown photos, TokenError for prompts that do not fit, UsageError,
-    SettingsError, PhotoError.
+    Args:
+        concept: a concept's name, file or object, several joined ("dog+moongate", "dog:0.8+cat"), or a base.
+        photos: folders of photos, one per token; else those it was trained on.
+        prompts: what is sampled, {} for the concept's words; else the base's prompts, or five general ones.
+        images: a folder that `cdtool sample` wrote; its images are scored, without the base.
+        device: "auto", "cpu", "cuda", "mps".
+        count, seed, steps, guidance, scheduler, eta, size, precision, batch: sampling settings.
+        metrics: names such as ("text", "image", "rank") or "text,image"; text and image unless given.
+        forgetting: also score how far plain and unrelated images moved, and what leaked into them.
+        kid, fid: a folder of real images, or a captioned corpus, for these distances.
+        fid_count: images sampled for FID.
+        encoder: another CLIP, as a hub id or folder.
+        lookalikes: a folder of folders that rank and scr compare with.
+
+    Raises what `plan` and `run` raise.
     """
-    asked = composition.find(subject)
-    base_folder = bases.locate(asked.base)
-    chosen = tuple(fill(prompt, asked.tokens) for prompt in prompts or default_prompts(base_folder))
-    for prompt in chosen:
-        bind(prompt, asked.tokens)
-    known = [Path(folder) for entry in asked.concepts for folder in photo_folders(entry)]
-    found = _targets(subject, asked.tokens, list(folders) or known)
-    drawn, _ = resolve(SampleSettings, flags or {}, base_folder)
-    beside = side_effects.plan(wanted, asked, list(found), base_folder, len(chosen) * drawn.count)
-    return Evaluation(asked, chosen, found, drawn, device, wanted, beside)
+    *_, scores = iter_evaluate(concept, **options)
+    return scores  # type: ignore[return-value]  # the last event
+
+
+def iter_evaluate(
+    concept: str | Path | Concept, **options: Unpack[EvaluateOptions]
+) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
+    """As `evaluate`, yielding every image as it is sampled, then results of forgetting, and the scores at last."""
+    yield from run(plan(concept, **options))
+
+
+def plan(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) -> Evaluation:
+    """Check everything an evaluation needs before anything is loaded; the options are those of `evaluate`.
+
+    Raises what `subject.find` and `side_effects.plan` raise, NotFoundError for unknown photos or look-alikes,
+    TokenError for prompts that do not fit, UsageError, SettingsError, PhotoError.
+    """
+    request = metrics.request(**{name: value for name, value in options.items() if name in _SCORES})  # type: ignore[arg-type]
+    found = composition.find(concept.name if isinstance(concept, registry.Concept) else str(concept))
+    base_folder = bases.locate(found.base)
+    prompts = tuple(fill(prompt, found.tokens) for prompt in options.get("prompts") or default_prompts(base_folder))
+    for prompt in prompts:
+        bind(prompt, found.tokens)
+    known = [Path(folder) for entry in found.concepts for folder in photo_folders(entry)]
+    targets = _targets(found.text, found.tokens, [Path(folder) for folder in options.get("photos") or ()] or known)
+    sampling, _ = resolve(SampleSettings, {name: options.get(name) for name in _SETTINGS}, base_folder)
+    probes = side_effects.plan(request, found, list(targets), base_folder, len(prompts) * sampling.count)
+    images = options.get("images")
+    if images is not None and probes.total:
+        raise UsageError("KID, FID and forgetting sample images of their own.", "Leave out --images, or these.")
+    rivals = lookalikes(request, found, targets, base_folder)
+    folder = Path(images) if images is not None else None
+    return Evaluation(
+        found, prompts, targets, sampling, options.get("device") or "auto", request, probes, rivals, folder
+    )
+
+
+def lookalikes(
+    request: MetricRequest, subject: Composition, targets: Mapping[str, Sequence[Photo]], base_folder: Path
+) -> dict[str, list[Photo]] | None:
+    """The photos of look-alikes, where a requested score compares with them. Raises NotFoundError."""
+    from cdtool.evaluation import alignment
+
+    if not set(request.metrics) & set(alignment.AGAINST_LOOKALIKES):
+        return None
+    own = [photo for group in targets.values() for photo in group]
+    return identity.lookalikes(own, request.lookalikes, base_folder, identity.other_concepts(subject.concepts))
 
 
 def photo_folders(entry: Concept, below: frozenset[str] = frozenset()) -> list[str]:
     """The folders of photos this machine knows a concept by: those it was trained on, else those of its parents.
 
-    Empty where it does not know all of them; `below` are the concepts it was asked from.
+    Empty where it does not know all of them; `below` are the names on the way to it.
     """
     if own := registry.note(entry.name).get("photos"):
         return list(own)
     found = []
     for parent in entry.manifest.parents if entry.manifest else ():
-        name, asked = str(parent.get("name", "")), below | {entry.name}
-        known = name in registry.names() and name not in asked  # a name may have changed hands since
-        folders = photo_folders(registry.find(name), asked) if known else []
+        name, path = str(parent.get("name", "")), below | {entry.name}
+        known = name in registry.names() and name not in path  # a name may have changed hands since
+        folders = photo_folders(registry.find(name), path) if known else []
         if not folders:
             return []
         found += folders
@@ -131,16 +202,16 @@ def fill(prompt: str, tokens: Sequence[Token]) -> str:
 
     Raises UsageError where they have no words to stand for.
     """
-    words = [token.words(None if len(tokens) == 1 else place + 1) for place, token in enumerate(tokens)]
+    words = [token.words(None if len(tokens) == 1 else number) for number, token in enumerate(tokens, 1)]
     if not words and re.search(r"\{\d*\}", prompt):
-        raise UsageError("A base by itself has no word that its prompts could ask for.", "Give --prompts FILE.")
+        raise UsageError("A base by itself has no words for {} to stand for.", "Give --prompts FILE.")
 
     def put(found: re.Match[str]) -> str:
-        like, place = found[1], found[2]
-        if place and int(place) >= len(words):
+        like, index = found[1], found[2]
+        if index and int(index) >= len(words):
             held = f"{len(words)} tokens, {{0}} to {{{len(words) - 1}}}" if len(words) > 1 else "one token, {}"
-            raise UsageError(f'"{prompt}" asks for {{{place}}}, but there is {held}.', "Count from {0}.")
-        first, *others = [words[int(place)]] if place else words
+            raise UsageError(f'"{prompt}" asks for {{{index}}}, but there is {held}.', "Count from {0}.")
+        first, *others = [words[int(index)]] if index else words
         rest = "".join(f" and {article(word)}" for word in others)
         return (article(first, like[0]) if like else first) + rest
 
@@ -158,91 +229,92 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
             f"{subject} has {len(tokens)} tokens, but there are {len(folders)} folders of photos.",
             "Give --photos once per token, in their order.",
         )
-    names = [token.words(place + 1) for place, token in enumerate(tokens)]
+    names = [token.words(number) for number, token in enumerate(tokens, 1)]
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
-def run(asked: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
-    """Draw the concept's samples and, with the same seeds, the base's; yields each picture and at last the scores.
+def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
+    """Sample the concept and, with the same seeds, the base; yields each image and at last the scores.
 
-    Probe images come as ProbeImage, and the results of forgetting, if requested, after them. The scores
-    of a concept of the registry are noted beside it. Raises what `base.load` and `sampling.generate` raise, and
-    NotFoundError where an encoder is missing.
+    Probe images come as ProbeImage, and the results of forgetting, if requested, after them. The scores of a concept
+    of the registry are noted beside it. Raises what `pipelines.load` and `sample.generate` raise, NotFoundError where
+    an encoder is missing or a folder lacks samples, and InputError for samples that cannot be used.
     """
-    from cdtool.evaluation import forgetting
-    from cdtool.evaluation.alignment import Sample
     from cdtool.models import encoders, pipelines
-    from cdtool.sampling import sample
 
-    folder = bases.locate(asked.base)
-    metrics.find_encoders(asked.wanted, folder)  # before an hour of drawing, not after
-    base = pipelines.load(asked.base, precision=asked.settings.precision, device=asked.device)
-    subject = asked.asked
-    plain = [bind(prompt, asked.tokens).plain() for prompt in asked.prompts]
-    runs: list[list[Sample]] = []
-    whole = [(subject.concepts, asked.prompts, subject.weights)] if subject.concepts else []
-    for concepts, prompts, weights in [*whole, ((), plain, ())]:
-        samples: list[Sample] = []
-        for drawn in sample.generate(base, concepts, prompts, asked.settings, weights=weights):
-            samples.append(Sample(drawn.image, bind(drawn.prompt, asked.tokens).plain()))
-            yield drawn
-        runs.append(samples)
-    encoder = encoders.load(metrics.encoder_for(asked.wanted, folder), str(base.device))
-    scores = _score(asked, runs[0], runs[1] if len(runs) > 1 else [], encoder, str(base.device))
-    if asked.beside.total:
-        beside: list[ProbeImage] = []
-        near = side_effects.neighbours(asked.beside, encoder)
-        for probe in side_effects.generate(base, subject, asked.beside, near, asked.settings):
-            beside.append(probe)
-            yield probe
-        if asked.wanted.forgetting:
-            found = forgetting.measure(asked.beside, beside, _pictures(asked), encoder, (asked.subject, asked.base))
-            scores = forgetting.with_forgetting(scores, found)
-            yield from found.values()
-        if set(asked.wanted.metrics) & set(metrics.SETS):
-            apart = metrics.set_encoder(folder, encoder, str(base.device))
-            scores = forgetting.with_sets(scores, asked.beside, beside, asked.wanted, apart)
-    _note(asked, scores)
+    folder = bases.locate(plan.base)
+    metrics.find_encoders(plan.request, folder)  # before an hour of sampling, not after
+    if plan.folder is not None:
+        encoder = encoders.load(metrics.encoder_for(plan.request, folder))
+        scores = _score(plan, read_samples(plan.folder, plan.subject, plan.tokens), [], encoder, "cpu")
+    else:
+        base = pipelines.load(plan.base, precision=plan.settings.precision, device=plan.device)
+        own = (yield from _sample(plan, base, bare=False)) if plan.composition.concepts else []
+        bare = yield from _sample(plan, base, bare=True)
+        encoder = encoders.load(metrics.encoder_for(plan.request, folder), str(base.device))
+        scores = _score(plan, own or bare, bare if own else [], encoder, str(base.device))
+        if plan.probes.total:
+            scores = yield from _side_effects(plan, base, encoder, scores)
+    if plan.composition.is_stored:
+        registry.add_note(plan.composition.concepts[0].name, scores=scores.concept, evaluation=scores.as_dict())
     yield scores
 
 
-def score_folder(asked: Evaluation, folder: Path) -> Scores:
-    """Score the pictures a folder's samples.jsonl says were drawn with the concept; the base is not beside them.
+def _sample(plan: Evaluation, base: Base, *, bare: bool) -> Generator[Generated, None, list[Sample]]:
+    """Sample the plan's prompts with its concepts, or without modifier tokens with the bare base."""
+    from cdtool.evaluation.alignment import Sample
+    from cdtool.sampling import sample
 
-    Raises NotFoundError or InputError where the folder lacks them, UsageError for scores of other pictures.
-    """
-    if asked.beside.total:
-        raise UsageError("KID, FID and forgetting draw pictures of their own.", "Leave out --images, or these.")
-    from cdtool.models import encoders
+    plain = [bind(prompt, plan.tokens).plain() for prompt in plan.prompts]
+    concepts, prompts = ((), plain) if bare else (plan.composition.concepts, plan.prompts)
+    weights = () if bare else plan.composition.weights
+    samples = []
+    for drawn in sample.generate(base, concepts, prompts, plan.settings, weights=weights):
+        samples.append(Sample(drawn.image, bind(drawn.prompt, plan.tokens).plain()))
+        yield drawn
+    return samples
 
-    samples = read_samples(folder, asked.subject, asked.tokens)
-    encoder = encoders.load(metrics.encoder_for(asked.wanted, bases.locate(asked.base)))
-    scores = _score(asked, samples, [], encoder, "cpu")
-    _note(asked, scores)
+
+def _side_effects(
+    plan: Evaluation, base: Base, encoder: Encoder, scores: Scores
+) -> Generator[ProbeImage | ForgettingResult, None, Scores]:
+    """Sample the probes; returns the scores with those of forgetting, KID and FID."""
+    from cdtool.evaluation import forgetting
+
+    near = side_effects.neighbours(plan.probes, encoder)
+    images = []
+    for image in side_effects.generate(base, plan.composition, plan.probes, near, plan.settings):
+        images.append(image)
+        yield image
+    if plan.request.forgetting:
+        results = forgetting.measure(plan.probes, images, _pictures(plan.photos), encoder, (plan.subject, plan.base))
+        scores = forgetting.with_forgetting(scores, results)
+        yield from results.values()
+    if set(plan.request.metrics) & set(metrics.SETS):
+        set_encoder = metrics.set_encoder(bases.locate(plan.base), encoder, str(base.device))
+        scores = forgetting.with_sets(scores, plan.probes, images, plan.request, set_encoder)
     return scores
 
 
-def _note(asked: Evaluation, scores: Scores) -> None:
-    if asked.asked.is_stored:
-        registry.add_note(asked.asked.concepts[0].name, scores=scores.concept, evaluation=scores.as_dict())
-
-
-def _pictures(asked: Evaluation) -> dict[str, list[Image.Image]]:
-    return {name: [photos.read(photo) for photo in found] for name, found in asked.photos.items()}
+def _pictures(groups: Mapping[str, Sequence[Photo]]) -> dict[str, list[Image.Image]]:
+    return {name: [photos.read(photo) for photo in group] for name, group in groups.items()}
 
 
 def _score(
-    asked: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str
+    plan: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str
 ) -> Scores:
     from cdtool.evaluation import alignment
 
-    own = [name for name in asked.wanted.metrics if name in alignment.METRICS]
-    others = metrics.load_others(asked.wanted, bases.locate(asked.base), device)
-    return alignment.score(samples, _pictures(asked), encoder, base=base, metrics=own, others=others)
+    names = [name for name in plan.request.metrics if name in alignment.METRICS]
+    others = metrics.load_others(plan.request, bases.locate(plan.base), device)
+    rivals = _pictures(plan.lookalikes or {})
+    return alignment.score(
+        samples, _pictures(plan.photos), encoder, base=base, metrics=names, others=others, rivals=rivals
+    )
 
 
 def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
-    """The pictures of a subject in a folder's samples.jsonl, with their prompts freed of modifier tokens.
+    """The samples of a subject in a folder's samples.jsonl, their prompts without modifier tokens.
 
     Raises NotFoundError where there are none, InputError where a line or a picture cannot be used.
     """
@@ -250,7 +322,7 @@ def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sa
 
     path = folder / SAMPLES
     if not path.is_file():
-        raise NotFoundError(f"{folder} has no {SAMPLES} that says what its pictures were asked for.", _HINT)
+        raise NotFoundError(f"{folder} has no {SAMPLES} with the prompts of its images.", _HINT)
     samples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -261,5 +333,5 @@ def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sa
         except (ValueError, KeyError, TypeError, OSError, PhotoError) as error:
             raise InputError(f"{path}, line {number}, cannot be used ({error}).", _HINT) from None
     if not samples:
-        raise NotFoundError(f"{folder} has no pictures drawn with {subject}.", _HINT)
+        raise NotFoundError(f"{folder} has no images sampled with {subject}.", _HINT)
     return samples

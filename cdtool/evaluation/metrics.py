@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
 
 SETS = ("kid", "fid")  # distances between sets of images; lower is better
+DINOS = ("dino", "dinov2")
+IDENTITY = ("rank", "scr", "cutout")  # measured with DINOv2, unless the base brings an encoder of its own
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,37 @@ class MetricRequest:
     fid: Path | None = None  # a captioned corpus; None is the base's own
     fid_count: int = 100  # images sampled for FID
     encoder: str = ""  # folder or hub id of another CLIP; "" is the base's
+    lookalikes: Path | None = None  # a folder of folders that rank and scr compare with; None is the known ones
 
     @property
     def scores(self) -> tuple[str, ...]:
         """The names of all scores that are computed."""
         return (*self.metrics, *(("class", "leak", "neighbours", "unrelated") if self.forgetting else ()))
+
+
+def request(
+    *,
+    metrics: Sequence[str] | str | None = None,
+    forgetting: bool = False,
+    kid: Path | None = None,
+    fid: Path | None = None,
+    fid_count: int | None = None,
+    encoder: str | None = None,
+    lookalikes: Path | None = None,
+) -> MetricRequest:
+    """The scores to compute; `kid` and `fid` also ask for their metric. The arguments are those of `evaluate`.
+
+    Raises UsageError for an unknown metric and for options without the metric they belong to.
+    """
+    listed = metrics if isinstance(metrics, str) or metrics is None else ",".join(metrics)
+    names = metric_names(listed) if listed is not None else MetricRequest.metrics
+    names += tuple(name for name, path in (("kid", kid), ("fid", fid)) if path is not None and name not in names)
+    if fid_count is not None and "fid" not in names:
+        raise UsageError("--fid-count needs FID, which is not among the metrics.", "Add fid to --metrics.")
+    if lookalikes is not None and not set(names) & set(alignment.AGAINST_LOOKALIKES):
+        raise UsageError("--lookalikes is for rank and scr, which are not measured.", "Add rank to --metrics.")
+    count = MetricRequest.fid_count if fid_count is None else fid_count
+    return MetricRequest(names, forgetting, kid, fid, count, encoder or "", lookalikes)
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -55,15 +84,25 @@ def encoder_for(request: MetricRequest, base_folder: Path) -> EncoderSpec:
 def find_encoders(request: MetricRequest, base_folder: Path) -> None:
     """Raises NotFoundError for a needed encoder that is not on this machine."""
     encoders.find(encoder_for(request, base_folder))
-    if "dino" in request.metrics:
-        encoders.find(vision.dino_for(base_folder))
-    if set(request.metrics) & set(SETS) and is_inception(base_folder):
+    for spec in dict.fromkeys(_other_specs(request, base_folder).values()):
+        encoders.find(spec)
+    if set(request.metrics) & set(SETS) and is_public(base_folder):
         vision.find_inception()
 
 
 def load_others(request: MetricRequest, base_folder: Path, device: str) -> dict[str, Encoder]:
-    """The encoders of metrics that have one of their own. Raises NotFoundError, BaseError."""
-    return {"dino": vision.load_dino(vision.dino_for(base_folder), device)} if "dino" in request.metrics else {}
+    """The encoders of metrics that do not use the base's. Raises NotFoundError, BaseError."""
+    specs = _other_specs(request, base_folder)
+    loaded = {spec: vision.load_dino(spec, device) for spec in dict.fromkeys(specs.values())}
+    return {metric: loaded[spec] for metric, spec in specs.items()}
+
+
+def _other_specs(request: MetricRequest, base_folder: Path) -> dict[str, EncoderSpec]:
+    specs = {metric: vision.dino_for(base_folder, metric) for metric in request.metrics if metric in DINOS}
+    if is_public(base_folder):
+        dinov2 = vision.dino_for(base_folder, "dinov2")
+        specs |= {metric: dinov2 for metric in request.metrics if metric in IDENTITY}
+    return specs
 
 
 def set_encoder(base_folder: Path, encoder: Encoder, device: str) -> Encoder:
@@ -71,9 +110,9 @@ def set_encoder(base_folder: Path, encoder: Encoder, device: str) -> Encoder:
 
     Raises NotFoundError, BaseError.
     """
-    return vision.load_inception(device) if is_inception(base_folder) else encoder
+    return vision.load_inception(device) if is_public(base_folder) else encoder
 
 
-def is_inception(base_folder: Path) -> bool:
-    """Whether a base's KID and FID are measured with Inception, as published ones are."""
+def is_public(base_folder: Path) -> bool:
+    """Whether a base is measured with the published encoders: CLIP ViT-B/32, and Inception for KID and FID."""
     return encoders.encoder_for(base_folder) == encoders.ENCODERS["clip-vit-b32"]

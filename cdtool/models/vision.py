@@ -21,37 +21,44 @@ if TYPE_CHECKING:
     from cdtool.models.encoders import Features
 
 DINO = EncoderSpec("dino-vits16", "facebook/dino-vits16", floor=0.0)
+DINOV2 = EncoderSpec("dinov2-small", "facebook/dinov2-small", floor=0.0)
 INCEPTION = "inception-2015-12-05.pt"  # the TorchScript file that clean-fid measures with
 _SOURCE = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}"
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _SIDE = 299  # px, what Inception takes
+_DINOV2_SIDE = 224  # px
 
 
-def dino_for(base_folder: Path) -> EncoderSpec:
-    """The DINO a base brings along, or else the published `dino_vits16`."""
-    own = read_toml(base_folder / "cdtool.toml").get("eval", {}).get("dino")
-    return EncoderSpec(str(own), str(base_folder / str(own)), DINO.floor) if own else DINO
+def dino_for(base_folder: Path, key: str = "dino") -> EncoderSpec:
+    """The "dino" or "dinov2" a base brings along, or else the published `dino_vits16` or `dinov2-small`."""
+    own = read_toml(base_folder / "cdtool.toml").get("eval", {}).get(key)
+    return EncoderSpec(str(own), str(base_folder / str(own)), 0.0) if own else {"dino": DINO, "dinov2": DINOV2}[key]
 
 
 def load_dino(spec: EncoderSpec, device: str = "cpu") -> Encoder:
-    """Load a DINO vision transformer in float32: a picture's features are its class token's, after the last norm.
+    """Load a DINO or DINOv2 in float32: an image's features are its class token's, after the last norm.
 
-    Short side 8/7 of the input by bicubic, then its centre. Raises NotFoundError where it is missing, BaseError where
-    it is damaged.
+    Short side 8/7 of the input by bicubic, then its centre; DINOv2 takes 224 px. Raises NotFoundError where it is
+    missing, BaseError where it is damaged.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import ViTModel
+    from transformers import Dinov2Model, ViTModel
 
     folder = encoders.find(spec)
     try:
-        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "vit":
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind not in ("vit", "dinov2"):
             raise ValueError("its config.json is not that of a ViT")
-        model: Any = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        model: Any = (
+            ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32) if kind == "vit"
+            else Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+        )  # fmt: skip
         model.to(device).eval()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseError(f"The encoder {spec.where} cannot be loaded ({error}).", "Get it again.") from None
-    side = int(model.config.image_size)
+    # DINOv2 was trained at 518 px and is measured with at 224, which its position embeddings are interpolated to.
+    side = min(int(model.config.image_size), _DINOV2_SIDE) if kind == "dinov2" else int(model.config.image_size)
     how = Preprocessing(side * 8 // 7, (side, side), _MEAN, _SPREAD)
 
     @torch.inference_mode()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cdtool.reports import charts, html
 from cdtool.reports.charts import Mark
 from cdtool.reports.html import Markup, joined, signed, tag
-from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage, verdict
+from cdtool.reports.report import PromptResult, Report, ScoreColumn, ScoredImage, gather, verdict
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from cdtool.evaluation.alignment import Scores
+    from cdtool.evaluation.evaluate import Evaluation
+    from cdtool.evaluation.forgetting import ForgettingResult
+    from cdtool.evaluation.selection import CheckpointScore
+    from cdtool.reports.report import Picture
 
 MANY = 200  # pictures, from which on each is shown smaller, so that the page stays one a browser opens
 _SIDES = (512, 256)  # px
@@ -25,6 +32,19 @@ _TOLD = {
     "kid": "how far class pictures without modifier tokens are from real ones (KID × 1000; lower is better)",
     "fid": "how far pictures of unrelated captions are from real ones (FID; lower is better)",
 }
+
+
+def write(
+    path: Path,
+    plan: Evaluation,
+    pictures: Sequence[Picture],
+    scores: Scores,
+    *,
+    stages: Sequence[CheckpointScore] = (),
+    forgetting: Sequence[ForgettingResult] = (),
+) -> None:
+    """Write the report of an evaluation to one HTML file, over an older one; see `report.gather`."""
+    html.save(page(gather(plan, pictures, scores, stages=stages, forgetting=forgetting)), path)
 
 
 def page(report: Report) -> str:

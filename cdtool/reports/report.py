@@ -1,20 +1,31 @@
-"""What the report of an evaluation holds, as plain data, and the verdict on it in words."""
+"""The report of an evaluation as plain data, gathered from its images and scores, and the verdict on it in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from importlib import metadata
 from typing import TYPE_CHECKING
 
+from cdtool import __version__
+from cdtool.evaluation import evaluate
+from cdtool.images import photos
 from cdtool.reports.html import signed
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cdtool.evaluation.alignment import Interval
+    from cdtool.evaluation.alignment import Interval, Scores
+    from cdtool.evaluation.evaluate import Evaluation
     from cdtool.evaluation.forgetting import ForgettingResult
     from cdtool.evaluation.selection import CheckpointScore
 
+    Picture = tuple[Image.Image, str, int | None]  # with its prompt and its seed
+
+_SHOWN = ("steps", "guidance", "scheduler", "eta", "negative", "size", "precision")  # of the sampling settings
+_TRAINED = ("steps", "lr", "batch", "prior", "seed")  # of the settings a concept was trained with
+_LIBRARIES = ("torch", "diffusers", "transformers")
 # How much of the base's text alignment a concept may lose before the verdict says so, and says so loudly.
 _LOSS = (0.05, 0.15)
 
@@ -108,3 +119,69 @@ def _compared(score: ScoreColumn, base: str) -> str:
 
 def _told(found: Interval) -> str:
     return f"{signed(found.mean)}, 95% from {signed(found.low)} to {signed(found.high)}"
+
+
+# ---------------------------------------------------------------- from an evaluation
+
+
+def gather(
+    plan: Evaluation,
+    pictures: Sequence[Picture],
+    scores: Scores,
+    *,
+    stages: Sequence[CheckpointScore] = (),
+    forgetting: Sequence[ForgettingResult] = (),
+) -> Report:
+    """A report's data: `pictures` are what `evaluate.run` yielded, the concept's and then as many of the base's."""
+    own = _scored_images(pictures[: scores.samples], scores.each)
+    others = _scored_images(pictures[scores.samples :], scores.base_each) if scores.base_each else []
+    places: dict[str, list[int]] = {}
+    for index, (_, prompt, _) in enumerate(pictures[: scores.samples]):
+        places.setdefault(prompt, []).append(index)
+    return Report(
+        name=plan.subject,
+        base=plan.base,
+        encoder=scores.encoder,
+        photos={name: [photos.read(photo) for photo in found] for name, found in plan.photos.items()},
+        rows=[
+            PromptResult(prompt, tuple(own[i] for i in found), tuple(others[i] for i in found) if others else ())
+            for prompt, found in places.items()
+        ],
+        scores=[
+            ScoreColumn(name, value, scores.base.get(name), scores.difference.get(name))
+            for name, value in scores.concept.items()
+        ],
+        stages=stages,
+        forgetting=forgetting,
+        settings=_settings(plan, pictures),
+        versions={"cdtool": __version__, **{name: metadata.version(name) for name in _LIBRARIES}},
+        made=date.today().isoformat(),
+    )
+
+
+def of_folder(plan: Evaluation) -> list[Picture]:
+    """The images of an evaluation that scores a folder's. Raises what `evaluate.read_samples` raises."""
+    samples = evaluate.read_samples(plan.folder, plan.subject, plan.tokens) if plan.folder else []
+    return [(sample.image, sample.prompt, None) for sample in samples]
+
+
+def _scored_images(pictures: Sequence[Picture], each: Mapping[str, Sequence[float]]) -> list[ScoredImage]:
+    return [
+        ScoredImage(image, seed, {name: values[index] for name, values in each.items()})
+        for index, (image, _, seed) in enumerate(pictures)
+    ]
+
+
+def _settings(plan: Evaluation, pictures: Sequence[Picture]) -> dict[str, str]:
+    seeds = [seed for _, _, seed in pictures if seed is not None]
+    facts = {"base": plan.base, "tokens": ", ".join(token.words() for token in plan.tokens)}
+    if seeds:
+        facts["seeds"] = f"{min(seeds)} to {max(seeds)}, the same for every prompt"
+        facts |= {name: f"{getattr(plan.settings, name)}" for name in _SHOWN}
+    for entry, weight in zip(plan.composition.concepts, plan.composition.weights, strict=True):
+        if entry.manifest:
+            chosen = entry.manifest.settings
+            parts = [entry.manifest.method, *(f"{name} {chosen[name]}" for name in _TRAINED if name in chosen)]
+            parts += [f"weight {weight:g}"] if weight != 1 else []
+            facts[f"concept {entry.name}"] = ", ".join(parts)
+    return {name: value for name, value in facts.items() if value}

@@ -186,7 +186,7 @@ def _refuse(path: Path, hint: str) -> NoReturn:
 def score(key: Key, answers: Sequence[Answers]) -> dict[str, Preference]:
     """The preference for a on each question, all people pooled. Raises InputError where nobody answered."""
     if not answers:
-        raise InputError("There are no answers to score.", "Like: cdtool eval --answers alice.json bob.json")
+        raise InputError("There are no answers to score.", "Like: cdtool study score alice.json bob.json")
     found = {}
     for question in dict.fromkeys(item.question for item in key.items):
         items = [item for item in key.items if item.question == question]

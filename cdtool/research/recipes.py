@@ -44,9 +44,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Event:
-    """What the run tells: steps that remain, a training step, a picture, a cell kept or finished."""
+    """What a run reports: the work that remains, a training step, an image, a cell kept, finished or failed."""
 
-    kind: Literal["plan", "step", "picture", "kept", "cell", "note"]
+    kind: Literal["plan", "step", "picture", "kept", "cell", "failed"]
     cell: str = ""
     total: int = 0  # of "plan": training steps, pictures and cells to come
     kept: int = 0  # of "plan": cells that are finished
@@ -55,7 +55,7 @@ class Event:
 
 @dataclass
 class RunContext:
-    """What every cell of a run shares: the base, whether to stop, and what was read before."""
+    """What the cells of a run share: the base, whether to stop, and what was read before."""
 
     base: Base
     stop: Callable[[], bool] = lambda: False
@@ -72,7 +72,7 @@ class RunContext:
     def check_stop(self) -> None:
         """Raises InterruptedRun where somebody asked to stop."""
         if self.stop():
-            raise InterruptedRun("Stopped within a cell, which will be made anew.", GO_ON)
+            raise InterruptedRun("Stopped within a cell, which will be run again.", GO_ON)
 
 
 def recipes(suite: Suite, cell: Cell) -> tuple[Recipe, ...]:
@@ -134,6 +134,12 @@ def is_fresh(context: RunContext, recipe: Recipe) -> bool:
     work = training(context, recipe) if recipe.concepts else None
     seen = tuple(photo.sha256 for group in work.groups for photo in group) if work else ()
     return work is None or (dict(manifest.settings) == asdict(work.settings) and manifest.photos == seen)
+
+
+def untrained(context: RunContext, needed: Sequence[Recipe]) -> list[Recipe]:
+    """The concepts among these and their parents that have to be made."""
+    found = [one for recipe in needed for one in [*untrained(context, recipe.parents), recipe]]
+    return [recipe for recipe in found if not is_fresh(context, recipe)]
 
 
 def ensure(context: RunContext, recipe: Recipe, cell: Cell) -> Iterator[Event]:

@@ -1,21 +1,22 @@
-"""Running a suite: what is missing is trained, every cell is drawn and scored once, and a kill costs one cell."""
+"""Running a suite: every cell is trained, sampled and scored once, by any number of workers; a kill costs one cell."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool.errors import InputError, NotFoundError, UsageError
-from cdtool.evaluation import evaluate, metrics, side_effects
+from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, UsageError
+from cdtool.evaluation import alignment, evaluate, identity, metrics, side_effects
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.files import read_prompts, sweep, workplace
 from cdtool.images import photos
-from cdtool.research import customconcept101, recipes
+from cdtool.research import claims, customconcept101, recipes
 from cdtool.research import suite as suitefile
 from cdtool.research.recipes import Event, Recipe, RunContext
 from cdtool.research.suite import Cell, Suite
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cdtool.evaluation.alignment import Sample, Scores
+    from cdtool.images.photos import Photo
     from cdtool.models.encoders import Encoder
     from cdtool.store.subject import Composition
 
 
+CLAIMS = "claims"  # the folder beside cells/
+POLL = 0.5  # s between two looks for a cell that is free
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A run as it is asked for, checked before anything is loaded."""
+    """What a run does, checked before anything is loaded."""
 
     suite: Suite
     cells: tuple[Cell, ...]
@@ -113,47 +119,142 @@ def prompts_of(suite: Suite, cell: Cell) -> list[str]:
 
 @dataclass(frozen=True)
 class _Encoders:
-    """What measures: the encoder of texts and pictures, and those of metrics with one of their own."""
+    """The encoder of texts and images, and those of metrics with one of their own."""
 
     pair: Encoder
     others: Mapping[str, Encoder]
 
 
-def run(asked: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Train, draw and score what is not there yet; a finished cell is published whole and not made again.
+def run(plan: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Train, sample and score what is not finished, as one of any number of workers on a shared disk.
 
-    The first event tells how much there is to do. Raises InterruptedRun when asked to stop, and what training,
-    sampling and scoring raise.
+    A worker claims a cell, so that no other one runs it, and publishes it whole; a cell whose worker died is run again
+    by another one. A cell that fails is noted with its reason, and the others go on. The first event tells how much
+    there is to do. Raises InterruptedRun when asked to stop, and NotFoundError for a missing encoder.
     """
     from cdtool.models import encoders, pipelines
 
-    folder = bases.locate(asked.base)
-    metrics.find_encoders(asked.wanted, folder)  # before an hour of training, not after
-    (asked.out / "cells").mkdir(parents=True, exist_ok=True)
-    sweep(asked.out / "cells")
-    context = RunContext(pipelines.load(asked.base, precision=asked.drawing.precision, device=asked.device), stop)
-    keys = {cell.id: _key(asked, context, cell) for cell in asked.cells}
-    todo = [cell for cell in asked.cells if read_cell(asked.out, cell, keys[cell.id]) is None]
-    yield Event("plan", total=_total(asked, context, todo), kept=len(asked.cells) - len(todo))
-    yield from (Event("kept", cell.id) for cell in asked.cells if cell not in todo)
+    folder = bases.locate(plan.base)
+    metrics.find_encoders(plan.wanted, folder)  # before an hour of training, not after
+    for part in ("cells", CLAIMS):
+        (plan.out / part).mkdir(parents=True, exist_ok=True)
+    sweep(plan.out / "cells")
+    context = RunContext(pipelines.load(plan.base, precision=plan.drawing.precision, device=plan.device), stop)
+    keys = {cell.id: _key(plan, context, cell) for cell in plan.cells}
+    todo = [cell for cell in plan.cells if read_cell(plan.out, cell, keys[cell.id]) is None]
+    yield Event("plan", total=_total(plan, context, todo), kept=len(plan.cells) - len(todo))
+    yield from (Event("kept", cell.id) for cell in plan.cells if cell not in todo)
     if not todo:
         return
     device = str(context.base.device)
-    scorers = _Encoders(encoders.load(metrics.encoder_for(asked.wanted, folder), device),
-                 metrics.load_others(asked.wanted, folder, device))  # fmt: skip
-    for cell in todo:
-        for recipe in recipes.recipes(asked.suite, cell):
+    scorers = _Encoders(encoders.load(metrics.encoder_for(plan.wanted, folder), device),
+                        metrics.load_others(plan.wanted, folder, device))  # fmt: skip
+    yield from _work(plan, context, scorers, {cell.id: cell for cell in todo}, keys)
+
+
+def _work(
+    plan: Plan, context: RunContext, scorers: _Encoders, todo: dict[str, Cell], keys: Mapping[str, str]
+) -> Iterator[Event]:
+    """Run cells until all are finished or failed, by this worker or another one."""
+    folder, began = plan.out / CLAIMS, time.time()
+
+    def untrained(cell: str) -> list[str]:
+        return [recipe.name for recipe in recipes.untrained(context, recipes.recipes(plan.suite, todo[cell]))]
+
+    while todo:
+        for cell in [cell for name, cell in todo.items() if read_cell(plan.out, cell, keys[name]) is not None]:
+            todo.pop(cell.id)
+            yield Event("kept", cell.id)
+        for name, failure in claims.failures(folder).items():
+            if name in todo and failure.when >= began:
+                todo.pop(name)
+                yield Event("failed", name, told=failure.message)
+        claim = claims.take(folder, list(todo), untrained) if todo else None
+        if claim is not None:
+            cell = todo[claim.cell]
+            with claims.kept(folder, claim):
+                if read_cell(plan.out, cell, keys[cell.id]) is None:  # else it was finished between the two looks
+                    yield from _finish(plan, context, scorers, cell, keys[cell.id], claim)
+                    todo.pop(cell.id)
+        elif todo:
+            context.check_stop()
+            time.sleep(POLL)
+
+
+def _finish(
+    plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str, claim: claims.Claim
+) -> Iterator[Event]:
+    """Make the concepts of a cell and measure it, or note why that is not possible."""
+    claims.forget(plan.out / CLAIMS, cell.id)
+    try:
+        for recipe in recipes.recipes(plan.suite, cell):
             yield from recipes.ensure(context, recipe, cell)
-        yield from _measure(asked, context, scorers, cell, keys[cell.id])
+        yield from _measure(plan, context, scorers, cell, key)
+    except InterruptedRun:
+        raise
+    except CdtoolError as error:
+        claims.fail(plan.out / CLAIMS, claim, error)
+        yield Event("failed", cell.id, told=str(error))
 
 
-def results(asked: Plan) -> dict[str, dict[str, Any]]:
+def unfinished(plan: Plan) -> dict[str, str]:
+    """The key of every cell that is not finished, by id. Raises NotFoundError and BaseError for the base."""
+    from cdtool.models import pipelines
+
+    context = RunContext(pipelines.load(plan.base, parts=()))
+    keys = {cell.id: _key(plan, context, cell) for cell in plan.cells}
+    return {cell.id: keys[cell.id] for cell in plan.cells if read_cell(plan.out, cell, keys[cell.id]) is None}
+
+
+def news(plan: Plan, name: str, key: str, began: float) -> Event | None:
+    """What became of a cell since `began`: "cell" where it is finished, "failed", or None."""
+    cell = next(cell for cell in plan.cells if cell.id == name)
+    if found := read_cell(plan.out, cell, key):
+        return Event("cell", name, told=_told(found["scores"]))
+    failure = claims.failures(plan.out / CLAIMS).get(name)
+    return Event("failed", name, told=failure.message) if failure and failure.when >= began else None
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """Where a cell stands: "finished", "running", "failed" or "waiting", by which worker, since when, and why."""
+
+    cell: str
+    state: str
+    worker: str = ""
+    when: float = 0.0  # s since 1970
+    why: str = ""
+
+
+def status(plan: Plan) -> list[CellStatus]:
+    """The state of every cell, from the files of the run alone; whether finished ones are up to date is not checked."""
+    folder = plan.out / CLAIMS
+    if not folder.is_dir():
+        return [CellStatus(cell.id, "waiting") for cell in plan.cells]
+    failed, running = claims.failures(folder), {claim.cell: claim for claim in claims.claims(folder)}
+    found = []
+    for cell in plan.cells:
+        path, claim, failure = _path(plan.out, cell), running.get(cell.id), failed.get(cell.id)
+        if claim is not None and claims.alive(folder, claim):
+            why = f"worker {claim.attempt}; the one before died" if claim.attempt > 1 else ""
+            found.append(CellStatus(cell.id, "running", claim.worker, claim.since, why))
+        elif path.is_file():
+            found.append(CellStatus(cell.id, "finished", when=path.stat().st_mtime))
+        elif failure is not None:
+            found.append(CellStatus(cell.id, "failed", failure.worker, failure.when, failure.message))
+        else:
+            why = f"its worker {claim.worker} died" if claim is not None else ""
+            found.append(CellStatus(cell.id, "waiting", why=why))
+    return found
+
+
+def results(plan: Plan) -> dict[str, dict[str, Any]]:
     """What the finished cells of a run hold, by id, as far as they are there."""
-    found = {cell.id: read_cell(asked.out, cell) for cell in asked.cells}
+    found = {cell.id: read_cell(plan.out, cell) for cell in plan.cells}
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
-def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
+def sheets(plan: Plan) -> Iterator[tuple[str, Image.Image]]:
     """A name and a contact sheet per concept or pair: the photos, then the first image of each prompt by each method.
 
     Raises nothing for what is not there yet.
@@ -162,8 +263,8 @@ def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
 
     from cdtool.images.sheets import Row, contact_sheet, stacked
 
-    for concepts in dict.fromkeys(cell.concepts for cell in asked.cells):
-        rows = [_path(asked.out, cell).with_suffix(".png") for cell in asked.cells if cell.concepts == concepts]
+    for concepts in dict.fromkeys(cell.concepts for cell in plan.cells):
+        rows = [_path(plan.out, cell).with_suffix(".png") for cell in plan.cells if cell.concepts == concepts]
         shown = [
             photos.read(photo)
             for concept in concepts
@@ -173,6 +274,16 @@ def sheets(asked: Plan) -> Iterator[tuple[str, Image.Image]]:
         drawn = [Image.open(path) for path in rows if path.is_file()]
         if drawn:
             yield names, stacked([contact_sheet([Row(f"{names}: photos", shown)], side=96), *drawn])
+
+
+def save_sheets(plan: Plan) -> None:
+    """Write the contact sheet of every concept and pair to OUT/sheets."""
+    folder = plan.out / "sheets"
+    folder.mkdir(exist_ok=True)
+    for name, sheet in sheets(plan):
+        with workplace(folder) as work:  # other workers may write the same
+            sheet.save(work / "sheet.png")
+            (work / "sheet.png").replace(folder / f"{name}.png")
 
 
 def read_cell(out: Path, cell: Cell, key: str = "") -> dict[str, Any] | None:
@@ -188,16 +299,17 @@ def _path(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.id}.json"
 
 
-def _key(asked: Plan, context: RunContext, cell: Cell) -> str:
+def _key(plan: Plan, context: RunContext, cell: Cell) -> str:
     """What a cell's result depends on."""
-    made = [recipes.described(context, recipe) for recipe in recipes.recipes(asked.suite, cell)]
+    made = [recipes.described(context, recipe) for recipe in recipes.recipes(plan.suite, cell)]
     targets = [[concept.token, *(photo.sha256 for photo in context.photos(concept))] for concept in cell.concepts]
-    drawing = [prompts_of(asked.suite, cell), asdict(asked.drawn(cell))]
-    about = [cell.method.mode, made, targets, *drawing, asdict(asked.wanted), context.base.fingerprint]
+    drawing = [prompts_of(plan.suite, cell), asdict(plan.drawn(cell))]
+    rivals = [photo.sha256 for group in _rivals(plan, context, cell).values() for photo in group]
+    about = [cell.method.mode, made, targets, *drawing, asdict(plan.wanted), rivals, context.base.fingerprint]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _total(asked: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
+def _total(plan: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
     """Training steps, pictures and cells to come."""
     steps: dict[str, int] = {}
 
@@ -208,67 +320,79 @@ def _total(asked: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
             steps[recipe.name] = recipes.training(context, recipe).settings.steps
 
     for cell in todo:
-        for recipe in recipes.recipes(asked.suite, cell):
+        for recipe in recipes.recipes(plan.suite, cell):
             add(recipe)
-    return sum(steps.values()) + replace(asked, cells=tuple(todo)).pictures + len(todo)
+    return sum(steps.values()) + replace(plan, cells=tuple(todo)).pictures + len(todo)
 
 
 # ---------------------------------------------------------------- a cell
 
 
-def _measure(asked: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str) -> Iterator[Event]:
+def _measure(plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str) -> Iterator[Event]:
     """Draw a cell, score it and publish what came out."""
     from cdtool.evaluation.alignment import Sample
     from cdtool.sampling import sample as sampling
 
-    names = [recipe.name for recipe in recipes.recipes(asked.suite, cell)]
-    subject = composition.find("+".join(names) or asked.base, asked.base)
+    names = [recipe.name for recipe in recipes.recipes(plan.suite, cell)]
+    subject = composition.find("+".join(names) or plan.base, plan.base)
     tokens = subject.tokens or parse_specs([concept.token for concept in cell.concepts])
-    prompts = [evaluate.fill(prompt, tokens) for prompt in prompts_of(asked.suite, cell)]
+    prompts = [evaluate.fill(prompt, tokens) for prompt in prompts_of(plan.suite, cell)]
     plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
     given = prompts if names else [plain[prompt] for prompt in prompts]
     samples: list[Sample] = []
-    for drawn in sampling.generate(context.base, subject.concepts, given, asked.drawn(cell), weights=subject.weights):
+    for drawn in sampling.generate(context.base, subject.concepts, given, plan.drawn(cell), weights=subject.weights):
         samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
         yield Event("picture", cell.id)
         context.check_stop()
-    scores = _scores(asked, context, scorers, cell, samples)
+    scores = _scores(plan, context, scorers, cell, samples)
     notes: dict[str, str] = {}
-    for name in asked.wanted.metrics if names and len(cell.concepts) == 1 else ():
+    for name in plan.wanted.metrics if names and len(cell.concepts) == 1 else ():
         if name in metrics.SETS:
             try:
-                scores = _with_set(asked, context, scorers, name, subject, scores)
+                scores = _with_set(plan, context, scorers, name, subject, scores)
             except (NotFoundError, InputError) as error:  # such as a class of which there are no real pictures
                 notes[name] = str(error)
     result = _result(cell, key, scores, samples, notes) | {"cost": recipes.cost(subject.concepts)}
-    _publish(asked, cell, samples, result)
-    yield Event("cell", cell.id, told=", ".join(f"{name} {value:.3f}" for name, value in scores.concept.items()))
+    _publish(plan, cell, samples, result)
+    yield Event("cell", cell.id, told=_told(scores.concept))
 
 
-def _scores(asked: Plan, context: RunContext, scorers: _Encoders, cell: Cell, samples: Sequence[Sample]) -> Scores:
+def _told(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+
+
+def _scores(plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, samples: Sequence[Sample]) -> Scores:
     """The scores that every picture has."""
-    from cdtool.evaluation import alignment
-
     several = len(cell.concepts) > 1
     pictures = {
-        str(place) if several else "photos": [photos.read(photo) for photo in context.photos(concept)]
-        for place, concept in enumerate(cell.concepts, 1)
+        str(number) if several else "photos": [photos.read(photo) for photo in context.photos(concept)]
+        for number, concept in enumerate(cell.concepts, 1)
     }
-    metrics = [name for name in asked.wanted.metrics if name in alignment.METRICS]
-    return alignment.score(samples, pictures, scorers.pair, metrics=metrics, others=scorers.others)
+    names = [name for name in plan.wanted.metrics if name in alignment.METRICS]
+    rivals = {name: [photos.read(photo) for photo in group] for name, group in _rivals(plan, context, cell).items()}
+    return alignment.score(samples, pictures, scorers.pair, metrics=names, others=scorers.others, rivals=rivals)
+
+
+def _rivals(plan: Plan, context: RunContext, cell: Cell) -> dict[str, list[Photo]]:
+    """The photos of a cell's look-alikes, the suite's other concepts among them; none where no score needs them."""
+    if not set(plan.wanted.metrics) & set(alignment.AGAINST_LOOKALIKES):
+        return {}
+    known = {concept.name: [concept.photos] for concept in plan.suite.concepts if concept not in cell.concepts}
+    own = [photo for concept in cell.concepts for photo in context.photos(concept)]
+    return identity.lookalikes(own, plan.wanted.lookalikes, bases.locate(plan.base), known)
 
 
 def _with_set(
-    asked: Plan, context: RunContext, scorers: _Encoders, name: str, subject: Composition, scores: Scores
+    plan: Plan, context: RunContext, scorers: _Encoders, name: str, subject: Composition, scores: Scores
 ) -> Scores:
     """The scores with KID or FID, whose pictures are drawn beside the samples; the base's come along."""
     from cdtool.evaluation import forgetting
 
-    folder = bases.locate(asked.base)
-    only = replace(asked.wanted, metrics=(name,), forgetting=False)
+    folder = bases.locate(plan.base)
+    only = replace(plan.wanted, metrics=(name,), forgetting=False)
     beside = side_effects.plan(only, subject, ["photos"], folder, scores.samples)
     drawn = []
-    for probe in side_effects.generate(context.base, subject, beside, (), asked.drawing, context.bare):
+    for probe in side_effects.generate(context.base, subject, beside, (), plan.drawing, context.bare):
         drawn.append(probe)
         context.check_stop()
     encoder = metrics.set_encoder(folder, scorers.pair, str(context.base.device))
@@ -290,12 +414,12 @@ def _result(cell: Cell, key: str, scores: Scores, samples: Sequence[Sample], not
     }
 
 
-def _publish(asked: Plan, cell: Cell, samples: Sequence[Sample], result: Mapping[str, Any]) -> None:
+def _publish(plan: Plan, cell: Cell, samples: Sequence[Sample], result: Mapping[str, Any]) -> None:
     """Write a cell's first picture of each prompt and, last, its result."""
     from cdtool.images.sheets import Row, contact_sheet
 
-    path = _path(asked.out, cell)
-    shown = [sample.image for sample in samples[:: asked.drawn(cell).count]]
+    path = _path(plan.out, cell)
+    shown = [sample.image for sample in samples[:: plan.drawn(cell).count]]
     with workplace(path.parent) as work:
         contact_sheet([Row(cell.id, shown)], side=96).save(work / "cell.png")
         (work / "cell.json").write_text(json.dumps(result), encoding="utf-8")

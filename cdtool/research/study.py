@@ -1,26 +1,170 @@
-"""The questionnaire of a preference study: one blind page that asks, works offline, and hands the answers back."""
+"""A preference study: two subjects sampled for the same prompts, and one blind page on which people choose."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool.errors import InputError
+from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
+from cdtool.evaluation import evaluate
+from cdtool.files import workplace
+from cdtool.images import photos
 from cdtool.reports import html
-from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key
+from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key, key_path, key_text
+from cdtool.settings import SampleSettings, resolve
+from cdtool.store import bases, subject
+from cdtool.tokens import bind
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from cdtool.images.photos import Photo
+    from cdtool.sampling.sample import Generated
+    from cdtool.store.subject import Composition
 
 SHOWN = 4  # photos beside a question, as the paper's two to four
 SIDE = 768  # px a picture is shown with at most
 
 
 @dataclass(frozen=True)
-class Pair:
+class StudySide:
+    """One of the two: what is drawn, for which prompts, and how."""
+
+    composition: Composition
+    prompts: tuple[str, ...]
+    settings: SampleSettings
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides, the prompts as people read them (without modifier tokens), and the photos they are shown."""
+
+    a: StudySide
+    b: StudySide
+    texts: tuple[str, ...]
+    photos: Mapping[str, tuple[Photo, ...]]
+    device: str = "auto"
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures it draws."""
+        return 2 * len(self.texts) * self.a.settings.count
+
+
+def plan(
+    a: str,
+    b: str,
+    *,
+    folders: Sequence[Path] = (),
+    prompts: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Comparison:
+    """Check everything a study needs before anything is loaded.
+
+    `a` and `b` are concepts, several joined, or bases; a bare base is plan for the plain words of the other. Raises
+    what `evaluate.plan` raises, and InputError where the two would be asked for different concepts.
+    """
+    if a == b:
+        raise UsageError(f"{a} cannot be compared with itself.", "Like: cdtool study make dog dog-2 -o study.html")
+    first, second = subject.find(a), subject.find(b)
+    named = (first if first.concepts else second).base
+    templates = prompts or evaluate.default_prompts(bases.locate(named))
+    left, right = _filled(first, second, templates), _filled(second, first, templates)
+    texts = _plain(first, left)
+    for mine, other in zip(texts, _plain(second, right), strict=True):
+        if mine != other:
+            raise InputError(
+                f'{a} would be asked for "{mine}", {b} for "{other}": that is no comparison.',
+                "Give --prompts that ask both for the same.",
+            )
+    chosen, _ = resolve(SampleSettings, flags or {}, bases.locate(first.base))
+    others, _ = resolve(SampleSettings, flags or {}, bases.locate(second.base))
+    # Other seeds: two pictures of one seed are one scene twice, and the choice would be about small differences.
+    others = replace(others, count=chosen.count, seed=chosen.seed + chosen.count)
+    sides = StudySide(first, left, chosen), StudySide(second, right, others)
+    return Comparison(*sides, texts, _photos(sides, folders), device)
+
+
+def run(plan: Comparison) -> Iterator[Generated | Study]:
+    """Draw both sides; yields each picture and at last the study, shuffled by the seed of the settings.
+
+    Raises what `pipelines.load` and `sampling.generate` raise.
+    """
+    from cdtool.models import pipelines
+    from cdtool.sampling import sample
+
+    drawn: list[list[Generated]] = []
+    for side in (plan.a, plan.b):
+        base = pipelines.load(side.composition.base, precision=side.settings.precision, device=plan.device)
+        drawn.append([])
+        for picture in sample.generate(
+            base, side.composition.concepts, side.prompts, side.settings, weights=side.composition.weights
+        ):
+            drawn[-1].append(picture)
+            yield picture
+    texts = [text for text in plan.texts for _ in range(plan.a.settings.count)]
+    yield build(
+        (plan.a.composition.text, plan.b.composition.text),
+        [ImagePair(text, a.image, b.image) for text, a, b in zip(texts, *drawn, strict=True)],
+        {name: [photos.read(photo) for photo in found] for name, found in plan.photos.items()},
+        seed=plan.a.settings.seed,
+        shown={name: asdict(side.settings) for name, side in (("a", plan.a), ("b", plan.b))},
+    )
+
+
+def check(page: Path, *, force: bool = False) -> None:
+    """Whether a study can be written there, told before the drawing.
+
+    Raises UsageError, NotFoundError, and NameTakenError for one that is there, whose answers a new key could not read.
+    """
+    html.check(page, "-o")
+    key = key_path(page)
+    if taken := next((path for path in (page, key) if path.exists() and not force), None):
+        raise NameTakenError(f"{taken} is there already.", "Choose another name, or add --force to replace it.")
+
+
+def save(study: Study, page: Path) -> Path:
+    """Write a study's page, and its key beside it, whose path is returned; the key first, so no page lacks one."""
+    key = key_path(page)
+    with workplace(page.absolute().parent) as work:
+        (work / key.name).write_text(key_text(study.key), encoding="utf-8")
+        (work / page.name).write_text(study.page, encoding="utf-8", newline="\n")
+        (work / key.name).replace(key)
+        (work / page.name).replace(page)
+    return key
+
+
+def _filled(mine: Composition, other: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
+    """The prompts of one side: a bare base gets the other's without modifier tokens."""
+    words = mine.tokens or other.tokens
+    filled = [evaluate.fill(prompt, words) for prompt in prompts]
+    return tuple(filled) if mine.tokens else tuple(bind(prompt, words).plain() for prompt in filled)
+
+
+def _plain(mine: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(bind(prompt, mine.tokens).plain() for prompt in prompts)
+
+
+def _photos(sides: Sequence[StudySide], folders: Sequence[Path]) -> dict[str, tuple[Photo, ...]]:
+    """The photos people are shown, a folder each: those given, or those that either side was trained on."""
+    for side in sides:
+        known = [Path(folder) for entry in side.composition.concepts for folder in evaluate.photo_folders(entry)]
+        if found := list(folders) or known:
+            return {str(folder): tuple(photos.find([folder])[0]) for folder in found}
+    names = " or ".join(side.composition.text for side in sides)
+    raise NotFoundError(f"Where the photos of {names} lie is not known here.", "Add --photos DIR.")
+
+
+# ---------------------------------------------------------------- the page
+
+
+@dataclass(frozen=True)
+class ImagePair:
     """Two subjects' pictures for one prompt, which holds no modifier tokens."""
 
     prompt: str
@@ -38,7 +182,7 @@ class Study:
 
 def build(
     subjects: tuple[str, str],
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     photos: Mapping[str, Sequence[Image.Image]],
     *,
     seed: int = 0,

@@ -36,7 +36,6 @@ def photos(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(bases, "locate", lambda _: tmp_path)
     monkeypatch.setattr(output, "quiet_libraries", lambda: None)
     monkeypatch.setattr(evaluate, "run", lambda plan: iter([*range(plan.pictures), SCORES]))
-    monkeypatch.setattr(evaluate, "score_folder", lambda plan, folder: SCORES)
     return folder
 
 
@@ -85,8 +84,10 @@ def test_errors_have_their_exit_codes(cdtool, photos, tmp_path):
 
 
 def test_pictures_at_hand_are_scored_without_drawing(cdtool, photos, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluate, "run", None)
+    plans = []
+    monkeypatch.setattr(evaluate, "run", lambda plan: plans.append(plan) or iter([SCORES]))
     assert cdtool("eval", "dog", "--photos", photos, "--images", tmp_path).code == 0
+    assert (plans[0].folder, plans[0].pictures) == (tmp_path, 0)
 
 
 def test_joined_concepts_are_drawn_and_scored_on_a_base(cdtool, concept, tmp_path, monkeypatch):
@@ -242,9 +243,15 @@ def test_what_draws_other_pictures_is_not_for_pictures_at_hand(measured, cdtool,
     assert "--images" in said.err
 
 
-@pytest.mark.parametrize("flag", [("--report", "r.html"), ("--sheet", "s.png"), ("--min", "text=0.7")])
-@pytest.mark.parametrize("other", [("--suite", "mini-small"), ("--compare", "a", "b"), ("--answers", "a.json")])
-def test_flags_of_one_measurement_are_refused_beside_another_question(cdtool, flag, other):
-    said = cdtool("eval", *other, *flag)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("--suite", "mini-small", "--out", "bench"), "cdtool suite run"),
+        (("--compare", "a", "b", "--study", "s.html"), "cdtool study make"),
+        (("--answers=a.json",), "cdtool study score"),
+    ],
+)
+def test_old_options_name_the_new_command(cdtool, old, new):
+    said = cdtool("eval", *old)
     assert said.code == 2
-    assert f"{flag[0]} is about measuring one concept, not for {other[0]}" in said.err
+    assert new in said.err

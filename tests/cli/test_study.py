@@ -1,4 +1,4 @@
-"""cdtool eval --compare and --answers, with pictures made by hand."""
+"""cdtool study make and score, with pictures made by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cdtool.cli import output
-from cdtool.research import answers, comparing
+from cdtool.research import answers
 from cdtool.research import study as questionnaire
 from cdtool.research.answers import Answers
 
@@ -22,23 +22,23 @@ def study(saved, tmp_path, monkeypatch):
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "1.png")
     pairs = [
-        questionnaire.Pair(f"a dog, {place}", Image.new("RGB", (8, 8), (place, 0, 0)), Image.new("RGB", (8, 8)))
+        questionnaire.ImagePair(f"a dog, {place}", Image.new("RGB", (8, 8), (place, 0, 0)), Image.new("RGB", (8, 8)))
         for place in range(4)
     ]
 
     def run(asked):
         yield from range(asked.pictures)
-        subjects = (asked.a.asked.text, asked.b.asked.text)
+        subjects = (asked.a.composition.text, asked.b.composition.text)
         yield questionnaire.build(subjects, pairs, {"dog": [Image.new("RGB", (8, 8))]}, seed=asked.a.settings.seed)
 
-    monkeypatch.setattr(comparing, "run", run)
+    monkeypatch.setattr(questionnaire, "run", run)
     monkeypatch.setattr(output, "quiet_libraries", lambda: None)
     return tmp_path / "pairs.html"
 
 
 def make(cdtool, study, *more):
-    asked = ("--photos", study.parent / "photos", "--study", study)
-    return cdtool("eval", "--compare", "dog", "hound", *asked, *more)
+    asked = ("--photos", study.parent / "photos", "-o", study)
+    return cdtool("study", "make", "dog", "hound", *asked, *more)
 
 
 def answered(study, name, choose):
@@ -73,17 +73,17 @@ def test_what_is_wrong_is_told_before_anything_is_drawn(cdtool, study, monkeypat
     assert again.code == 4
     assert "--force" in again.err
     assert make(cdtool, study, "--force").code == 0
-    monkeypatch.setattr(comparing, "run", None)
-    assert cdtool("eval", "--compare", "dog", "hound").code == 2
-    assert cdtool("eval", "--compare", "dog", "huond", "--study", "a.html").code == 3
-    assert cdtool("eval", "--compare", "dog", "dog", "--study", "a.html").code == 2
-    assert cdtool("eval", "--compare", "dog", "hound", "--study", "a.html").code == 3
+    monkeypatch.setattr(questionnaire, "run", None)
+    assert cdtool("study", "make", "dog", "hound").code == 2
+    assert cdtool("study", "make", "dog", "huond", "-o", "a.html").code == 3
+    assert cdtool("study", "make", "dog", "dog", "-o", "a.html").code == 2
+    assert cdtool("study", "make", "dog", "hound", "-o", "a.html").code == 3
 
 
 def test_answers_are_counted(cdtool, study):
     make(cdtool, study)
     files = [answered(study, "x", lambda item: item.a), answered(study, "y", lambda item: item.b if item.pair else "")]
-    said = cdtool("eval", "--answers", *files)
+    said = cdtool("study", "score", *files)
     assert said.code == 0
     head, text, photos = said.out.splitlines()
     assert head.split() == ["dog", "cannot", "tell", "hound", "share", "for", "dog", "95%", "interval"]
@@ -97,26 +97,26 @@ def test_answers_are_counted(cdtool, study):
 def test_a_clear_choice_is_said_and_json_holds_the_counts(cdtool, study):
     make(cdtool, study)
     file, key = answered(study, "x", lambda item: item.b), answers.key_path(study)
-    assert "hound fits the text better." in cdtool("eval", "--answers", file, "--key", key).err
-    data = json.loads(cdtool("eval", "--answers", file, "--json").out)
+    assert "hound fits the text better." in cdtool("study", "score", file, "--key", key).err
+    data = json.loads(cdtool("study", "score", file, "--json").out)
     assert (data["a"], data["b"], data["people"]) == ("dog", "hound", 1)
     assert data["questions"]["text"]["b"] == 4
     assert data["questions"]["text"]["share"] == 0
     assert data["questions"]["text"]["high"] == pytest.approx(answers.wilson(0, 4)[1])
-    assert cdtool("eval", "--answers", file, "-q").out.splitlines() == ["text 0.0000", "photos 0.0000"]
+    assert cdtool("study", "score", file, "-q").out.splitlines() == ["text 0.0000", "photos 0.0000"]
 
 
 def test_bad_answers_have_their_exit_codes(cdtool, study, tmp_path):
     make(cdtool, study)
     file = answered(study, "x", lambda item: item.a)
-    assert cdtool("eval", "--answers", tmp_path / "lost.json").code == 3
-    assert cdtool("eval", "--answers", file, "--key", tmp_path / "lost.key.json").code == 3
+    assert cdtool("study", "score", tmp_path / "lost.json").code == 3
+    assert cdtool("study", "score", file, "--key", tmp_path / "lost.key.json").code == 3
     twice = tmp_path / "again.json"
     twice.write_bytes(file.read_bytes())
-    said = cdtool("eval", "--answers", file, twice)
+    said = cdtool("study", "score", file, twice)
     assert said.code == 4
     assert "the same person" in said.err
     file.write_text("{")
-    assert cdtool("eval", "--answers", file).code == 4
+    assert cdtool("study", "score", file).code == 4
     answers.key_path(study).unlink()
-    assert cdtool("eval", "--answers", twice).code == 3
+    assert cdtool("study", "score", twice).code == 3

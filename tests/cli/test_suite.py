@@ -1,4 +1,4 @@
-"""cdtool eval --suite from the command line."""
+"""cdtool suite from the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import suite_made
 def test_a_suite_is_run_and_its_tables_are_printed_and_written(cdtool, wide_base, tmp_path, monkeypatch):
     suite_made.see_colours(monkeypatch)
     path = suite_made.write(tmp_path)
-    command = ("eval", "--suite", path, "--out", tmp_path / "out", "--base", wide_base, "--only", "*.dog")
+    command = ("suite", "run", path, "--out", tmp_path / "out", "--base", wide_base, "--only", "*.dog")
     planned = cdtool(*command, "--dry-run", "--json")
     assert json.loads(planned.out)["cells"] == ["base.dog", "ours.dog"]
     assert not (tmp_path / "out").exists()
@@ -27,9 +27,9 @@ def test_a_suite_is_run_and_its_tables_are_printed_and_written(cdtool, wide_base
 
 
 def test_a_suite_that_is_not_there_is_told(cdtool):
-    said = cdtool("eval", "--suite", "mnii")
+    said = cdtool("suite", "run", "mnii")
     assert said.code == 3
     assert "mini" in said.err
-    said = cdtool("eval", "--suite", "paper")
+    said = cdtool("suite", "run", "paper")
     assert said.code == 3
     assert "--data" in said.err

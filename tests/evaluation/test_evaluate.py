@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import types
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,7 +88,7 @@ def cos(degrees):
 
 def test_a_concept_is_scored_beside_its_base(saved, pictures, painter):
     saved("dog")
-    plan = evaluate.plan("dog", folders=[pictures], prompts=["a V* dog on grass", "photo of a {}"], flags={"count": 2})
+    plan = evaluate.plan("dog", photos=[pictures], prompts=["a V* dog on grass", "photo of a {}"], count=2)
     *drawn, scores = evaluate.run(plan)
     assert painter == [
         (["dog"], ["a V* dog on grass", "photo of a V* dog"]),
@@ -120,17 +119,17 @@ def test_several_tokens_have_a_folder_each(saved, pictures, base, tmp_path):
     other = tmp_path / "gates"
     other.mkdir()
     grey(7).save(other / "1.png")
-    plan = evaluate.plan("pair", folders=[pictures, other], prompts=["A {}"])
+    plan = evaluate.plan("pair", photos=[pictures, other], prompts=["A {}"])
     assert plan.prompts == ("A V1 dog and a moongate",)
     assert {name: len(found) for name, found in plan.photos.items()} == {"V1 dog": 2, "moongate": 1}
     with pytest.raises(UsageError, match="2 tokens"):
-        evaluate.plan("pair", folders=[pictures])
+        evaluate.plan("pair", photos=[pictures])
 
 
 def test_a_bare_base_needs_prompts_of_its_own(pictures, painter):
     with pytest.raises(UsageError, match="no word"):
-        evaluate.plan("mini", folders=[pictures])
-    plan = evaluate.plan("mini", folders=[pictures], prompts=["a dog"], flags={"count": 1})
+        evaluate.plan("mini", photos=[pictures])
+    plan = evaluate.plan("mini", photos=[pictures], prompts=["a dog"], count=1)
     *drawn, scores = evaluate.run(plan)
     assert painter == [([], ["a dog"])]
     assert len(drawn) == plan.pictures == 1
@@ -140,17 +139,17 @@ def test_a_bare_base_needs_prompts_of_its_own(pictures, painter):
 def test_a_prompt_that_names_another_token_fails_before_anything_is_loaded(saved, pictures, base):
     saved("dog")
     with pytest.raises(TokenError, match="V2"):
-        evaluate.plan("dog", folders=[pictures], prompts=["a V2 dog"])
+        evaluate.plan("dog", photos=[pictures], prompts=["a V2 dog"])
 
 
 def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
     saved("dog")
     (base / "cdtool.toml").write_text('[eval]\nprompts = "ask.txt"\n')
     (base / "ask.txt").write_text("# what it draws\na {} at sea\n\n")
-    assert evaluate.plan("dog", folders=[pictures]).prompts == ("a V* dog at sea",)
+    assert evaluate.plan("dog", photos=[pictures]).prompts == ("a V* dog at sea",)
     (base / "ask.txt").unlink()
     with pytest.raises(NotFoundError, match=r"ask\.txt"):
-        evaluate.plan("dog", folders=[pictures])
+        evaluate.plan("dog", photos=[pictures])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def two(saved, pictures, gates):
 
 
 def test_joined_concepts_are_measured_against_the_photos_of_each(two, painter):
-    plan = evaluate.plan("dog:0.5+gate", prompts=["a {0} before a {1}"], flags={"count": 2})
+    plan = evaluate.plan("dog:0.5+gate", prompts=["a {0} before a {1}"], count=2)
     assert plan.prompts == ("a V1 dog before a moongate",)
     *drawn, scores = evaluate.run(plan)
     assert painter == [(["dog", "gate"], ["a V1 dog before a moongate"]), ([], ["a dog before a moongate"])]
@@ -223,7 +222,7 @@ def test_joined_concepts_are_measured_against_the_photos_of_each(two, painter):
 
 
 def test_a_weighted_concept_is_measured_and_not_noted(two, painter):
-    *_, scores = evaluate.run(evaluate.plan("dog:0.5", prompts=["a {}"], flags={"count": 1}))
+    *_, scores = evaluate.run(evaluate.plan("dog:0.5", prompts=["a {}"], count=1))
     assert "image" in scores.concept
     assert "scores" not in registry.note("dog")
 
@@ -258,12 +257,11 @@ def test_pictures_drawn_before_are_scored(saved, pictures, painter, tmp_path):
     lines = [{"file": f"{level}.png", "prompt": "a V* dog", "subject": "dog"} for level in (100, 105)]
     lines.append({"file": "other.png", "prompt": "V3 cat", "subject": "other"})
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plan = evaluate.plan("dog", folders=[pictures])
-    scores = evaluate.score_folder(plan, folder)
+    scores = evaluate.evaluate("dog", photos=[pictures], images=folder)
     assert scores.concept["image"] == pytest.approx((1 + cos(10) + cos(5) + cos(5)) / 4, abs=1e-6)
     assert painter == []
     (folder / "105.png").unlink()
     with pytest.raises(InputError, match="line 2"):
-        evaluate.score_folder(plan, folder)
+        evaluate.evaluate("dog", photos=[pictures], images=folder)
     with pytest.raises(NotFoundError, match=r"samples\.jsonl"):
-        evaluate.score_folder(plan, Path("nowhere"))
+        evaluate.evaluate("dog", photos=[pictures], images="nowhere")

@@ -18,7 +18,7 @@ from cdtool.errors import InputError
 from cdtool.reports import html as webpage
 from cdtool.research import answers
 from cdtool.research import study as questionnaire
-from cdtool.research.study import Pair
+from cdtool.research.study import ImagePair
 
 NAMES = ("zebra-alpha", "yak-beta")
 
@@ -30,7 +30,7 @@ def picture(number, side=12):
 
 def study(count=6, seed=0, prompts=None, photos=3):
     pairs = [
-        Pair(prompts[place] if prompts else f"a dog, {place}", picture(place), picture(100 + place))
+        ImagePair(prompts[place] if prompts else f"a dog, {place}", picture(place), picture(100 + place))
         for place in range(count)
     ]
     shown = {"dog": [picture(200 + place) for place in range(photos)]}
@@ -66,7 +66,7 @@ def test_what_came_with_a_picture_does_not_go_with_it(tmp_path):
     info.add_text("cdtool", "zebra-alpha V* dog")
     picture(0).save(tmp_path / "zebra-alpha.png", pnginfo=info)
     with Image.open(tmp_path / "zebra-alpha.png") as image:
-        made = questionnaire.build(NAMES, [Pair("a dog", image, picture(1))], {}, seed=0)
+        made = questionnaire.build(NAMES, [ImagePair("a dog", image, picture(1))], {}, seed=0)
     assert content(made.page)["pictures"][made.key.items[0].a] == webpage.data_uri(picture(0))
 
 

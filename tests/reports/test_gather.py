@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from htmlpages import Page
 from PIL import Image
@@ -10,7 +12,8 @@ from cdtool.evaluation import evaluate
 from cdtool.evaluation.alignment import Interval, Scores
 from cdtool.evaluation.forgetting import ForgettingResult
 from cdtool.evaluation.selection import CheckpointScore
-from cdtool.reports import reporting
+from cdtool.reports import page as pages
+from cdtool.reports import report as reports
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def plan(saved, tmp_path):
     saved("dog", settings={"steps": 250, "lr": 0.001, "unshown": 1})
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "1.png")
-    return evaluate.plan("dog", folders=[tmp_path / "photos"], prompts=["a {}", "{} runs"], flags={"count": 2})
+    return evaluate.plan("dog", photos=[tmp_path / "photos"], prompts=["a {}", "{} runs"], count=2)
 
 
 SCORES = Scores(
@@ -40,7 +43,7 @@ def drawn(prompts, red):
 
 def test_every_picture_keeps_its_own_scores(plan):
     pictures = drawn(plan.prompts, 1) + drawn(["a dog", "dog runs"], 2)
-    report = reporting.gather(plan, pictures, SCORES)
+    report = reports.gather(plan, pictures, SCORES)
     assert [row.prompt for row in report.rows] == ["a V* dog", "V* dog runs"]
     for place, row in enumerate(report.rows):
         for number in (0, 1):
@@ -56,7 +59,7 @@ def test_every_picture_keeps_its_own_scores(plan):
 
 
 def test_how_it_was_made_is_told(plan):
-    report = reporting.gather(plan, drawn(plan.prompts, 1) + drawn(["a dog", "dog runs"], 2), SCORES)
+    report = reports.gather(plan, drawn(plan.prompts, 1) + drawn(["a dog", "dog runs"], 2), SCORES)
     assert report.settings["seeds"] == "0 to 1, the same for every prompt"
     assert report.settings["steps"] == "50"
     assert report.settings["concept dog"] == "kv, steps 250, lr 0.001"
@@ -68,7 +71,7 @@ def test_pictures_at_hand_have_neither_base_nor_seeds(plan, monkeypatch, tmp_pat
     samples = [measuring_sample(prompt) for prompt in ("a dog", "dog runs", "a dog")]
     monkeypatch.setattr(evaluate, "read_samples", lambda folder, subject, tokens: samples)
     scores = Scores("fake", {"text": 0.5}, {}, {}, 2, 3, {"dog": 1}, each={"text": [0.1, 0.2, 0.3]})
-    report = reporting.gather(plan, reporting.of_folder(plan, tmp_path), scores)
+    report = reports.gather(plan, reports.of_folder(replace(plan, folder=tmp_path)), scores)
     assert [(row.prompt, len(row.concept), len(row.base)) for row in report.rows] == [
         ("a dog", 2, 0),
         ("dog runs", 1, 0),
@@ -87,7 +90,7 @@ def test_the_page_holds_what_is_given_besides(plan, tmp_path):
     pictures = drawn(plan.prompts, 1) + drawn(["a dog", "dog runs"], 2)
     stages = [CheckpointScore(0, 0.5, 0.25), CheckpointScore(10, 0.25, 0.5)]
     forgetting = [ForgettingResult("plain", Interval(0.5, 0, 1), "moved")]
-    reporting.write(tmp_path / "dog.html", plan, pictures, SCORES, stages=stages, forgetting=forgetting)
+    pages.write(tmp_path / "dog.html", plan, pictures, SCORES, stages=stages, forgetting=forgetting)
     page = Page((tmp_path / "dog.html").read_text(encoding="utf-8"))
     assert not page.faults
     assert not page.fetched

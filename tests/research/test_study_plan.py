@@ -7,7 +7,8 @@ from PIL import Image
 
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
 from cdtool.models import pipelines
-from cdtool.research import answers, comparing
+from cdtool.research import answers
+from cdtool.research import study as studies
 from cdtool.research.study import Study
 from cdtool.sampling import sample
 from cdtool.sampling.sample import Generated
@@ -40,9 +41,9 @@ def drawing(monkeypatch):
 def test_each_side_is_asked_in_its_own_words_and_people_read_the_plain_ones(saved, folder):
     saved("dog")
     saved("pair", tokens=(Token("cat", initializer="ktn", ids=(7,)), Token("dog", initializer="pll", ids=(8,))))
-    plan = comparing.plan("dog", "pair", folders=[folder], prompts=["a dog asleep"])
+    plan = studies.plan("dog", "pair", folders=[folder], prompts=["a dog asleep"])
     assert plan.texts == plan.a.prompts == plan.b.prompts == ("a dog asleep",)
-    plan = comparing.plan("mini", "dog", folders=[folder], prompts=["a {} asleep", "V* dog runs"])
+    plan = studies.plan("mini", "dog", folders=[folder], prompts=["a {} asleep", "V* dog runs"])
     assert plan.a.prompts == plan.texts == ("a dog asleep", "dog runs")
     assert plan.b.prompts == ("a V* dog asleep", "V* dog runs")
 
@@ -51,22 +52,22 @@ def test_different_words_are_no_comparison(saved, folder):
     saved("dog")
     saved("cat", tokens=(Token("cat", initializer="ktn", ids=(7,)),))
     with pytest.raises(InputError, match='dog would be asked for "a dog", cat for "a cat"'):
-        comparing.plan("dog", "cat", folders=[folder], prompts=["a {}"])
+        studies.plan("dog", "cat", folders=[folder], prompts=["a {}"])
     with pytest.raises(UsageError, match="itself"):
-        comparing.plan("dog", "dog", folders=[folder])
+        studies.plan("dog", "dog", folders=[folder])
 
 
 def test_photos_are_asked_for_where_nobody_knows_them(saved):
     saved("dog")
     with pytest.raises(NotFoundError, match="dog or mini"):
-        comparing.plan("dog", "mini")
+        studies.plan("dog", "mini")
 
 
 def test_the_sides_share_prompts_but_no_seed(saved, folder, drawing):
     saved("dog")
     flags = {"count": 3, "seed": 5, "steps": 2}
-    plan = comparing.plan("dog", "mini", folders=[folder], prompts=["a {}", "{} on a beach"], flags=flags)
-    *drawn, study = comparing.run(plan)
+    plan = studies.plan("dog", "mini", folders=[folder], prompts=["a {}", "{} on a beach"], flags=flags)
+    *drawn, study = studies.run(plan)
     assert len(drawn) == plan.pictures == 12
     (_, own, own_prompts, own_set), (_, others, other_prompts, other_set) = drawing
     assert (own, others) == (["dog"], [])
@@ -85,16 +86,16 @@ def test_the_sides_share_prompts_but_no_seed(saved, folder, drawing):
 def test_a_study_is_written_with_its_key_and_not_replaced_by_accident(saved, folder, drawing, tmp_path):
     saved("dog")
     page = tmp_path / "study.html"
-    comparing.check(page)
-    *_, study = comparing.run(comparing.plan("dog", "mini", folders=[folder], prompts=["a {}"]))
-    key = comparing.save(study, page)
+    studies.check(page)
+    *_, study = studies.run(studies.plan("dog", "mini", folders=[folder], prompts=["a {}"]))
+    key = studies.save(study, page)
     assert page.read_text(encoding="utf-8") == study.page
     assert answers.read_key(key) == study.key
     assert not list(tmp_path.glob(".*"))
     for left in (page, key):
         with pytest.raises(NameTakenError, match="there already"):
-            comparing.check(page)
-        comparing.check(page, force=True)
+            studies.check(page)
+        studies.check(page, force=True)
         left.unlink()
     with pytest.raises(UsageError):
-        comparing.check(tmp_path / "study")
+        studies.check(tmp_path / "study")
