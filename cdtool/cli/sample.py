@@ -117,22 +117,22 @@ def sample(
     texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
     subject = composition.find(concept, base, force=force)
     chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
-    _check(texts, subject)
+    _check(texts, chosen.negative, subject)
     options.check_picture(grid, "--grid")
     loaded = _load(subject.base, chosen, device)
     paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
     voice.talk(f"{counted(len(paths), 'picture')}.")
 
 
-def _check(texts: Sequence[str], subject: Composition) -> None:
+def _check(texts: Sequence[str], negative: str, subject: Composition) -> None:
     """Everything about prompts that can be told before torch is there."""
-    from cdtool.tokens import bind, check_quotes
+    from cdtool.tokens import bind_weighted, check_quotes
 
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
     check_quotes(texts)
-    for text in texts:
-        bind(text, subject.tokens)
+    for text in [*texts, negative]:
+        bind_weighted(text, subject.tokens)
 
 
 def _load(name: str, chosen: SampleSettings, device: str) -> Base:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind, capitalised
+from cdtool.tokens import Prompt, bind_weighted, capitalised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cdtool.models.text import Conditioning
     from cdtool.store.registry import Concept
     from cdtool.tokens import Token
+
+_EMPTY = Prompt((), frozenset())
 
 
 class Generated(NamedTuple):
@@ -47,15 +50,15 @@ def check_prompts(
     warnings = []
     words = [f'"{token.words(place + 1 if len(tokens) > 1 else None)}"' for place, token in enumerate(tokens)]
     for prompt in prompts:
-        bound = bind(prompt, tokens)
+        bound = bind_weighted(prompt, tokens)
         if tokens and not bound.named:
             meant = f' Is "{capitalised(prompt)}" meant?' if capitalised(prompt) else ""
             warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
         elif joined and len(bound.named) < len(tokens):
             unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
             warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).truncated:
-            warnings.append(f'"{prompt}" is longer than the base reads; its end does not count.')
+        if base is not None and (parts := len(text.split(base, bound, tokens))) > 1:
+            warnings.append(f'"{prompt}" is longer than the base reads at once; it is read in {parts} parts.')
     return warnings
 
 
@@ -86,16 +89,30 @@ def generate(
     """
     sampler = _sampler(base, concepts, weights or [1.0] * len(concepts), force=force)
     jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    texts = {prompt: sampler.encode(bind(prompt, sampler.tokens)) for prompt in dict.fromkeys(prompts)}
-    negative = sampler.encode(Prompt((settings.negative,), frozenset()))
+    without = sampler.split(settings.negative)
+    parts = {prompt: sampler.split(prompt) for prompt in dict.fromkeys(prompts)}
+    lengths = {prompt: max(len(own), len(without)) for prompt, own in parts.items()}
+    texts = {prompt: sampler.encode(own, lengths[prompt]) for prompt, own in parts.items()}
+    negatives = {length: sampler.encode(without, length) for length in set(lengths.values())}
     if not settings.negative:
-        negative = replace(negative, condition=text.unconditional(base, negative.condition))
+        negatives = {length: replace(negative, condition=text.unconditional(base, negative.condition))
+                     for length, negative in negatives.items()}  # fmt: skip
     with adapter.override_parameters(base.unet, sampler.parameters):
-        for start in range(0, len(jobs), settings.batch):
-            part = jobs[start : start + settings.batch]
-            images = _batch(sampler, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
-            for (prompt, seed), image in zip(part, images, strict=True):
+        for length, batch in _batches(jobs, lengths, settings.batch):
+            images = _batch(sampler, [texts[prompt] for prompt, _ in batch], negatives[length],
+                            [seed for _, seed in batch], settings)  # fmt: skip
+            for (prompt, seed), image in zip(batch, images, strict=True):
                 yield Generated(image, prompt, seed)
+
+
+def _batches(
+    jobs: Sequence[tuple[str, int]], lengths: Mapping[str, int], size: int
+) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+    """Jobs in batches whose prompts have equally many parts, with that number."""
+    for length, group in itertools.groupby(jobs, key=lambda job: lengths[job[0]]):
+        every = list(group)
+        for start in range(0, len(every), size):
+            yield length, every[start : start + size]
 
 
 @dataclass(frozen=True)
@@ -116,12 +133,23 @@ class _Sampler:
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
-    def encode(self, prompt: Prompt) -> _Encoded:
-        """A prompt with the concepts' token embeddings in place."""
+    def split(self, prompt: str) -> list[Prompt]:
+        """A prompt in parts that the text encoders read at once."""
+        return text.split(self.base, bind_weighted(prompt, self.tokens), self.tokens)
+
+    def encode(self, parts: Sequence[Prompt], length: int) -> _Encoded:
+        """The parts of a prompt with the concepts' token embeddings in place, filled up with empty ones to `length`.
+
+        Their features follow one another, [1, length l, d]; the pooled text is the first part's.
+        """
+        parts = [*parts, *[_EMPTY] * (length - len(parts))]
         embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
-        tokenized = text.tokenize(self.base, prompt, self.tokens)
-        condition = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), [tokenized])
-        return _Encoded(condition, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
+        tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
+        encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
+        encoded = text.emphasised(self.base, encoded, parts)
+        features = encoded.features.reshape(1, -1, encoded.features.shape[-1])
+        shares = [routing.shares(self.base, part, self.tokens, self.owners) for part in parts]
+        return _Encoded(replace(encoded[:1], features=features), torch.cat(shares)[None])
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
         """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""

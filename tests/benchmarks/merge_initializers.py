@@ -43,6 +43,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--moved", type=float, default=0.01, help="standard deviation of an embedding's change")
     options.add_argument("--captions", type=int, default=1000, help="regularization captions that are read")
+    options.add_argument("--shared", action="store_true", help="only the pairs that shared a word before")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["CDTOOL_HOME"] = home
@@ -52,7 +53,8 @@ def main() -> None:
         before = save(base, "before", [former(noun) for noun in NOUNS], chosen.moved)
         words = initializers.words([base.tokenizers[0].get_vocab()])
         after = save(base, "after", initializers.choose(words, NOUNS), chosen.moved)
-        rows = [row(base, known, before, after, pair) for pair in itertools.combinations(range(len(NOUNS) + 1), 2)]
+        pairs = [pair for pair in itertools.combinations(range(len(NOUNS) + 1), 2) if shared(pair) or not chosen.shared]
+        rows = [row(base, known, before, after, pair) for pair in pairs]
     worst = max(float(line[4]) for line in rows)
     rows.sort(key=lambda line: -float(line[2]))
     head = ["pair", "shared before", "condition before", "fidelity before", "condition after", "fidelity after"]
@@ -82,6 +84,12 @@ def former(noun: str) -> str:
     return FORMER[int(hashlib.sha256(noun.encode()).hexdigest(), 16) % len(FORMER)]
 
 
+def shared(pair: tuple[int, int]) -> str:
+    """The word that both of a pair began as by that rule; "" for different words."""
+    words = [former(NOUNS[index]) for index in pair if index < len(NOUNS)]
+    return words[0] if len(words) == 2 and len(set(words)) == 1 else ""
+
+
 def save(base: Base, kind: str, words: list[str], moved: float) -> list[registry.Concept]:
     """The ten concepts in the registry, their modifier tokens begun as `words`; moongate has none."""
     table = cast("nn.Embedding", base.text_encoders[0].get_input_embeddings()).weight
@@ -106,14 +114,13 @@ def row(
 ) -> list[object]:  # fmt: skip
     """One pair by both rules."""
     names = " + ".join((*NOUNS, "moongate")[index] for index in pair)
-    words = [former(NOUNS[index]) for index in pair if index < len(NOUNS)]
     figures: list[object] = []
     for concepts in (before, after):
         chosen = tuple(concepts[index] for index in pair)
         parts = tuple(Part(concept.name) for concept in chosen)
         report = merge.merge(base, Composition("", base.name, parts, chosen), "pair", known).report
         figures += [report.condition, " / ".join(f"{kept:.2f}" for kept in report.fidelity.values())]
-    line = [names, words[0] if len(set(words)) < len(words) else "", *figures]
+    line = [names, shared(pair), *figures]
     print("#", *line, flush=True)
     return line
 

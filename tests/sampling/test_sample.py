@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from cdtool.errors import SettingsError, TokenError
 from cdtool.models import diffusion, pipelines
@@ -28,7 +31,6 @@ def sd(sd_base):
 def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
     """The same scheduler, steps and seeds; SDXL with its sizes and with zeros for the empty negative prompt."""
     import diffusers
-    import torch
 
     folder = request.getfixturevalue(on)
     base = pipelines.load(str(folder), precision="fp32", device="cpu")
@@ -51,6 +53,37 @@ def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
 def test_seeds_count_up_from_the_first_for_every_prompt(sd):
     drawn = list(sample.generate(sd, [], ["a dog", "a cat"], SETTINGS))
     assert [(item.prompt, item.seed) for item in drawn] == [("a dog", 7), ("a dog", 8), ("a cat", 7), ("a cat", 8)]
+
+
+def test_a_long_prompt_is_read_in_parts_beside_short_ones(sd, sd_base):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(sd_base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusion.scheduler(sd, "ddim")
+    settings = replace(SETTINGS, count=1, scheduler="ddim")
+    tail = "dog " * 75 + "cat on the beach"
+    long, short = sample.generate(sd, [], [tail, "a cat"], settings)
+    parts = [pipeline.encode_prompt(part, "cpu", 1, False)[0] for part in ("dog " * 75, "cat on the beach", "", "")]
+    (wanted,) = pipeline(
+        prompt_embeds=torch.cat(parts[:2], dim=1), negative_prompt_embeds=torch.cat(parts[2:], dim=1),
+        num_inference_steps=settings.steps, guidance_scale=settings.guidance, eta=settings.eta,
+        generator=torch.Generator().manual_seed(7),
+    ).images  # fmt: skip
+    difference = np.abs(np.asarray(long.image, dtype=np.int16) - np.asarray(wanted, dtype=np.int16))
+    assert difference.max() <= 2
+    (alone,) = sample.generate(sd, [], ["a cat"], settings)
+    assert alone.image.tobytes() == short.image.tobytes()
+    (cut,) = sample.generate(sd, [], ["dog " * 75], settings)
+    assert cut.image.tobytes() != long.image.tobytes()
+
+
+def test_a_negative_prompt_has_modifiers_and_weights(sd):
+    sampler = sample._Sampler(sd, (), (Token("dog", initializer="ktn", ids=(1,)),), (0,), {})
+    (part,) = sampler.split("(V* dog:1.3)")
+    assert (part.pieces, part.weights) == ((0, " dog"), (1.3, 1.3))
+    with pytest.raises(TokenError, match="V\\*"):
+        list(sample.generate(sd, [], ["a cat"], replace(SETTINGS, negative="V* dog")))
 
 
 def test_prompts_are_checked_for_what_may_not_be_meant(sd):
