@@ -115,13 +115,14 @@ def _wanted(energy: float | None, rank: int | None, max_size: str | None) -> dic
     if len(flags) > 1:
         raise UsageError(f"{' and '.join(flags)} exclude each other.", "Give one of them.")
     if max_size is not None:
-        return {"bytes": _bytes(max_size)}
+        return {"bytes": parse_bytes(max_size)}
     if rank is not None:
         return {"rank": rank}
     return {"energy": settings.resolve(CompressSettings, {"energy": energy})[0].energy}
 
 
-def _bytes(text: str) -> int:
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as 2MB, 500KB or 1.5MiB. Raises UsageError for anything else."""
     found = _SIZE.fullmatch(text.lower())
     if not found or not (count := int(float(found[1]) * _UNITS[found[2]])):
         raise UsageError(f'"{text}" is not a size.', "Write it like --max-size 2MB, 500KB or 1.5MiB.")
@@ -133,15 +134,15 @@ def _check_picture(picture: Path | None, curve: bool) -> None:
         return
     if not curve:
         raise UsageError(f'What is "{picture}"?', f"To plot the curve of size and error there: --curve {picture}")
-    from cdtool.reports import plots
+    from cdtool.reports import charts
 
-    plots.check(picture)
+    charts.check(picture)
 
 
 def _plot(out: Output, name: str, points: Sequence[Point], picture: Path) -> None:
-    from cdtool.reports import plots
+    from cdtool.reports import charts
 
-    plots.curve(name, [(point.share, point.bytes, point.error) for point in points], picture)
+    charts.size_and_error(name, [(point.share, point.bytes, point.error) for point in points], picture)
     out.talk(f"Plot: {picture}")
 
 

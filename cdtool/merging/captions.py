@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from cdtool import settings
+from cdtool import cache, settings
 from cdtool.errors import NotFoundError, ResourceError
-from cdtool.files import sweep, workplace
 from cdtool.images import corpora
 from cdtool.models import pipelines, text
 from cdtool.tokens import Prompt
@@ -81,12 +80,15 @@ def key_of(base: Base, captions: Sequence[str]) -> str:
 def stored(key: str) -> RegularizationStats | None:
     """What an earlier run left in the cache under a `key`; None where there is nothing whole."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
+    content = cache.read(_path(key))
+    if content is None:
+        return None
     try:
-        found = load_file(_path(key))
+        found = load(content)
         return RegularizationStats(found["moment"], found["words"].double(), *found["counts"].tolist())
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 
@@ -153,21 +155,12 @@ def _add(moment: Tensor, features: Tensor) -> None:
 
 
 def _path(key: str) -> Path:
-    return settings.cache_dir() / "merge" / f"{key}.safetensors"
+    return settings.cache_dir() / "merge" / key
 
 
 def _write(key: str, moment: Tensor, words: Tensor, counts: Sequence[int]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = _path(key)
-    content = {"moment": moment, "words": words.float(), "counts": torch.tensor(counts)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        with workplace(path.parent) as work:
-            save_file(content, work / path.name)
-            (work / path.name).replace(path)
-    except OSError as error:
-        raise ResourceError(
-            f"The cache {path.parent} cannot be written: {error.strerror or error}.", "Free some disk, or mend it."
-        ) from None
+    if not cache.write(path, save({"moment": moment, "words": words.float(), "counts": torch.tensor(counts)})):
+        raise ResourceError(f"The cache {path.parent} cannot be written.", "Free some disk, or mend its permissions.")
