@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdtool.errors import TokenError, UsageError
@@ -49,7 +49,8 @@ class Prompt:
     """A parsed prompt: plain text and indices of the concept's modifier tokens, in order."""
 
     pieces: tuple[str | int, ...]
-    named: frozenset[int]  # every token the prompt names, those without a modifier included
+    named: frozenset[int] = frozenset()  # every token the prompt names, those without a modifier included
+    text: str = field(default="", compare=False)  # as the user wrote it
     weights: tuple[float, ...] = ()  # of each piece, from "(word:1.2)"; none where all are 1
 
     def plain(self) -> str:
@@ -166,7 +167,7 @@ def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
     for index, token in enumerate(tokens):
         if not token.modifier and re.search(_noun(token), prompt, re.IGNORECASE):
             named.add(index)
-    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
+    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named), prompt)
 
 
 def bind_weighted(prompt: str, tokens: Sequence[Token]) -> Prompt:
@@ -188,7 +189,7 @@ def bind_weighted(prompt: str, tokens: Sequence[Token]) -> Prompt:
         pieces += [piece.replace("\\(", "(").replace("\\)", ")") if isinstance(piece, str) else piece for piece in kept]
         weights += [weight] * len(kept)
         named |= part.named
-    return Prompt(tuple(pieces), named, tuple(weights) if set(weights) - {1.0} else ())
+    return Prompt(tuple(pieces), named, prompt, tuple(weights) if set(weights) - {1.0} else ())
 
 
 def _segments(prompt: str) -> Iterator[tuple[str, float]]:

@@ -132,7 +132,7 @@ def _joined(prompt: Prompt, pieces: Sequence[tuple[str | int, float]]) -> Prompt
         else:
             joined.append((piece, weight))
     weights = tuple(weight for _, weight in joined) if prompt.weights else ()
-    return Prompt(tuple(piece for piece, _ in joined), prompt.named, weights)
+    return Prompt(tuple(piece for piece, _ in joined), prompt.named, weights=weights)
 
 
 def emphasised(base: Base, condition: Conditioning, prompts: Sequence[Prompt]) -> Conditioning:
