@@ -6,7 +6,7 @@ import pytest
 
 from .areas import AREAS, Ground, attack
 
-QUICK = ("concept files", "imports", "prior sets", "records to replay", "photos and captions", "damaged bases")
+QUICK = ("imports", "prior sets", "records to replay", "photos and captions")
 
 
 @pytest.fixture(scope="module")

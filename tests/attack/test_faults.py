@@ -70,8 +70,8 @@ def again(ground, monkeypatch, command, kind, number):
     return disk.count >= number
 
 
-@pytest.mark.parametrize("kind", sorted(CODES))
-@pytest.mark.parametrize("verb", sorted(LIGHT))
+@pytest.mark.parametrize("kind", ["full", "broken"])
+@pytest.mark.parametrize("verb", ["rename", "remove", "import", "base use"])
 def test_the_first_operations_fail(ground, monkeypatch, verb, kind):
     ground.fallen.clear()
     for number in (1, 3):
