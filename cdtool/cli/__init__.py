@@ -38,7 +38,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError, UsageError
+from cdtool.errors import CdtoolError, InterruptedRun, UsageError
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -128,11 +128,12 @@ for _group, (_help, _commands) in _GROUPS.items():
 
 
 @functools.cache  # built once, however often a process calls main
-def _tree() -> parsing.Group:
-    tree = typer.main.get_command(app)
-    assert isinstance(tree, parsing.Group)
-    tree.sections = _SECTIONS
-    return tree
+def tree() -> parsing.Group:
+    """All commands, as typer parses and explains them."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, parsing.Group)
+    root.sections = _SECTIONS
+    return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +159,7 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
         if command := evalflags.moved(arguments):
             raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
-        code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
+        code = tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
     except (typer.Abort, KeyboardInterrupt):
         return 130, "Interrupted."
@@ -175,6 +176,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
+    if isinstance(error, InterruptedRun):
+        return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
     if _is_out_of_memory(error):

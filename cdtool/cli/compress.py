@@ -134,15 +134,15 @@ def _check_picture(picture: Path | None, curve: bool) -> None:
         return
     if not curve:
         raise UsageError(f'What is "{picture}"?', f"To plot the curve of size and error there: --curve {picture}")
-    from cdtool.reports import plots
+    from cdtool.reports import charts
 
-    plots.check(picture)
+    charts.check(picture)
 
 
 def _plot(out: Output, name: str, points: Sequence[Point], picture: Path) -> None:
-    from cdtool.reports import plots
+    from cdtool.reports import charts
 
-    plots.curve(name, [(point.share, point.bytes, point.error) for point in points], picture)
+    charts.size_and_error(name, [(point.share, point.bytes, point.error) for point in points], picture)
     out.talk(f"Plot: {picture}")
 
 

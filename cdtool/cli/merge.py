@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
+WELL = 0.7  # fidelity from which a merged concept looks as it did alone
 Captions = Annotated[
     Path | None,
     typer.Option("--captions", metavar="FILE", help="Regularization captions to leave as they are, one a line."),
@@ -109,16 +110,23 @@ def _merge(out: Output, found: Composition, target: str, captions: Path | None, 
 
 
 def _tell(out: Output, report: Report) -> None:
-    """The doctor's table, on stderr."""
+    """What came out, in words on stderr; the figures are in `cdtool show` and --json."""
     for warning in report.warnings:
         out.warn(warning)
-    widest = max(map(len, report.fidelity))
     for name, kept in report.fidelity.items():
-        out.talk(f"{name:<{widest}}  fidelity {kept:6.3f}{'  lost' if name in report.lost else ''}")
+        out.talk(f"{name}: {_verdict(kept)} ({kept:.0%} of what it changes)")
     out.talk(
-        f"{report.rows} rows of text, condition {report.condition:.1e}, constraint error {report.error:.1e}, "
-        f"as saved {report.saved_error:.1e}; drift on everyday captions {report.drift:.2f} of the concepts' own."
+        f"Other captions move by {report.drift:.0%} of what the concepts change. All figures: cdtool show, --json."
     )
+
+
+def _verdict(kept: float) -> str:
+    """A fidelity in words."""
+    from cdtool.merging.diagnostics import LOST
+
+    if not kept >= LOST:
+        return "lost"
+    return "kept well" if kept >= WELL else "kept in part"
 
 
 def _note(entry: Concept, found: Composition) -> None:
@@ -134,7 +142,7 @@ def _note(entry: Concept, found: Composition) -> None:
 
 
 def _example(found: Composition) -> str:
-    words = [token.words(place) for place, token in enumerate(found.tokens, 1)]
+    words = [f"V{place} {token.noun}" for place, token in enumerate(found.tokens, 1)]
     return " in front of ".join(words[:2]) + "".join(f" and {word}" for word in words[2:])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,20 +13,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from cdtool import tokens
 from cdtool.cli import options, output
 from cdtool.cli import trainflags as flag
 from cdtool.cli.stopping import asked_to_stop
-from cdtool.errors import NotFoundError, UsageError
-from cdtool.settings import TrainSettings
+from cdtool.errors import InterruptedRun
 from cdtool.store import registry
-from cdtool.training import job, processes, run
+from cdtool.training import plan as plans
+from cdtool.training import processes, run
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import ConceptImages
-    from cdtool.training.loop import Step
+    from cdtool.training.event import Event, Resume
+    from cdtool.training.job import Job
+    from cdtool.training.processes import Ranks
 
 
 def train(
@@ -79,31 +80,43 @@ def train(
     cdtool train ./cat --token "V* cat" --like dog --method lora
     cdtool train ./photos --token "V* dog" --pick 5 -o dog-best
     """
-    given = dict(locals())
-    flags = {field: given[field] for field in TrainSettings.__dataclass_fields__ if field in given}
     out = output.sink(json, quiet)
-    start, model = (registry.find(other) if other else None for other in (from_, like))
-    work = job.job(
-        photos, token, name=name, base=job.base_name(base, start, model), flags=flags, start=start, like=model
-    )
-    if if_missing and work.name in registry.names():
-        _skip(out, work.name)
+    job = run.prepare(
+        photos, token, name=name, base=base, start=from_, like=like, method=method, rank=rank, prior=prior,
+        prior_count=prior_count, prior_weight=prior_weight, augment=augment, token_init=token_init,
+        freeze_token=freeze_token, preserve_uncond=preserve_uncond, steps=steps, lr=lr, batch=batch,
+        accumulate=accumulate, resolution=resolution, precision=precision, checkpointing=checkpointing, seed=seed,
+        save_every=save_every, style=style,
+    )  # fmt: skip
+    if if_missing and job.name in registry.names():
+        _skip(out, job.name)
         return
-    folder = preview_dir or Path("samples") / f"{work.name}-preview"
-    how = _How(device, gpus, resume=resume, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
-    _check(work, how, replaces=force or dry_run)
+    folder = preview_dir or Path("samples") / f"{job.name}-preview"
+    go_on: Resume = resume or ("auto" if if_missing else False)
+    options_ = _Options(device, resume=go_on, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
+    run.check(job, previews=options_.previews, resume=go_on, force=force or dry_run)
     if gpus > 1 and not processes.launched() and not dry_run:
         _launch(gpus)
-    _join(out, work, how, dry_run=dry_run)
+    output.quiet_libraries()
+    with processes.distributed(device) as ranks:
+        voice = out if ranks.rank == 0 else output.Output("quiet")
+        _introduce(voice, job)
+        if dry_run and ranks.rank == 0:
+            plan = plans.plan(job, device, max(gpus, ranks.world), force=force)
+            out.facts(plan.facts(), plan.data())
+        elif not dry_run:
+            _train(voice, job, options_, ranks)
+    if ranks.rank == 0 and not dry_run:
+        out.talk(f'Saved. Try: cdtool sample {job.name} "{_example(job)}"')
+        out.result(job.name, _data(job.name))
 
 
 @dataclass(frozen=True)
-class _How:
-    """How a job is trained: where, over what is there already or from its checkpoint, and what is looked at of it."""
+class _Options:
+    """How a job is trained: where, over what is there already or from its checkpoint, and what is shown of it."""
 
     device: str
-    gpus: int
-    resume: bool
+    resume: Resume
     force: bool
     pick: int | None
     previews: tuple[str, ...]
@@ -116,110 +129,77 @@ def _skip(out: Output, name: str) -> None:
         out.result(name, _data(name))
 
 
-def _check(work: job.Job, how: _How, *, replaces: bool) -> None:
-    """What would fail only after the loading or at the end, told before."""
-    if not replaces:
-        registry.check_free(work.name)
-    for text in how.previews:
-        tokens.bind(text, work.tokens)
-    if how.resume and not run.checkpoint_path(work.name).is_file():
-        raise NotFoundError(f'There is no checkpoint of "{work.name}".', "Start it without --resume.")
-
-
 def _launch(gpus: int) -> NoReturn:
     from cdtool.cli.launch import launch
 
     raise typer.Exit(launch(gpus, sys.argv[1:]))
 
 
-def _join(out: Output, work: job.Job, how: _How, *, dry_run: bool) -> None:
-    """Train, or show the plan, with the processes that were started together with this one; the first one speaks."""
-    output.quiet_libraries()
-    with processes.distributed(how.device) as group:
-        leads = group.rank == 0
-        voice = out if leads else output.Output("quiet")
-        _introduce(voice, work)
-        if dry_run:
-            if leads:
-                _show_plan(out, work, how, group)
-            return
-        _train(voice, work, how, group)
-        if leads:
-            out.talk(f'Saved. Try: cdtool sample {work.name} "{_example(work)}"')
-            out.result(work.name, _data(work.name))
-
-
-def _introduce(out: Output, work: job.Job) -> None:
-    if work.start is not None:
-        held = ", ".join(f'"{token.words(place)}"' for place, token in enumerate(work.tokens[: work.earlier], 1))
-        out.talk(f"Going on from {work.start.name}, which holds {held}.")
-    if work.base == "mini":
+def _introduce(out: Output, job: Job) -> None:
+    if job.start is not None:
+        held = ", ".join(f'"{token.words(place)}"' for place, token in enumerate(job.tokens[: job.earlier], 1))
+        out.talk(f"Going on from {job.start.name}, which holds {held}.")
+    if job.base == "mini":
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
 
 
-def _train(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> None:
+def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
+    from cdtool.evaluation import selection
     from cdtool.models import pipelines
 
-    if group.world > work.settings.batch:
-        raise UsageError(f"A batch of {work.settings.batch} cannot be shared by {group.world} processes.")
-    for item in work.skipped:
-        out.talk(f"Skipped {item.path.name}: {item.reason}.")
-    loaded = pipelines.load(work.base, precision=work.settings.precision, device=how.device)
-    work = run.with_initializers(work, loaded)
-    _draw_priors(out, work, loaded, group)
-    learned, told = run.concept_images(work, loaded)
-    for summary, warning in told:
-        out.talk(f"Prior: {summary}.")
-        if warning and group.rank == 0:
-            out.warn(warning)
-    _fit(out, work, loaded, learned, how, group)
-
-
-def _fit(
-    out: Output, work: job.Job, loaded: Base, learned: tuple[ConceptImages, ...], how: _How, group: processes.Ranks
-) -> None:
-    from cdtool.evaluation import selection
-
-    train_it = partial(selection.train, count=how.pick) if how.pick else run.train
+    base = pipelines.load(job.base, precision=job.settings.precision, device=chosen.device)
+    train_job = partial(selection.train_job, count=chosen.pick) if chosen.pick else run.train_job
     with asked_to_stop() as stop:
-        events = train_it(work, loaded, learned, resume=how.resume, previews=how.previews, stop=stop, ranks=group,
-                          force=how.force)  # fmt: skip
-        steps = _steps(events, out, how.folder)
-        first = next(steps, None)  # the bank is filled before the bar begins
-        if first is not None:
-            every = itertools.chain([first], steps)
-            for _ in out.progress(every, work.settings.steps, start=first.step - 1, describe=_loss):
-                pass
-        if how.pick and group.rank == 0:
-            _pick(out, work, loaded, how.pick, stop)
+        events = train_job(job, base, resume=chosen.resume, previews=chosen.previews, stop=stop, ranks=ranks,
+                           force=chosen.force)  # fmt: skip
+        try:
+            _show(out, events, job.settings.steps, chosen.folder)
+        except InterruptedRun as error:
+            raise _with_command(error) from None
+        if chosen.pick and ranks.rank == 0:
+            _pick(out, job, base, chosen.pick, stop)
 
 
-def _pick(out: Output, work: job.Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
-    """Score the checkpoints, and tell on stderr which one is kept and why."""
-    from cdtool.evaluation import selection
-
-    total = len(selection.checkpoint_steps(work.settings.steps, count)) + 2  # the base, and the choice
-    events = list(out.progress(selection.choose(work, loaded, stop=stop), total, label="checkpoint"))
-    picked = next(event for event in events if isinstance(event, selection.Selection))
-    out.talk("step   text  image")
-    for stage in picked.stages:
-        remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
-        out.talk(f"{stage.step:>4}  {stage.text:.3f}  {stage.image:.3f}  {remark}".rstrip())
-    out.talk(f"Kept is {selection.RULE}.")
+def _with_command(error: InterruptedRun) -> InterruptedRun:
+    """The same with the whole command that goes on, where there is something to go on from."""
+    if "--resume" not in error.hint:
+        return error
+    command = [word for word in sys.argv[1:] if word not in ("--resume", "--force")]
+    return InterruptedRun(str(error), f"Go on with: cdtool {shlex.join([*command, '--resume'])}")
 
 
-def _steps(events: Iterator[Step], out: Output, folder: Path) -> Iterator[Step]:
-    """The optimizer steps; what else happens is told or written on the way."""
+# ---------------------------------------------------------------- what is shown
+
+
+def _show(out: Output, events: Iterator[Event], steps: int, folder: Path) -> None:
+    """Follow a training: a bar for class images that are generated and one for the steps, the rest as lines."""
+    counted = (event for event in _followed(out, events, folder) if event.kind in ("class image", "step"))
+    for kind, group in itertools.groupby(counted, lambda event: event.kind):
+        _show_bar(out, kind, group, steps)
+
+
+def _show_bar(out: Output, kind: str, group: Iterator[Event], steps: int) -> None:
+    first = next(group)
+    total, describe = (steps, _loss) if kind == "step" else (first.of, _nothing)
+    for _ in out.progress(itertools.chain([first], group), total, start=first.step - 1, label=kind, describe=describe):
+        pass
+
+
+def _followed(out: Output, events: Iterator[Event], folder: Path) -> Iterator[Event]:
+    """The same events; what has no bar is told or written on the way."""
     for event in events:
-        if event.kind == "step":
-            yield event
+        if event.kind == "note":
+            out.talk(event.text)
+        elif event.kind == "warning":
+            out.warn(event.text)
         elif event.kind == "latents" and event.step == event.of:
             out.talk(f"Encoded {event.step} crops in {output.duration(event.seconds)}.")
         elif event.kind == "preview":
             _write_previews(event, out, folder)
+        yield event
 
 
-def _write_previews(event: Step, out: Output, folder: Path) -> None:
+def _write_previews(event: Event, out: Output, folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,23 +209,27 @@ def _write_previews(event: Step, out: Output, folder: Path) -> None:
         out.talk(f"Preview: {path}")
 
 
-def _loss(step: Step) -> str:
-    prior = "" if step.prior_loss != step.prior_loss else f"  prior {step.prior_loss:.3f}"
-    return f"loss {step.loss:.3f}{prior}"
+def _loss(event: Event) -> str:
+    prior = "" if event.prior_loss != event.prior_loss else f"  prior {event.prior_loss:.3f}"
+    return f"loss {event.loss:.3f}{prior}"
 
 
-def _draw_priors(out: Output, work: job.Job, loaded: Base, group: processes.Ranks) -> None:
-    """Class images that only the base can provide, drawn by the first process before anything is encoded."""
-    wanted = run.pending(work, loaded.folder)
-    if group.rank:
-        run.await_priors(work, loaded.folder)
-    elif wanted:
-        total = sum(one.how.count for one in wanted)
-        out.talk(f'Drawing {total} class images once, for this and later trainings: "{wanted[0].prompt}"')
-        with asked_to_stop() as stop:
-            steps = (step for step in run.generate_priors(work, loaded, stop=stop) if step.kind == "image")
-            for _ in out.progress(steps, total, label="class image"):
-                pass
+def _nothing(_: Event) -> str:
+    return ""
+
+
+def _pick(out: Output, job: Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
+    """Score the checkpoints, and tell on stderr which one is kept and why."""
+    from cdtool.evaluation import selection
+
+    total = len(selection.checkpoint_steps(job.settings.steps, count)) + 2  # the base, and the choice
+    events = list(out.progress(selection.choose(job, loaded, stop=stop), total, label="checkpoint"))
+    picked = next(event for event in events if isinstance(event, selection.Selection))
+    out.talk("step   text  image")
+    for stage in picked.stages:
+        remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
+        out.talk(f"{stage.step:>4}  {stage.text:.3f}  {stage.image:.3f}  {remark}".rstrip())
+    out.talk(f"Kept is {selection.RULE}.")
 
 
 def _data(name: str) -> dict[str, Any]:
@@ -254,12 +238,7 @@ def _data(name: str) -> dict[str, Any]:
     return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes} | ({"pick": pick} if pick else {})
 
 
-def _example(work: job.Job) -> str:
-    several = len(work.tokens) > 1
-    words = [token.words(place if several else None) for place, token in enumerate(work.tokens, 1)]
-    return f"painting in the style of {words[0]}" if work.settings.style else f"photo of a {' and a '.join(words)}"
-
-
-def _show_plan(out: Output, work: job.Job, how: _How, group: processes.Ranks) -> None:
-    plan = run.plan(work, how.device, max(how.gpus, group.world), force=how.force)
-    out.facts(plan.facts(), plan.data())
+def _example(job: Job) -> str:
+    several = len(job.tokens) > 1
+    words = [token.words(place if several else None) for place, token in enumerate(job.tokens, 1)]
+    return f"painting in the style of {words[0]}" if job.settings.style else f"photo of a {' and a '.join(words)}"

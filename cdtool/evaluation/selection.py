@@ -19,13 +19,13 @@ from cdtool.store import concept, registry
 from cdtool.store.registry import Concept
 from cdtool.tokens import bind
 from cdtool.training import run
+from cdtool.training.processes import ALONE
 
 if TYPE_CHECKING:
     from cdtool.models.encoders import Encoder
     from cdtool.models.pipelines import Base
-    from cdtool.training.batches import ConceptImages
+    from cdtool.training.event import Event, Resume
     from cdtool.training.job import Job
-    from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
 
 DRAWING = {"count": 4, "steps": 25, "seed": 1000}  # seeds away from those people draw and measure with
@@ -76,35 +76,33 @@ def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, round(steps * place / count)) for place in range(1, count + 1)))
 
 
-def train(
-    work: Job,
+def train_job(
+    job: Job,
     base: Base,
-    learned: tuple[ConceptImages, ...],
     count: int,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     previews: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
     force: bool = False,
-) -> Iterator[Step]:
-    """Train as `studies.train` does and raises, and keep the concept as it is at `count` steps for `choose`."""
-    work = run.with_initializers(work, base)
-    leads = ranks is None or ranks.rank == 0
-    if leads and not resume:
-        shutil.rmtree(_folder(work.name), ignore_errors=True)
-    kept: Collection[int] = checkpoint_steps(work.settings.steps, count)
-    for step in run.train(work, base, learned, resume=resume, previews=previews, stop=stop, ranks=ranks,
-                              force=force, snapshots=kept):  # fmt: skip
-        if step.kind == "snapshot" and leads:
-            manifest = run.manifest_of(work, base, run.begin(work, base, force=force))
-            manifest = replace(manifest, settings={**manifest.settings, "steps": step.step})
-            folder = _folder(work.name)
+) -> Iterator[Event]:
+    """Train as `run.train_job` does and raises, and keep the concept as it is at `count` steps for `choose`."""
+    job = run.with_initializers(job, base)
+    if ranks.rank == 0 and not resume:
+        shutil.rmtree(_folder(job.name), ignore_errors=True)
+    kept: Collection[int] = checkpoint_steps(job.settings.steps, count)
+    for event in run.train_job(job, base, resume=resume, previews=previews, stop=stop, ranks=ranks, force=force,
+                               snapshots=kept):  # fmt: skip
+        if event.kind == "snapshot" and ranks.rank == 0:
+            manifest = run.manifest_of(job, base, run.begin(job, base, force=force))
+            manifest = replace(manifest, settings={**manifest.settings, "steps": event.step})
+            folder = _folder(job.name)
             folder.mkdir(parents=True, exist_ok=True)
             with workplace(folder) as place:
-                concept.write(place / "concept", manifest, step.tensors)
-                (place / "concept").replace(folder / f"{step.step:06d}{registry.SUFFIX}")
-        yield step
+                concept.write(place / "concept", manifest, event.tensors)
+                (place / "concept").replace(folder / f"{event.step:06d}{registry.SUFFIX}")
+        yield event
 
 
 def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[CheckpointScore | Selection]:

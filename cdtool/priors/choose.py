@@ -91,15 +91,6 @@ def gather(
     )  # fmt: skip
 
 
-def pending(
-    wanted: str, token: Token, *, base_folder: Path, style: bool = False, count: int = 200
-) -> PendingSet | None:
-    """What the base has to draw before `gather` finds images, or None; nothing is encoded for the answer."""
-    if wanted == "auto" and (_offered(base_folder) or _fitting(token, style, base_folder)):
-        return None
-    return _drawn(wanted, token, style, base_folder, count).pending if wanted in ("auto", "generated") else None
-
-
 def corpus_of(base_folder: Path) -> Path:
     """The corpus a base brings along. Raises NotFoundError."""
     offered = _offered(base_folder)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cdtool.errors import InputError, InterruptedRun
+from cdtool.errors import InterruptedRun
 from cdtool.images import photos
 from cdtool.research.suite import Cell, ConceptSpec, MethodSpec, Suite, spec
 from cdtool.store import bases, registry, subject
@@ -152,22 +152,13 @@ def ensure(context: RunContext, recipe: Recipe, cell: Cell) -> Iterator[Event]:
         _merge(context, recipe)
         return
     start = registry.find(recipe.parents[0].name) if recipe.parents else None
-    work = training(context, recipe, start)
-    for _ in run.generate_priors(work, context.base, stop=context.stop):
-        pass
-    learned, _ = run.concept_images(work, context.base)
-    resume = run.checkpoint_path(work.name).is_file()
+    job = training(context, recipe, start)
     try:
-        for step in run.train(work, context.base, learned, resume=resume, stop=context.stop, force=True):
-            if step.kind == "step":
-                yield Event("step", cell.id, told=f"{recipe.name}  loss {step.loss:.3f}")
+        for event in run.train_job(job, context.base, resume="auto", stop=context.stop, force=True):
+            if event.kind == "step":
+                yield Event("step", cell.id, told=f"{recipe.name}  loss {event.loss:.3f}")
     except InterruptedRun as error:
         raise InterruptedRun(str(error), GO_ON) from None
-    except InputError:
-        if not resume:
-            raise
-        run.checkpoint_path(work.name).unlink(missing_ok=True)  # of other weights, photos or settings
-        yield from ensure(context, recipe, cell)
 
 
 def cost(concepts: Sequence[Concept]) -> dict[str, float]:

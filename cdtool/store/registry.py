@@ -289,6 +289,10 @@ def _existing(name: str) -> Path:
 
 def _unknown(name: str) -> NotFoundError:
     told = shortened(printable(name))
+    if name.endswith(SUFFIX):
+        return NotFoundError(f"There is no file {told}.", "Check the path; concepts by name: cdtool list")
+    if len(name.split()) > 1:
+        return NotFoundError(f'"{told}" is no concept.', f'A prompt comes after it: cdtool sample NAME "{told}"')
     return NotFoundError(f'There is no concept "{told}".', nearest(told, names()) or "See: cdtool list")
 
 

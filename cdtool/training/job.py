@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool import methods, settings
-from cdtool.errors import ConceptError, InputError, TokenError, UsageError
+from cdtool.errors import ConceptError, InputError, SettingsError, TokenError, UsageError, nearest
 from cdtool.settings import TrainSettings
 from cdtool.store import bases, concept, registry
 from cdtool.tokens import Token, parse_specs
@@ -16,6 +16,9 @@ from cdtool.tokens import Token, parse_specs
 if TYPE_CHECKING:
     from cdtool.images import photos
     from cdtool.store.registry import Concept
+
+
+HIGH_RATE = 30.0  # times the usual rate, from which a training is warned of
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Job:
     origins: Mapping[str, str] = field(default_factory=dict)  # where each setting came from
     halved: bool = False  # the steps are half as many because there is no prior
     start: Concept | None = None  # the concept it goes on from
+    warnings: tuple[str, ...] = ()  # a sentence each, on what is unlikely to be meant
 
     @property
     def earlier(self) -> int:
@@ -65,11 +69,13 @@ def job(
     tokens = parse_specs(specs, first=len(earlier) + 1)
     _check_tokens(tokens, earlier, len(paths))
     given = (f"like {like.name}", settings_of(like)) if like else None
-    chosen, found = settings.resolve(TrainSettings, flags, base_folder or bases.locate(base), like=given)
+    _check_names(flags)
+    folder = base_folder or bases.locate(base)
+    chosen, found = settings.resolve(TrainSettings, flags, folder, like=given)
     _check_method(chosen, tokens, start)
     steps, halved = _steps(chosen, len(tokens), found["steps"].origin)
     groups = [paths] if len(tokens) == 1 else [[path] for path in paths]
-    usable = [photos.find(group, resolution=chosen.resolution) for group in groups]
+    usable = [photos.find(group, resolution=chosen.resolution or bases.describe(folder).resolution) for group in groups]
     own = name or "-".join([*([start.name] if start else []), *(registry.slug(token.noun) for token in tokens)])
     registry.check_name(own)
     return Job(
@@ -83,7 +89,25 @@ def job(
         origins={name: value.origin for name, value in found.items()},
         halved=halved,
         start=start,
+        warnings=tuple(_warnings(chosen, [good for good, _ in usable], folder)),
     )
+
+
+def _check_names(flags: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(TrainSettings)]
+    for name in flags:
+        if name not in known:
+            raise SettingsError(f'There is no training setting "{name}".', nearest(name, known))
+
+
+def _warnings(chosen: TrainSettings, groups: Sequence[Sequence[photos.Photo]], folder: Path) -> Iterator[str]:
+    """What can be trained but is unlikely to turn out well."""
+    if any(len(group) == 1 for group in groups):
+        yield "There is a single photo; the concept will hardly be told from its background. Give 4 to 10."
+    usual = settings.resolve(TrainSettings, {"method": chosen.method}, folder)[0].lr
+    if chosen.lr > HIGH_RATE * usual:
+        times = f"{chosen.lr / usual:.0f} times the usual {usual:g}"
+        yield f"The rate {chosen.lr:g} is {times}; the concept may come out as noise."
 
 
 def base_name(flag: str | None, start: Concept | None = None, like: Concept | None = None) -> str:

@@ -6,14 +6,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from cdtool.errors import InterruptedRun, TrainingError
+from cdtool.errors import InputError, InterruptedRun, TrainingError
 from cdtool.models import diffusion, text
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
@@ -28,6 +28,7 @@ from cdtool.training.batches import (
     samples_of,
     shard,
 )
+from cdtool.training.event import Event, Resume
 from cdtool.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -38,20 +39,6 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
     from cdtool.tokens import Token
     from cdtool.training.trainable import Start, Trainable
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the loop tells its caller."""
-
-    kind: Literal["latents", "step", "snapshot", "saved", "preview", "done"]
-    step: int = 0  # how many are done; of "latents", crops
-    of: int = 0  # how many there are
-    loss: float = math.nan
-    prior_loss: float = math.nan
-    seconds: float = 0.0  # since the loop began
-    images: tuple[NDArray[np.uint8], ...] = ()  # of a preview
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # of "snapshot" and "done": the concept
 
 
 # ---------------------------------------------------------------- the loop
@@ -100,13 +87,13 @@ def fit(
     settings: TrainSettings,
     *,
     checkpoint: Path,
-    resume: bool = False,
+    resume: Resume = False,
     previews: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
     start: Start | None = None,
     snapshots: Collection[int] = (),
-) -> Iterator[Step]:
+) -> Iterator[Event]:
     """Train a concept by the settings' method, yielding every step; the last one, "done", carries its tensors.
 
     Latents are encoded first. With `start` it goes on from another concept, whose tokens are the first of `tokens`.
@@ -127,33 +114,35 @@ def fit(
             crops = filled
             if stop():
                 raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
-            yield Step("latents", done, count, seconds=time.monotonic() - begun)
+            yield Event("latents", done, count, seconds=time.monotonic() - begun)
         run = _run(base, settings, tokens, trained, ranks, crops, any(concept.class_images for concept in concepts))
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
-        first = _restore(run, checkpoint, identity) if resume and checkpoint.exists() else 0
+        first = _first_step(run, checkpoint, identity, resume)
+        if first:
+            yield Event("note", text=f"Going on from the checkpoint at step {first} of {settings.steps}.")
         parameters = trained.parameters()
         if previews and ranks.rank == 0:
-            yield Step("preview", first, images=_preview(run, previews))
+            yield Event("preview", first, images=_preview(run, previews))
         for step in range(first, settings.steps):
             target, prior, stopped = _step(
                 run, shard(samples_of(settings, concepts, step), ranks), step, parameters, stop()
             )
-            yield Step("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
+            yield Event("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
             last = step + 1 == settings.steps
             if step + 1 in snapshots and ranks.rank == 0 and not last:
-                yield Step("snapshot", step + 1, tensors=trainable.changes(trained))
+                yield Event("snapshot", step + 1, tensors=trainable.changes(trained))
             if stopped or ((step + 1) % settings.save_every == 0 and not last):
                 if ranks.rank == 0:
                     _save(run, checkpoint, identity, step + 1)
-                    yield Step("saved", step + 1)
+                    yield Event("saved", step + 1)
                 if stopped and not last:
                     raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
                 if previews and ranks.rank == 0:
-                    yield Step("preview", step + 1, images=_preview(run, previews))
+                    yield Event("preview", step + 1, images=_preview(run, previews))
         trained.check_moved()
         if previews and ranks.rank == 0:
-            yield Step("preview", settings.steps, images=_preview(run, previews))
-        yield Step("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
+            yield Event("preview", settings.steps, images=_preview(run, previews))
+        yield Event("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
 
 
 def _step(
@@ -240,6 +229,18 @@ def _save(run: _Run, path: Path, identity: str, step: int) -> None:
         "scaler": run.scaler.state_dict(),
     }
     checkpoints.save(path, state)
+
+
+def _first_step(run: _Run, path: Path, identity: str, resume: Resume) -> int:
+    """The number of steps done before: those of the checkpoint where the run goes on from it."""
+    if not (resume and path.exists()):
+        return 0
+    try:
+        return _restore(run, path, identity)
+    except InputError:
+        if resume == "auto":
+            return 0
+        raise
 
 
 def _restore(run: _Run, path: Path, identity: str) -> int:

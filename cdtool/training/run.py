@@ -1,195 +1,241 @@
-"""Verbs composed: a whole training, from photos over its plan to a saved concept."""
+"""Training as one call: `train` and its steps, `iter_train`, from photos to a saved concept."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import settings
-from cdtool.methods import METHODS, words_only
+from cdtool import settings as stored
+from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
+from cdtool.methods import words_only
 from cdtool.store import bases, families, registry
-from cdtool.store.concept import BaseRef, Manifest, read_header
-from cdtool.tokens import counted
+from cdtool.store.concept import BaseRef, Manifest
+from cdtool.tokens import bind
+from cdtool.training import job as jobs
+from cdtool.training import processes
+from cdtool.training.event import Event, Resume
 from cdtool.training.job import Job
 
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
-    from cdtool.priors.make import Progress
+    from cdtool.priors.choose import ClassImages
     from cdtool.priors.sets import PendingSet
     from cdtool.store.registry import Concept
+    from cdtool.tokens import Token
     from cdtool.training.batches import ConceptImages
-    from cdtool.training.estimate import Cost
-    from cdtool.training.loop import Step
     from cdtool.training.processes import Ranks
     from cdtool.training.trainable import Start
 
+Paths = str | Path | Sequence[str | Path]
 
-def concept_images(work: Job, base: Base) -> tuple[tuple[ConceptImages, ...], list[tuple[str, str]]]:
-    """What there is to learn, with captions and class images, and (summary, warning or "") of each prior set."""
-    import functools
 
-    from cdtool.images import photos
+def prepare(
+    photos: Paths, token: str | Sequence[str], *, name: str | None = None, base: str | None = None,
+    start: Concept | str | None = None, like: Concept | str | None = None, **settings: Any,
+) -> Job:  # fmt: skip
+    """Check what a training was given, and find its photos and settings (see `train` for the parameters).
+
+    Raises NotFoundError, UsageError, TokenError, SettingsError, PhotoError, ConceptError or InputError.
+    """
+    paths = [Path(photos)] if isinstance(photos, str | Path) else [Path(path) for path in photos]
+    tokens = [token] if isinstance(token, str) else list(token)
+    begun, model = (registry.find(one) if isinstance(one, str) else one for one in (start, like))
+    chosen = jobs.base_name(base, begun, model)
+    return jobs.job(paths, tokens, name=name, base=chosen, flags=settings, start=begun, like=model)
+
+
+def check(job: Job, *, previews: Sequence[str] = (), resume: Resume = False, force: bool = False) -> None:
+    """What would fail only after loading, or at the end, is refused here.
+
+    Raises NameTakenError, TokenError for a preview prompt, NotFoundError for a checkpoint that is not there, and
+    InputError for one that would be lost.
+    """
+    if not force:
+        registry.check_free(job.name)
+    for prompt in previews:
+        bind(prompt, job.tokens)
+    interrupted = checkpoint_path(job.name).is_file()
+    if resume is True and not interrupted:
+        raise NotFoundError(f'There is no checkpoint of "{job.name}".', "Start it without --resume.")
+    if interrupted and not (resume or force):
+        raise InputError(
+            f'A training of "{job.name}" was stopped and left a checkpoint.',
+            "Go on from it with --resume, or start over with --force.",
+        )
+
+
+def iter_train(
+    photos: Paths,
+    *,
+    token: str | Sequence[str],
+    name: str | None = None,
+    base: str | None = None,
+    start: Concept | str | None = None,
+    like: Concept | str | None = None,
+    device: str = "auto",
+    preview: Sequence[str] = (),
+    resume: Resume = False,
+    force: bool = False,
+    if_missing: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Iterator[Event]:
+    """Train a concept as `train` does, yielding what happens; the last event, "done", carries the saved concept."""
+    from cdtool.models import pipelines
+
+    job = prepare(photos, token, name=name, base=base, start=start, like=like, **settings)
+    if if_missing and job.name in registry.names():
+        yield Event("done", concept=registry.find(job.name))
+        return
+    resume = resume or ("auto" if if_missing else False)
+    check(job, previews=preview, resume=resume, force=force)
+    with processes.distributed(device) as ranks:
+        loaded = pipelines.load(job.base, precision=job.settings.precision, device=device)
+        yield from train_job(job, loaded, previews=preview, resume=resume, force=force, stop=stop, ranks=ranks)
+
+
+def train(photos: Paths, *, token: str | Sequence[str], **options: Any) -> Concept:
+    """Teach a base a new concept from photos, and save it.
+
+    photos    folders of photos, or single files
+    token     what it is called: "V* dog", or "moongate" without a modifier; several with a folder each train jointly
+    name      of the concept; the class noun unless given
+    base      name, hub id or path; the one in use unless given
+    start     the concept to go on from: its tokens stay, the new ones follow
+    like      a concept whose settings are used where none are given
+    device    "auto", "cpu", "cuda", "cuda:1", "mps"
+    preview   prompts sampled at the start, at checkpoints and at the end (events of `iter_train`)
+    resume    go on from the checkpoint of a stopped run; "auto": if there is one of the same run
+    force     replace a concept, or a checkpoint, of that name
+    if_missing  return the concept of that name if there is one
+    stop      asked after each step; True saves a checkpoint and raises InterruptedRun
+
+    Every other keyword is a field of `settings.TrainSettings`: steps, lr, method, prior, seed...
+    Raises what `prepare`, `check`, `pipelines.load` and `loop.fit` raise.
+    """
+    *_, last = iter_train(photos, token=token, **options)
+    assert last.concept is not None
+    return last.concept
+
+
+def train_job(
+    job: Job,
+    base: Base,
+    *,
+    resume: Resume = False,
+    previews: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = processes.ALONE,
+    force: bool = False,
+    snapshots: Collection[int] = (),
+) -> Iterator[Event]:
+    """Train a prepared job on a loaded base and save the concept after the last step.
+
+    Raises UsageError for more processes than images of a step, and what `loop.fit` and `registry.save` raise.
+    """
+    from cdtool.training import loop
+
+    families.check_trainable(base.name, families.read(base.folder))
+    if ranks.world > job.settings.batch:
+        raise UsageError(f"A batch of {job.settings.batch} cannot be shared by {ranks.world} processes.")
+    start = begin(job, base, force=force)
+    job = with_initializers(job, base)
+    if ranks.rank == 0:
+        yield from (Event("note", text=f"Skipped {item.path.name}: {item.reason}.") for item in job.skipped)
+        yield from (Event("warning", text=text) for text in job.warnings)
+    found = yield from _made_class_images(job, base, ranks, stop)
+    learned, checkpoint, first = concept_images(job, found), checkpoint_path(job.name), 0
+    for event in loop.fit(base, learned, job.tokens, job.settings, checkpoint=checkpoint, resume=resume,
+                          previews=previews, stop=stop, ranks=ranks, start=start, snapshots=snapshots):  # fmt: skip
+        if event.kind == "step":
+            first = first or event.step
+        if event.kind == "done" and ranks.rank == 0:
+            saved = registry.save(manifest_of(job, base, start), event.tensors, force=force)
+            took = {"seconds": round(event.seconds, 1)} if first == 1 else {}  # known of an unbroken run only
+            registry.add_note(job.name, photos=_folders(job), base=own_base(job.base), **took)
+            checkpoint.unlink(missing_ok=True)
+            event = replace(event, concept=saved)
+        yield event
+
+
+# ---------------------------------------------------------------- class images
+
+
+def class_images(job: Job, base_folder: Path) -> list[ClassImages]:
+    """The class images of every new token; those its base has to generate first are `pending`."""
+    return [_class_images(job, token, base_folder) for token in job.new]
+
+
+def _class_images(job: Job, token: Token, base_folder: Path) -> ClassImages:
     from cdtool.priors import choose
+
+    chosen = job.settings
+    return choose.gather(
+        chosen.prior, token, base_folder=base_folder, style=chosen.style, count=chosen.prior_count
+    )  # fmt: skip
+
+
+def _made_class_images(
+    job: Job, base: Base, ranks: Ranks, stop: Callable[[], bool]
+) -> Generator[Event, None, list[ClassImages]]:
+    """The class images of every new token, those that were pending generated by the first process.
+
+    Raises InterruptedRun when asked to stop, with what was generated kept, and ResourceError.
+    """
+    found = class_images(job, base.folder)
+    pending = list({one.pending.name: one.pending for one in found if one.pending}.values())
+    if pending and ranks.rank == 0:
+        yield from _generate(pending, base, stop)
+    while any(one.pending for one in found):  # a process that is not the first waits for it
+        found = [_class_images(job, token, base.folder) if one.pending else one
+                 for token, one in zip(job.new, found, strict=True)]  # fmt: skip
+        if ranks.rank and any(one.pending for one in found):
+            time.sleep(1)
+    for one in found if ranks.rank == 0 else ():
+        yield Event("note", text=f"Prior: {one.summary}.")
+        if one.warning:
+            yield Event("warning", text=one.warning)
+    return found
+
+
+def _generate(pending: Sequence[PendingSet], base: Base, stop: Callable[[], bool]) -> Iterator[Event]:
+    from cdtool.priors import make, sets
+
+    total, done = sum(one.how.count for one in pending), 0
+    named = f'"{pending[0].prompt}"'
+    yield Event("note", text=f"Generating {total} class images once, for this and later trainings: {named}")
+    for one in pending:
+        with contextlib.suppress(NameTakenError):  # another training made the same meanwhile: either will do
+            for progress in make.generate(base, one, force=one.name in sets.names(), stop=stop):
+                if progress.kind == "image":
+                    done += 1
+                    yield Event("class image", done, total)
+
+
+def concept_images(job: Job, found: Sequence[ClassImages]) -> tuple[ConceptImages, ...]:
+    """What there is to learn: for each new token its captioned photos and its class images."""
+    from cdtool.images import photos
     from cdtool.training.batches import ConceptImages, Example
 
-    for _ in generate_priors(work, base):
-        pass
-    made, told = [], []
-    for place, (token, group) in enumerate(zip(work.new, work.groups, strict=True), work.earlier):
-        at = place if len(work.tokens) > 1 else None
-        targets = tuple(
-            Example(photos.caption_for(token, at, work.settings.style, photo), functools.partial(photos.read, photo),
+    made = []
+    for place, (token, group, priors) in enumerate(zip(job.new, job.groups, found, strict=True), job.earlier):
+        index = place if len(job.tokens) > 1 else None
+        own = tuple(
+            Example(photos.caption_for(token, index, job.settings.style, photo), functools.partial(photos.read, photo),
                     photo.sha256)
             for photo in group
         )  # fmt: skip
-        found = choose.gather(work.settings.prior, token, base_folder=base.folder, style=work.settings.style,
-                             count=work.settings.prior_count)  # fmt: skip
-        told.append((found.summary, found.warning))
-        priors = tuple(Example(picture.caption, picture.load, picture.sha256) for picture in found.images)
-        made.append(ConceptImages(targets, priors))
-    return tuple(made), told
+        made.append(ConceptImages(own, tuple(Example(one.caption, one.load, one.sha256) for one in priors.images)))
+    return tuple(made)
 
 
-def pending(work: Job, base_folder: Path) -> list[PendingSet]:
-    """The prior sets a job needs that its base has to draw first."""
-    from cdtool.priors import choose
-
-    found = [choose.pending(work.settings.prior, token, base_folder=base_folder, style=work.settings.style,
-                           count=work.settings.prior_count) for token in work.new]  # fmt: skip
-    return list({one.name: one for one in found if one}.values())
-
-
-def generate_priors(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-    """Draw the class images that a job needs and that are not there yet.
-
-    Raises InterruptedRun when asked to stop, with what is drawn kept, and ResourceError.
-    """
-    import contextlib
-
-    from cdtool.errors import NameTakenError
-    from cdtool.priors import make, sets
-
-    for wanted in pending(work, base.folder):
-        with contextlib.suppress(NameTakenError):  # another training drew the same meanwhile: either will do
-            yield from make.generate(base, wanted, force=wanted.name in sets.names(), stop=stop)
-
-
-def await_priors(work: Job, base_folder: Path) -> None:
-    """Wait until another process of this training has drawn them."""
-    import time
-
-    while pending(work, base_folder):
-        time.sleep(1)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training would do and cost."""
-
-    work: Job
-    cost: Cost
-    device: str
-    precision: str
-    world: int
-    priors: tuple[str, ...]
-    drawing: float = 0.0  # s; of class images that are not there yet
-
-    def facts(self) -> dict[str, str]:
-        """The plan for a person, a name and a value a line."""
-        work, chosen, cost = self.work, self.work.settings, self.cost
-        targets = chosen.batch if chosen.prior == "none" else chosen.batch // 2
-        shared = f", shared by {self.world} processes" if self.world > 1 else ""
-        used = [f"{photo.path.name}{f' ({photo.note})' if photo.note else ''}" for g in work.groups for photo in g]
-        facts = {
-            "concept": f"{work.name}, {cost.concept_bytes / 1e6:.1f} MB",
-            "base": work.base,
-            "tokens": ", ".join(token.words() for token in work.tokens),
-            "photos used": f"{len(used)}: {', '.join(used)}",
-            "photos skipped": "; ".join(f"{item.path.name}: {item.reason}" for item in work.skipped) or "none",
-            "prior": "; ".join(self.priors),
-            "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
-            "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.embeddings, 'row')}",
-            "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
-            f"in {counted(chosen.accumulate, 'pass')}{shared}"
-            f"{', half as many because there is no prior' if work.halved else ''}",
-            "rate": f"{chosen.lr:g}",
-            "settings": "; ".join(_by_origin(work)) or "all by default",
-            "precision": f"{self.precision} on {self.device}",
-            "latent cache": f"{cost.crops} crops, {cost.cache_bytes / 1e6:.1f} MB",
-            "time": f"about {_minutes(cost.seconds)} after loading and encoding",
-            "memory": f"about {cost.memory / 1e9:.1f} GB",
-        }
-        if self.drawing:
-            facts["prior"] += f"; about {_minutes(self.drawing)} of drawing"
-        return facts
-
-    def data(self) -> dict[str, Any]:
-        """The plan as JSON has it."""
-        work = self.work
-        return {
-            "name": work.name,
-            "base": work.base,
-            "tokens": [asdict(token) for token in work.tokens],
-            "photos": [{"path": str(photo.path), "note": photo.note} for group in work.groups for photo in group],
-            "skipped": [{"path": str(item.path), "reason": item.reason} for item in work.skipped],
-            "prior": list(self.priors),
-            "prior_seconds": self.drawing,
-            "settings": asdict(work.settings),
-            "origins": dict(work.origins),
-            "from": work.start.name if work.start else None,
-            "device": self.device,
-            "precision": self.precision,
-            "processes": self.world,
-            **asdict(self.cost),
-        }
-
-
-def _by_origin(work: Job) -> list[str]:
-    """Which settings are not the default, by where they came from: "lr, steps from flag"."""
-    places: dict[str, list[str]] = {}
-    for name, origin in work.origins.items():
-        if origin != "default":
-            places.setdefault(origin, []).append(name)
-    return [f"{', '.join(names)} from {origin}" for origin, names in places.items()]
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def plan(work: Job, device: str = "auto", world: int = 1, *, force: bool = False) -> Plan:
-    """What a job will use, train and cost; loads no weights of the base's denoiser but K/V, and those only to compare.
-
-    Raises BaseError where the concept it goes on from was trained on another base, unless `force`.
-    """
-    from cdtool.models import pipelines
-    from cdtool.priors import choose
-    from cdtool.training import estimate as plans
-
-    folder = bases.locate(work.base)
-    families.check_trainable(work.base, families.read(folder))
-    if work.start is not None:
-        begin(work, pipelines.load(work.base, parts=()), force=force)
-    where = pipelines.pick_device(device)
-    dtype, why = pipelines.pick_dtype(work.settings.precision, where)
-    found = [
-        choose.gather(work.settings.prior, token, base_folder=folder, style=work.settings.style,
-                     count=work.settings.prior_count)
-        for token in work.new
-    ]  # fmt: skip
-    cost = plans.cost(
-        folder, work.settings, photos=sum(map(len, work.groups)), priors=sum(one.count for one in found),
-        modifiers=sum(token.modifier for token in work.new), device=where, dtype=dtype, world=world,
-        earlier=sum(token.modifier for token in work.tokens[: work.earlier]),
-        start=read_header(work.start.path)[1] if work.start else {},
-    )  # fmt: skip
-    precision = f"{str(dtype).removeprefix('torch.')} ({why})"
-    told = tuple(text for one in found for text in (one.summary, one.warning) if text)
-    drawing = sum(plans.generation_seconds(folder, one.how, where, dtype) for one in pending(work, folder))
-    return Plan(work, cost, str(where), precision, world, told, drawing)
+# ---------------------------------------------------------------- what is recorded
 
 
 def shareable(base: str) -> str:
@@ -202,7 +248,7 @@ def own_base(base: str) -> str:
     return base if bases.is_name(base) else str(Path(base).expanduser().resolve())
 
 
-def with_initializers(work: Job, base: Base) -> Job:
+def with_initializers(job: Job, base: Base) -> Job:
     """A job whose modifier tokens each have the word they begin as.
 
     It is none that a concept of other photos on this base began as; what is trained twice begins alike, to be compared.
@@ -210,67 +256,32 @@ def with_initializers(work: Job, base: Base) -> Job:
     """
     from cdtool.models import initializers
 
-    photos = {photo.sha256 for group in work.groups for photo in group}
-    others = [entry.manifest for entry in registry.concepts() if entry.manifest and entry.name != work.name]
+    photos = {photo.sha256 for group in job.groups for photo in group}
+    others = [entry.manifest for entry in registry.concepts() if entry.manifest and entry.name != job.name]
     taken = {token.initializer for other in others for token in other.tokens
              if other.base.fingerprint == base.fingerprint and not photos.intersection(other.photos)}  # fmt: skip
-    return replace(work, tokens=initializers.assign(base.tokenizers, work.tokens, taken))
+    return replace(job, tokens=initializers.assign(base.tokenizers, job.tokens, taken))
 
 
 def checkpoint_path(name: str) -> Path:
     """Where a training keeps what it needs to go on."""
-    return settings.data_dir() / "checkpoints" / f"{name}.pt"
+    return stored.data_dir() / "checkpoints" / f"{name}.pt"
 
 
-def train(
-    work: Job,
-    base: Base,
-    learned: tuple[ConceptImages, ...],
-    *,
-    resume: bool = False,
-    previews: Sequence[str] = (),
-    stop: Callable[[], bool] = lambda: False,
-    ranks: Ranks | None = None,
-    force: bool = False,
-    snapshots: Collection[int] = (),
-) -> Iterator[Step]:
-    """Train a job and save it as a concept after the last step; yields the steps of `training.fit`.
-
-    Raises what `training.fit` and `registry.save` raise.
-    """
-    from cdtool.training import loop
-    from cdtool.training.processes import ALONE
-
-    families.check_trainable(base.name, families.read(base.folder))
-    ranks = ranks or ALONE
-    start = begin(work, base, force=force)
-    work = with_initializers(work, base)
-    checkpoint = checkpoint_path(work.name)
-    for step in loop.fit(base, learned, work.tokens, work.settings, checkpoint=checkpoint, resume=resume,
-                             previews=previews, stop=stop, ranks=ranks, start=start,
-                             snapshots=snapshots):  # fmt: skip
-        yield step
-        if step.kind == "done" and ranks.rank == 0:
-            registry.save(manifest_of(work, base, start), step.tensors, force=force)
-            took = {} if resume else {"seconds": round(step.seconds, 1)}
-            registry.add_note(work.name, photos=_folders(work), base=own_base(work.base), **took)
-            checkpoint.unlink(missing_ok=True)
-
-
-def manifest_of(work: Job, base: Base, start: Start | None = None) -> Manifest:
+def manifest_of(job: Job, base: Base, start: Start | None = None) -> Manifest:
     """What is recorded of a concept that a job (`with_initializers`) trains, maybe from `start`."""
     return Manifest(
-        name=work.name,
-        base=BaseRef(shareable(work.base), base.family.name, base.fingerprint),
-        tokens=work.tokens,
-        method=_method(work),
-        settings=asdict(work.settings),
-        photos=tuple(photo.sha256 for group in work.groups for photo in group),
-        parents=(_parent(work.start, start.sha256),) if work.start and start else (),
+        name=job.name,
+        base=BaseRef(shareable(job.base), base.family.name, base.fingerprint),
+        tokens=job.tokens,
+        method=_method(job),
+        settings=asdict(job.settings),
+        photos=tuple(photo.sha256 for group in job.groups for photo in group),
+        parents=(_parent(job.start, start.sha256),) if job.start and start else (),
     )
 
 
-def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
+def begin(job: Job, base: Base, *, force: bool = False) -> Start | None:
     """The concept a job goes on from, read, or None.
 
     Raises BaseError where it was trained on another base, unless `force` and the shapes are equal; ConceptError.
@@ -279,11 +290,11 @@ def begin(work: Job, base: Base, *, force: bool = False) -> Start | None:
     from cdtool.store import concept
     from cdtool.training.trainable import Start
 
-    if work.start is None:
+    if job.start is None:
         return None
-    pipelines.check_base(work.start, base, force=force)
-    digest = hashlib.sha256(work.start.path.read_bytes()).hexdigest()
-    return Start(concept.read_tensors(work.start.path), work.earlier, digest)
+    pipelines.check_base(job.start, base, force=force)
+    digest = hashlib.sha256(job.start.path.read_bytes()).hexdigest()
+    return Start(concept.read_tensors(job.start.path), job.earlier, digest)
 
 
 def _parent(entry: Concept, sha256: str) -> dict[str, Any]:
@@ -301,15 +312,15 @@ def _parent(entry: Concept, sha256: str) -> dict[str, Any]:
     }
 
 
-def _method(work: Job) -> str:
+def _method(job: Job) -> str:
     """The method a concept stands for: what learned only a word on top of changed K/V holds those changes too."""
-    before = work.start.manifest.method if work.start and work.start.manifest else work.settings.method
-    return "kv" if words_only(work.settings.method) and before != work.settings.method else work.settings.method
+    before = job.start.manifest.method if job.start and job.start.manifest else job.settings.method
+    return "kv" if words_only(job.settings.method) and before != job.settings.method else job.settings.method
 
 
-def _folders(work: Job) -> list[str]:
+def _folders(job: Job) -> list[str]:
     """Where the photos of the tokens lie, a folder each; nothing where this machine does not know the earlier ones'."""
-    if work.start is None:
-        return list(work.folders)
-    before = list(registry.note(work.start.name).get("photos", ()))
-    return [*before, *work.folders] if len(before) == work.earlier else []
+    if job.start is None:
+        return list(job.folders)
+    before = list(registry.note(job.start.name).get("photos", ()))
+    return [*before, *job.folders] if len(before) == job.earlier else []

@@ -83,7 +83,7 @@ def train(name: str, precision: str, settings: TrainSettings, file: Path) -> Non
 def dogs(base: Base) -> Sequence[ConceptImages]:
     """What `cdtool train` would learn from mini's photos of a dog, its class images included."""
     work = job.job([bases.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
-    return run.concept_images(work, base)[0]
+    return run.concept_images(work, run.class_images(work, base.folder))
 
 
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:

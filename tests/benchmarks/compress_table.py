@@ -33,7 +33,7 @@ from tests.benchmarks import shapes
 NAMES = ("dog", "cat", "house", "castle", "flower")
 PHOTOS = bases.MINI.parent / "photos"
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
-# Widths of the K/V matrices (a pair for each) and the text width: reference/algorithm.md 1.1 and 7.
+# Widths of the K/V matrices (a pair for each) and the text width: docs/differences.md 1.1.
 FULL = {"SD 1.x": ([320] * 5 + [640] * 5 + [1280] * 6, 768), "SDXL": ([640] * 10 + [1280] * 60, 2048)}
 
 

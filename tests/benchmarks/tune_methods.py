@@ -32,7 +32,7 @@ from cdtool.settings import SampleSettings
 from cdtool.store import bases, registry
 from cdtool.tokens import Token, bind
 from cdtool.training import job as jobs
-from cdtool.training import run
+from cdtool.training import plan, run
 from tests.benchmarks import shapes
 
 FOLDER = bases.MINI.parent
@@ -108,13 +108,12 @@ def job(base: Base, concept: str, spec: str, name: str, flags: Mapping[str, Any]
 
 def train(base: Base, work: jobs.Job) -> tuple[registry.Concept, dict[str, float]]:
     """Train and save, over what had the name before; the entry, and seconds of the steps, numbers and bytes."""
-    learned, _ = run.concept_images(work, base)
     ended, banked = 0.0, 0.0
-    for step in run.train(work, base, learned, force=True):
+    for step in run.train_job(work, base, force=True):
         banked = step.seconds if step.kind == "latents" else banked
         ended = step.seconds if step.kind == "step" else ended
     entry = registry.find(work.name)
-    cost = run.plan(work, str(base.device)).cost
+    cost = plan.plan(work, str(base.device)).cost
     seconds = {"seconds": ended, "bank_seconds": banked}
     return entry, {**seconds, "numbers": cost.numbers, "rows": cost.embeddings, "bytes": entry.bytes}
 

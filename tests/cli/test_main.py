@@ -36,12 +36,16 @@ def failing(monkeypatch, cdtool):
         (errors.ResourceError("No.", "Do so."), 5),
         (errors.GateError("No.", "Do so."), 6),
         (errors.TrainingError("No.", "Do so."), 1),
-        (errors.InterruptedRun("No.", "Do so."), 130),
     ],
 )
 def test_known_errors(failing, error, code):
     said = failing(error)
     assert (said.code, said.out, said.err) == (code, "", "Error: No.\nDo so.\n")
+
+
+def test_stopping_is_no_error(failing):
+    said = failing(errors.InterruptedRun("Stopped.", "Go on."))
+    assert (said.code, said.out, said.err) == (130, "", "Stopped.\nGo on.\n")
 
 
 def test_an_error_without_a_hint_is_one_line(failing):

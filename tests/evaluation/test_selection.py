@@ -73,8 +73,7 @@ def work(sd_base, tmp_path, monkeypatch):
 
 def trained(work, **more):
     base = pipelines.load(work.base, precision="fp32", device="cpu")
-    learned, _ = run.concept_images(work, base)
-    for _ in selection.train(work, base, learned, 2, **more):
+    for _ in selection.train_job(work, base, 2, **more):
         pass
     return base
 
@@ -88,8 +87,7 @@ def test_snapshots_do_not_change_the_training_and_hold_what_fewer_steps_make(wor
     half = read_tensors(path)
     for name, steps, expected in (("plain", 4, whole), ("short", 2, half)):
         job = replace(work, name=name, settings=replace(work.settings, steps=steps))
-        learned, _ = run.concept_images(job, base)
-        for _ in run.train(job, base, learned):
+        for _ in run.train_job(job, base):
             pass
         found = read_tensors(registry.find(name).path)
         assert all(bool((found[key] == expected[key]).all()) for key in expected)

@@ -180,7 +180,6 @@ def test_auto_takes_a_fitting_set_before_the_corpus(base, sheet):
     made("real", source="retrieved", count=1)
     assert named(choose.gather("auto", DOG, base_folder=base)) == "real"
     assert named(choose.gather("auto", DOG, base_folder=base, style=True)) == "paintings"
-    assert choose.pending("auto", DOG, base_folder=base) is None
 
 
 @pytest.fixture
@@ -197,36 +196,33 @@ def test_without_set_or_corpus_auto_asks_for_a_hundred_at_most(sd_base):
     assert found.pending.name == "dog-tiny-sd-25"
     assert "100 class images to be drawn first" in found.summary
     assert choose.gather("auto", DOG, base_folder=sd_base, count=30).count == 30
-    assert choose.pending("auto", DOG, base_folder=sd_base) == found.pending
 
 
 def test_generated_asks_for_as_many_as_the_paper(base, sheet):
     found = choose.gather("generated", DOG, base_folder=base)
     assert (found.pending.how.count, found.pending.how.steps, found.pending.how.guidance) == (200, 50, 6.0)
-    assert found.pending == choose.pending("generated", DOG, base_folder=base)
-    assert choose.pending("none", DOG, base_folder=base) is None
-    assert choose.pending("some-set", DOG, base_folder=base) is None
+    assert choose.gather("none", DOG, base_folder=base).pending is None
 
 
 def test_drawn_images_are_found_again_by_how_they_were_drawn(sd_base):
-    wanted = choose.pending("generated", DOG, base_folder=sd_base, count=4)
+    wanted = choose.gather("generated", DOG, base_folder=sd_base, count=4).pending
     origin = wanted.how.recipe(wanted.prompt, choose.fingerprint(sd_base))
     made("mine", source="generated", count=3, **origin)
-    assert choose.pending("generated", DOG, base_folder=sd_base, count=4) == wanted
+    assert choose.gather("generated", DOG, base_folder=sd_base, count=4).pending == wanted
     assert named(choose.gather("generated", DOG, base_folder=sd_base, count=3)) == "mine"
     made("other-base", source="generated", count=9, **(origin | {"fingerprint": "x"}))
     made("other-steps", source="generated", count=9, **(origin | {"steps": 10}))
-    assert choose.pending("generated", DOG, base_folder=sd_base, count=4) == wanted
+    assert choose.gather("generated", DOG, base_folder=sd_base, count=4).pending == wanted
     made(wanted.name, source="generated", count=4, requested=False, **origin)
     assert named(choose.gather("generated", DOG, base_folder=sd_base, count=4)) == wanted.name
-    more = choose.pending("generated", DOG, base_folder=sd_base, count=5)
+    more = choose.gather("generated", DOG, base_folder=sd_base, count=5).pending
     assert (more.name, more.how.count) == (wanted.name, 5)  # its own set is drawn on
 
 
 def test_a_set_of_the_users_is_never_drawn_over(sd_base):
-    wanted = choose.pending("generated", DOG, base_folder=sd_base, count=4)
+    wanted = choose.gather("generated", DOG, base_folder=sd_base, count=4).pending
     made(wanted.name, count=2)
-    assert choose.pending("generated", DOG, base_folder=sd_base, count=4).name == f"{wanted.name}-2"
+    assert choose.gather("generated", DOG, base_folder=sd_base, count=4).pending.name == f"{wanted.name}-2"
 
 
 def test_auto_takes_the_users_drawn_set_only_on_the_base_that_drew_it(sd_base, sd_v_base):

@@ -21,13 +21,13 @@ def path(tmp_path, monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """The names of what is trained, in order."""
-    names, train = [], studies.train
+    names, train = [], studies.train_job
 
     def noted(work, *rest, **more):
         names.append(work.name)
         return train(work, *rest, **more)
 
-    monkeypatch.setattr(studies, "train", noted)
+    monkeypatch.setattr(studies, "train_job", noted)
     return names
 
 

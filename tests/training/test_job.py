@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import tiny_pipelines
 
-from cdtool.errors import ConceptError, InputError, PhotoError, TokenError, UsageError
+from cdtool.errors import ConceptError, InputError, PhotoError, SettingsError, TokenError, UsageError
 from cdtool.methods import METHODS
 from cdtool.store import registry
 from cdtool.tokens import Token
 from cdtool.training import job as jobs
+
+
+@pytest.fixture(autouse=True)
+def _resolution(monkeypatch):
+    """The base folders here are empty."""
+    monkeypatch.setattr(jobs.bases, "describe", lambda _: SimpleNamespace(resolution=64))
 
 
 @pytest.fixture
@@ -47,6 +55,33 @@ def test_one_token_takes_all_folders_and_several_take_one_each(job):
         job(["V1 dog", "V2 cat"], folders=3)
     with pytest.raises(UsageError, match="no name"):
         job([])
+
+
+def test_photos_are_checked_against_the_bases_own_resolution(tmp_path, monkeypatch):
+    """A photo of less than a quarter of the resolution is no photo; whoever wants it can lower the resolution."""
+    monkeypatch.setattr(jobs.bases, "describe", lambda _: SimpleNamespace(resolution=1024))
+    folder = tiny_pipelines.photos(tmp_path / "dog", count=2)
+    with pytest.raises(PhotoError, match="at least 256 are needed"):
+        jobs.job([folder], ["V* dog"], name=None, base="tiny", base_folder=tmp_path, flags={})
+    flags = {"resolution": 32}
+    assert jobs.job([folder], ["V* dog"], name=None, base="tiny", base_folder=tmp_path, flags=flags).groups
+
+
+def test_what_is_unlikely_to_be_meant_is_warned_of(job, tmp_path):
+    assert job(["V* dog"]).warnings == ()
+    assert job(["V* dog"], lr=1e-3).warnings == ()
+    (rate,) = job(["V* dog"], lr=5.0).warnings
+    assert rate.startswith("The rate 5 is 62500 times the usual 8e-05")
+    assert job(["V* dog"], lr=0.04, method="textual-inversion").warnings == ()
+    one = tiny_pipelines.photos(tmp_path / "one", count=1)
+    (single,) = jobs.job([one], ["V* dog"], name=None, base="tiny", base_folder=tmp_path, flags={}).warnings
+    assert "single photo" in single
+
+
+def test_a_setting_of_an_unknown_name_is_refused(job):
+    with pytest.raises(SettingsError, match='no training setting "step"') as told:
+        job(["V* dog"], step=3)
+    assert "steps" in told.value.hint
 
 
 def test_a_job_without_photos_is_refused(tmp_path):
