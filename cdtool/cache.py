@@ -1,15 +1,23 @@
-"""Features of pictures kept by content: the same picture is shown to the same encoder once."""
+"""The content cache: whatever can be made again, by the content it was made of; bounded, each entry with a checksum.
+
+cache/KIND/MODEL/KEY: image features by encoder, latents by VAE, regularization statistics, names of K/V modules.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import os
+import stat
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdtool.files import workplace
 from cdtool.settings import cache_dir
 
 if TYPE_CHECKING:
@@ -18,9 +26,87 @@ if TYPE_CHECKING:
 
     Features = NDArray[np.float32]
 
+LIMIT = 4_000_000_000  # bytes of all entries; those used longest ago go first
 _FORMAT = b"cdtool features 1"  # counts up when pictures are prepared in another way
 _SIGN = 16  # bytes of the checksum before a row
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".json")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the entries of one kind take."""
+
+    kind: str
+    entries: int
+    bytes: int
+
+
+def read(path: Path) -> bytes | None:
+    """The content of an entry, or None where it is not kept; a damaged one is removed. It counts as used now."""
+    try:
+        content = path.read_bytes()
+        if _checksum(content[_SIGN:]) != content[:_SIGN]:
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)
+    except OSError:
+        return None
+    return content[_SIGN:]
+
+
+def write(path: Path, content: bytes) -> bool:
+    """Keep an entry. A disk that refuses only means that it is made again next time: then this is False.
+
+    The first entry a process writes also brings the whole cache below LIMIT.
+    """
+    _bound()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(_checksum(content) + content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _bound() -> None:
+    prune()
+
+
+def usage() -> list[Usage]:
+    """What each kind of entries takes, by name."""
+    sizes: dict[str, list[int]] = {}
+    for kind, _, size, _ in _entries():
+        sizes.setdefault(kind, []).append(size)
+    return [Usage(kind, len(found), sum(found)) for kind, found in sorted(sizes.items())]
+
+
+def prune(limit: int = LIMIT, kind: str | None = None) -> Usage:
+    """Remove the entries used longest ago until all, or those of one kind, take at most `limit` bytes; what went."""
+    found = sorted((entry for entry in _entries() if kind in (None, entry[0])), key=lambda entry: entry[1])
+    excess, removed = sum(size for _, _, size, _ in found) - limit, Usage(kind or "all", 0, 0)
+    for _, _, size, path in found:
+        if excess <= removed.bytes:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            removed = replace(removed, entries=removed.entries + 1, bytes=removed.bytes + size)
+    return removed
+
+
+def _entries() -> Iterator[tuple[str, float, int, Path]]:
+    """Kind, time of last use, bytes and path of every entry; what lies beside the kinds' folders is no entry."""
+    for folder in sorted(cache_dir().glob("*/")):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # removed since
+                about = path.lstat()
+                if stat.S_ISREG(about.st_mode):
+                    yield folder.name, about.st_mtime, about.st_size, path
 
 
 def fingerprint(place: Path) -> str:
@@ -58,7 +144,7 @@ def _part(images: Sequence[Image.Image], embed: Callable[[Sequence[Image.Image]]
         made = embed([images[place] for place in missing])
         for place, row in zip(missing, made, strict=True):
             known[place] = np.ascontiguousarray(row, dtype=np.float32)
-        _keep(folder, {paths[place]: row for place, row in zip(missing, made, strict=True)})
+            write(paths[place], np.ascontiguousarray(row, dtype="<f4").tobytes())
     return np.stack([row for row in known if row is not None])
 
 
@@ -82,27 +168,8 @@ def _path(folder: Path, image: Image.Image) -> Path:
 
 
 def _read(path: Path) -> Features | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    sign, row = content[:_SIGN], content[_SIGN:]
-    if not row or len(row) % 4 or _checksum(row) != sign:
-        return None
-    return np.frombuffer(row, dtype="<f4").astype(np.float32)
-
-
-def _keep(folder: Path, made: dict[Path, Features]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with workplace(folder) as work:
-            for path, values in made.items():
-                row = np.ascontiguousarray(values, dtype="<f4").tobytes()
-                path.parent.mkdir(exist_ok=True)
-                (work / path.name).write_bytes(_checksum(row) + row)
-                (work / path.name).replace(path)
-    except OSError:
-        return  # the features are there; only the next time has to make them again
+    row = read(path)
+    return None if not row or len(row) % 4 else np.frombuffer(row, dtype="<f4").astype(np.float32)
 
 
 def _checksum(row: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-MERGES = Path(__file__).parent / "data" / "clip_merges.txt.gz"
+MERGES = Path(__file__).parent.parent / "cdtool" / "assets" / "clip_merges.txt.gz"
 
 
 def write(folder: Path) -> Path:

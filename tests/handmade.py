@@ -10,7 +10,7 @@ from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind, parse_specs
 
-# As reference/algorithm.md 1.1 and 6.3 tell it for two layers per block; the tiny bases have one.
+# As cdtool/docs/differences.md 1.1 and 6.3 tell it for two layers per block; the tiny bases have one.
 _LDM_PLACES = {
     "down_blocks.1.attentions.0": "input_blocks.3.1",
     "mid_block.attentions.0": "middle_block.1",

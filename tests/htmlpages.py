@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "img", "br", "input", "link"}
-FETCHING = ("src", "href", "srcset", "poster", "action", "data", "xlink:href", "style")
+FETCHING = ("src", "href", "srcset", "poster", "action", "data", "xlink:href")  # styles fetch by url() alone
 
 
 class Page(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -70,8 +71,8 @@ def test_the_tree_has_every_package_in_the_order_of_the_import_rule(readme):
     lines = [line.split() for line in tree.splitlines() if line.startswith("  ")]
     assert all(len(words) > 1 for words in lines), "each line says what it is for"
     names = [words[0].removesuffix("/").removesuffix(".py") for words in lines]
-    assert [name for name in names if name not in ("assets", "mini")] == ORDER
-    assert {"assets", "mini"} <= set(names)
+    assert [name for name in names if name not in ("assets", "docs", "mini")] == ORDER
+    assert {"assets", "docs", "mini"} <= set(names)
 
 
 def commands(readme):
@@ -88,17 +89,41 @@ def test_every_command_is_in_the_readme(readme, command):
     assert command in commands(readme)
 
 
-def test_commands_in_the_readme_exist(readme):
-    known = {*cli._COMMANDS, *cli._GROUPS}
-    used = re.findall(r"^(?:\$ |\.venv/bin/)?cdtool ([a-z]+)", "\n".join(blocks(readme)), re.MULTILINE)
-    assert used
-    assert set(used) <= known
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md")),
+         *sorted((ROOT / "cdtool" / "docs").glob("*.md"))]  # fmt: skip
 
 
-def test_pictures_and_files_the_readme_links_exist(readme):
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_exist(page):
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def shell_lines(text):
+    """The commands of cdtool in a text, without variables before them; those with a shell's variables are left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        found = re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(cdtool [a-z].*)", line)
+        if found and not re.search(r"\$\w|\.\.\.", found[1]):
+            yield found[1]
+
+
+def examples():
+    """Every command of cdtool that a --help or a page shows."""
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8")):
+            yield from shell_lines(block)
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_examples_of_pages_and_help_are_understood(line):
+    words = shlex.split(line, comments=True)[1:]
+    words = words[: next((number for number, word in enumerate(words) if word in ("|", ">", ">>", "&&")), None)]
+    command = cli.tree()
+    context = command.make_context("cdtool", [], resilient_parsing=True)
+    while hasattr(command, "commands"):
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(name, words, parent=context)
 
 
 def test_the_changelog_is_kept():
@@ -139,5 +164,5 @@ def test_the_wheel_holds_the_base_but_not_its_card(tmp_path):
         kept = {str(path.relative_to(ROOT)) for path in (mini / part).rglob("*") if path.is_file()}
         assert kept
         assert kept <= set(names)
-    assert not [name for name in names if "/mini/card/" in name or name.startswith("tests")]
+    assert not [name for name in names if "/mini/card/" in name or "/docs/" in name or name.startswith("tests")]
     assert "cdtool/py.typed" in names

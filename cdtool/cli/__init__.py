@@ -17,6 +17,7 @@ from cdtool import __version__
 from cdtool.cli import (
     analyze,
     base,
+    cache,
     compress,
     concepts,
     config,
@@ -64,6 +65,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         "Images of a class, which a base must not forget.",
         {"list": prior.list_, "make": priormake.make, "add": prior.add, "show": prior.show, "remove": prior.remove},
     ),
+    "cache": ("What can be made again, kept to save time.", {"list": cache.list_, "prune": cache.prune}),
     "suite": (
         "Benchmarks, as tables beside the published ones.",
         {"run": suite.run, "list": suite.list_, "show": suite.show, "status": suite.status},
@@ -83,7 +85,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "Make and use concepts": ("train", "sample", "merge", "compress", "forget"),
     "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "push", "pull"),
     "Measure and understand": ("eval", "suite", "study", "analyze"),
-    "Bases, class images, settings": ("base", "prior", "config", "doctor", "demo"),
+    "Bases, class images, settings": ("base", "prior", "cache", "config", "doctor", "demo"),
 }
 
 _STYLE: dict[str, Any] = {
@@ -126,11 +128,12 @@ for _group, (_help, _commands) in _GROUPS.items():
 
 
 @functools.cache  # built once, however often a process calls main
-def _tree() -> parsing.Group:
-    tree = typer.main.get_command(app)
-    assert isinstance(tree, parsing.Group)
-    tree.sections = _SECTIONS
-    return tree
+def tree() -> parsing.Group:
+    """All commands, as typer parses and explains them."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, parsing.Group)
+    root.sections = _SECTIONS
+    return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +159,7 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     try:
         if command := evalflags.moved(arguments):
             raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
-        code = _tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
+        code = tree()(arguments, prog_name="cdtool", standalone_mode=False, terminal_width=parsing.columns())
         return code if isinstance(code, int) else 0, ""
     except (typer.Abort, KeyboardInterrupt):
         return 130, "Interrupted."
@@ -184,6 +187,8 @@ def explain(error: Exception) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 5, f"Error: The disk is full ({error.filename or 'while writing'}).\nFree some space and run it again."
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE):
+        return 5, f"Error: {error.filename or 'A file'} cannot be written or read: {error.strerror}.\nCheck the disk."
     if isinstance(error, PermissionError):
         return 4, f"Error: {error.filename or 'A file'} may not be read or written.\nMend its permissions."
     where = "".join(traceback.format_exception(error))

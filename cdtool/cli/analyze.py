@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, ResourceError
-from cdtool.settings import SampleSettings
+from cdtool.sampling import run as sampling
 from cdtool.store import bases, registry
-from cdtool.store import subject as composition
-from cdtool.tokens import bind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +21,8 @@ if TYPE_CHECKING:
 
 File = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The picture; a PNG beside you.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help='Like "V1 dog next to V2 cat".')]
+
+ARTICLES = ("a", "an", "the")  # words that say nothing of what is drawn
 
 
 def change(
@@ -52,7 +51,7 @@ def change(
     options.check_picture(target, "--out")
     output.quiet_libraries()
     from cdtool.models import pipelines
-    from cdtool.reports import figures
+    from cdtool.reports import charts
     from cdtool.research import attention as analysis
     from cdtool.store import concept as concepts
 
@@ -64,7 +63,7 @@ def change(
         raise ConceptError(f'"{entry.name}" changes no weight of the denoiser.', "It is its learned word alone.")
     kinds = {kind: found.of(kind) for kind in (analysis.CROSS, analysis.SELF, analysis.REST)}
     title = f"{entry.name}: mean change of each kind of layer"
-    _save(voice, figures.bars(title, kinds, "|change| / |weights|"), target)
+    _save(voice, charts.bars(title, kinds, "|change| / |weights|"), target)
     if summary[analysis.SELF]["changed"] + summary[analysis.REST]["changed"] == 0:
         method = entry.manifest.method if entry.manifest else "kv"
         voice.talk(f'"{entry.name}" ({method}) was free to change {_kinds(found)} only; see --method full.')
@@ -97,22 +96,19 @@ def attention(
       cdtool analyze attention dog+cat "V1 dog next to V2 cat" -o attention.png
       cdtool analyze attention mini "a dog and a cat on the beach" --seed 7
     """
-    given = dict(locals())
-    flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
     voice = output.sink(json, quiet)
-    subject = composition.find(concept, base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
-    bind(prompt, subject.tokens)
+    plan = sampling.plan(concept, prompt, n=1, seed=seed, steps=steps, guidance=guidance,
+                         scheduler=scheduler, precision=precision, base=base, device=device, force=force)  # fmt: skip
+    subject, chosen = plan.subject, plan.settings
     target = out or Path(f"{subject.label}-attention.png")
     options.check_picture(target, "--out")
     output.quiet_libraries()
     from cdtool.models import pipelines
     from cdtool.research import attention as analysis
-    from cdtool.sampling import sample
 
     loaded = pipelines.load(subject.base, precision=chosen.precision, device=device)
-    for remark in sample.check_prompts([prompt], subject.tokens, loaded, joined=len(subject.parts) > 1):
-        voice.warn(remark)
+    for warning in plan.warnings():
+        voice.warn(warning)
     found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)
     _save(voice, _maps(found), target)
     lines = [f"{word.text}  {word.share:.3f}" for word in found.words]
@@ -136,13 +132,15 @@ def _told(kind: dict[str, float]) -> str:
 
 
 def _maps(found: Attended) -> Image.Image:
-    """The picture, and each word's map over it."""
+    """The picture, and over it the map of each word that means something, all on one scale."""
     from cdtool.images.sheets import labelled
-    from cdtool.reports.figures import heat
+    from cdtool.reports.charts import heat
 
     cells = [("the picture", found.image)]
-    cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map)) for word in found.words]
-    return labelled(cells, side=192, columns=6)
+    words = [word for word in found.words if word.text.lower() not in ARTICLES] or list(found.words)
+    top = max(float(word.map.max()) for word in words)
+    cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map, top=top)) for word in words]
+    return labelled(cells, side=224, columns=5, font=18)
 
 
 def _save(voice: Output, picture: Image.Image, path: Path) -> None:

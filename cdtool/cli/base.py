@@ -16,8 +16,9 @@ from cdtool.store import bases, families
 
 BaseName = Annotated[
     str,
-    typer.Argument(metavar="BASE", help="mini, an alias, a hub id or a folder.", autocompletion=options.complete_bases),
-]
+    typer.Argument(metavar="BASE", help="mini, an alias, a hub id, a folder or a .safetensors checkpoint.",
+                   autocompletion=options.complete_bases),
+]  # fmt: skip
 OneBase = Annotated[
     str | None,
     typer.Argument(metavar="[BASE]", help="Default: the base in use.", autocompletion=options.complete_bases),
@@ -55,6 +56,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
     Examples:
       cdtool base use sd15 --fetch
       cdtool base use ./my-model
+      cdtool base use ./my-checkpoint.safetensors
       cdtool base use mini
     """
     out = output.sink(json, quiet)
@@ -66,7 +68,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
         out.talk(f"Fetching {base}: weights are some gigabytes.")
         folder = bases.fetch(base)
     families.check_trainable(base, families.read(folder))
-    name = base if bases.is_name(base) else str(folder)
+    name = base if bases.is_name(base) else str(Path(base).expanduser().resolve())
     written = settings.write_base(name)
     in_force = settings.base_name()
     if in_force.value != name:

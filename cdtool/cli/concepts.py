@@ -136,10 +136,10 @@ def _picked(report: Mapping[str, Any]) -> str:
 
 def _show_spectrum(out: output.Output, entry: Concept, picture: Path | None) -> None:
     from cdtool.models import spectra
-    from cdtool.reports import plots
+    from cdtool.reports import charts
 
     if picture:
-        plots.check(picture)
+        charts.check(picture)
     tensors = concept.read_tensors(entry.path)
     steps = out.progress(spectra.decompose(tensors), len(spectra.matrices(tensors)), label="matrix")
     found = {part.name: part.values.tolist() for part in steps}
@@ -148,7 +148,7 @@ def _show_spectrum(out: output.Output, entry: Concept, picture: Path | None) -> 
     rows = [(_short(name), *(_share(values, rank) for rank in ranks)) for name, values in found.items()]
     out.table(("MATRIX", *map(str, ranks)), rows, {"name": entry.name, "spectrum": found})
     if picture and found:
-        plots.spectra(entry.name, found, picture)
+        charts.spectra(entry.name, found, picture)
         out.talk(f"Plot: {picture}")
 
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import textwrap
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Any
 
-from cdtool import settings
+import typer
+
+from cdtool import files, settings
 from cdtool.cli import options, output
 from cdtool.cli import trainflags as flag
-from cdtool.errors import CdtoolError
+from cdtool.cli.parsing import BASICS
+from cdtool.errors import CdtoolError, NameTakenError
 from cdtool.store import bases
 
+Init = Annotated[
+    bool, typer.Option("--init", rich_help_panel=BASICS, help="Write cdtool.toml here, every setting as a comment.")
+]
 
-def config(base: options.Base = None, method: flag.Method = None, json: options.Json = False) -> None:
+
+def config(
+    base: options.Base = None,
+    method: flag.Method = None,
+    init: Init = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
     """Show each setting, its value and where it came from.
 
     The order is flag, --like, CDTOOL_* variable, ./cdtool.toml, the user's config.toml, the base's own cdtool.toml,
@@ -22,9 +39,14 @@ def config(base: options.Base = None, method: flag.Method = None, json: options.
       cdtool config
       cdtool config --base sdxl
       cdtool config --method full
+      cdtool config --init
       CDTOOL_TRAIN_STEPS=400 cdtool config --json
     """
     out = output.sink(json)
+    if init:
+        path = _write_template(force)
+        out.result(str(path), {"path": str(path)})
+        return
     chosen = settings.base_name(base)
     values = {"base": chosen}
     folder = _folder(str(chosen.value), out)
@@ -46,3 +68,32 @@ def _folder(base: str, out: output.Output) -> Path | None:
     except CdtoolError as error:
         out.warn(f"{error} Its own settings are left out.")
         return None
+
+
+def _write_template(force: bool) -> Path:
+    """Write ./cdtool.toml. Raises NameTakenError where there is one, unless `force`."""
+    path = Path("cdtool.toml")
+    if path.exists() and not force:
+        raise NameTakenError(f"There is a {path} here already.", "Edit it, or replace it with --force.")
+    with files.replacing(path) as temporary:
+        temporary.write_text(template(), encoding="utf-8")
+    return path
+
+
+def template() -> str:
+    """A settings file that holds every setting with its default and its help, all of it commented out."""
+    from cdtool import cli
+
+    lines = ["# Settings of cdtool in this folder. Remove a # to set one; see `cdtool config`.", '# base = "mini"']
+    for section, cls in settings.SECTIONS.items():
+        lines += ["", f"[{section}]"]
+        about = {param.name: str(getattr(param, "help", "")) for param in cli.tree().commands[section].params}
+        for field in fields(cls):
+            text = about.get(field.name, "").partition("  [default")[0]
+            lines += [f"# {line}" for line in textwrap.wrap(text, 96)]
+            lines.append(f"# {field.name} = {_toml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    return jsonlib.dumps(value) if isinstance(value, str | bool) else str(value)

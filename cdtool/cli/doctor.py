@@ -8,16 +8,22 @@ import shutil
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cdtool import __version__, settings
 from cdtool.cli import options, output
+from cdtool.errors import InputError
 from cdtool.store import bases
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub")
 
 
-def doctor(json: options.Json = False) -> None:
+Registry = Annotated[bool, typer.Option("--registry", help="Check every file of the data directory instead.")]
+
+
+def doctor(registry: Registry = False, json: options.Json = False) -> None:
     """Describe this machine, for settings and bug reports.
 
     Versions, devices, precision, memory, disk, bases and the data directory.
@@ -25,7 +31,11 @@ def doctor(json: options.Json = False) -> None:
     Examples:
       cdtool doctor
       cdtool doctor --json
+      cdtool doctor --registry
     """
+    if registry:
+        _check_registry(output.sink(json))
+        return
     data_dir = settings.data_dir()
     chosen = settings.base_name()
     data: dict[str, Any] = {
@@ -42,6 +52,19 @@ def doctor(json: options.Json = False) -> None:
         "bases": [asdict(base) for base in bases.installed()],
     }
     output.sink(json).facts(_facts(data), data)
+
+
+def _check_registry(out: output.Output) -> None:
+    """A row per file that needs something done. Raises InputError where there is one."""
+    from cdtool.store import health
+
+    checked = list(health.check())
+    findings = [finding for finding in checked if finding.problem]
+    data = {"checked": len(checked), "findings": [asdict(finding) for finding in findings]}
+    out.table(("FILE", "PROBLEM", "WHAT TO DO"), [(str(f.path), f.problem, f.advice) for f in findings], data)
+    out.talk(f"{len(checked):,} files checked.")
+    if findings:
+        raise InputError(f"{len(findings)} of {len(checked)} files need attention.", "See above, a line each.")
 
 
 def _facts(data: dict[str, Any]) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-import logging
-import os
+import shutil
 import sys
+import textwrap
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, Protocol, TextIO, TypeVar
 
 from cdtool.errors import InterruptedRun, UsageError
 from cdtool.schema import printable, shortened
@@ -18,7 +19,23 @@ from cdtool.schema import printable, shortened
 SCHEMA = 1  # of every JSON object; counts up when a key changes its meaning or goes
 _LONGEST = 2000  # characters of a line of talk
 EVERY = 5.0  # seconds between plain progress lines
+SEEN = 2.0  # seconds of steady work before the rest is estimated
 T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """A step that knows how far the whole is."""
+
+    @property
+    def done(self) -> int:
+        """What is done."""
+
+    @property
+    def total(self) -> int:
+        """Of how much."""
+
+
+S = TypeVar("S", bound=Progress)
 
 
 @dataclass(frozen=True)
@@ -39,15 +56,21 @@ class Output:
             _write(line)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Mapping[str, Any]) -> None:
-        """Rows under column heads; quiet prints the first column only."""
+        """Rows under column heads, fitted to a terminal; quiet prints the first column only."""
         if self.mode == "quiet":
             self.results([row[0] for row in rows], data)
+        elif rows:
+            self._aligned([columns, *rows], data)
         else:
-            self.results(_aligned([columns, *rows]) if rows else [], data)
+            self.results([], data)
 
     def facts(self, facts: Mapping[str, str], data: Mapping[str, Any]) -> None:
-        """Names and values, a line each; the same lines when quiet."""
-        self.results(_aligned(list(facts.items())), data)
+        """Names and values, a line each and on a terminal as many as it takes; the same lines when quiet."""
+        self._aligned(list(facts.items()), data)
+
+    def _aligned(self, rows: Sequence[Sequence[str]], data: Mapping[str, Any]) -> None:
+        fits = sys.stdout.isatty() and self.mode == "human"
+        self.results(_fitted(rows, terminal_width()) if fits else _aligned(rows), data)
 
     def talk(self, text: str) -> None:
         """A sentence for whoever watches; nothing when quiet."""
@@ -66,17 +89,38 @@ class Output:
         start: int = 0,
         label: str = "step",
         describe: Callable[[T], str] = lambda _: "",
+        advance: Callable[[T], int] = lambda _: 1,
     ) -> Iterator[T]:
-        """Pass `steps` on and show how far they are: `start` of `total` were done before.
+        """Pass `steps` on and show how far they are.
 
         A bar on a terminal, a plain line every few seconds elsewhere, nothing when quiet.
+
+        start: how much of `total` was done before.
+        label: what is counted.
+        describe: what is said of the last step.
+        advance: how much a step counts; 0 for one that only passes by.
         """
         if self.mode == "quiet":
             yield from steps
-        elif sys.stderr.isatty():
-            yield from _bar(steps, total, start, label, describe)
-        else:
-            yield from _lines(steps, total, start, label, describe)
+            return
+        show = _bar if sys.stderr.isatty() else _lines
+        yield from show(_counted(steps, Pace(total, start), describe, advance), label)
+
+    def follow(self, steps: Iterator[S], *, label: str) -> Iterator[S]:
+        """Pass steps on that know themselves how far they are, and show it; nothing where all is done at the first."""
+        first = next(steps)
+        if first.done >= first.total:
+            yield first
+            yield from steps
+            return
+        before = 0
+
+        def advance(step: S) -> int:
+            nonlocal before
+            amount, before = step.done - before, step.done
+            return amount
+
+        yield from self.progress(itertools.chain([first], steps), first.total, label=label, advance=advance)
 
     def confirm(self, question: str, yes: bool) -> None:
         """Ask before something that cannot be undone, unless `yes` was given.
@@ -107,33 +151,17 @@ def sink(json: bool = False, quiet: bool = False) -> Output:
     return Output("json" if json else "quiet" if quiet else "human")
 
 
+_QUIET = contextlib.ExitStack()
+
+
 def quiet_libraries(*, diffusers: bool = True) -> None:
-    """Turn the bars and warnings of the model libraries off; to be called before they are used.
+    """Keep the model libraries quiet from now on; to be called before they are used.
 
     `diffusers` takes seconds to import; what needs text encoders alone does without.
     """
-    quiet = {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    for library in ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers"):
-        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
-        logging.getLogger(library).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
+    from cdtool.models.libraries import quiet
 
-    silenced = [transformers_logging]
-    if diffusers:
-        from diffusers.utils import logging as diffusers_logging
-
-        silenced.append(diffusers_logging)
-    for theirs in silenced:
-        theirs.set_verbosity_error()
-        theirs.disable_progress_bar()
+    _QUIET.enter_context(quiet(diffusers=diffusers))
 
 
 def size(count: float) -> str:
@@ -160,33 +188,96 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _lines(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
-    began, spoken = 0.0, -EVERY
-    for done, step in enumerate(steps, start + 1):
-        now = time.monotonic()
-        began = began or now  # the first step's own time is that of warming up
-        if now - spoken >= EVERY or done == total:
-            left = (now - began) / max(1, done - start - 1) * (total - done)
-            eta = f"eta {duration(left)}" if start + 1 < done < total else ""
-            parts = [f"{label} {done}/{total}", describe(step), eta]
+def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Aligned rows whose cells are wrapped between words to `width` columns.
+
+    A table that cannot be wrapped so far becomes a block of lines for each row, under its heads.
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    while sum(widths) + 2 * (len(widths) - 1) > width and widths != least:
+        slack = [wide - narrow for wide, narrow in zip(widths, least, strict=True)]
+        widths[slack.index(max(slack))] -= 1
+    if sum(widths) + 2 * (len(widths) - 1) <= width or len(widths) == 2:
+        return [line for row in rows for line in _wrapped(row, widths)]
+    head, *rest = rows
+    blocks = [_fitted([pair for pair in zip(head, row, strict=True) if pair[1]], width) for row in rest]
+    return [line for block in blocks for line in [*block, ""]][:-1]
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row in as many lines as its fullest cell needs."""
+    cells = [
+        textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) if cell else []
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    lines = itertools.zip_longest(*cells, fillvalue="")
+    return ["  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that results go to."""
+    return shutil.get_terminal_size().columns
+
+
+@dataclass
+class Pace:
+    """How far work is, and how long the rest will take."""
+
+    total: int
+    done: int = 0
+    words: str = ""
+    _first: tuple[float, int] | None = None  # when the first step was over, and how much was done then
+
+    def count(self, amount: int, words: str) -> None:
+        """`amount` more is done."""
+        self.done, self.words = self.done + amount, words or self.words
+        if self._first is None:
+            self._first = (time.monotonic(), self.done)
+
+    def left(self) -> str:
+        """The time left, "" as long as too little was seen to tell: the first step holds what happens once."""
+        if self._first is None or self.done >= self.total:
+            return ""
+        began, before = self._first
+        taken, done = time.monotonic() - began, self.done - before
+        return f"eta {duration(taken / done * (self.total - self.done))}" if taken >= SEEN and done >= 2 else ""
+
+
+def _counted(
+    steps: Iterable[T], pace: Pace, describe: Callable[[T], str], advance: Callable[[T], int]
+) -> Iterator[tuple[T, Pace]]:
+    for step in steps:
+        pace.count(advance(step), describe(step))
+        yield step, pace
+
+
+def _lines(steps: Iterator[tuple[T, Pace]], label: str) -> Iterator[T]:
+    spoken, said = -EVERY, -1
+    began = time.monotonic()
+    for step, pace in steps:
+        now = time.monotonic() - began
+        if pace.done != said and (now - spoken >= EVERY or pace.done == pace.total):
+            parts = [f"{label} {pace.done}/{pace.total}", pace.words, pace.left()]
             _write("  ".join(filter(None, parts)), sys.stderr)
-            spoken = now
+            spoken, said = now, pace.done
         yield step
 
 
-def _bar(steps: Iterable[T], total: int, start: int, label: str, describe: Callable[[T], str]) -> Iterator[T]:
+def _bar(steps: Iterator[tuple[T, Pace]], label: str) -> Iterator[T]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[words]}", markup=False),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, completed=start, words="")
-        for step in steps:
-            bar.update(task, advance=1, words=describe(step))
+        task = bar.add_task(label, total=None, words="", left="")
+        for step, pace in steps:
+            bar.update(task, total=pace.total, completed=pace.done, words=pace.words, left=pace.left())
             yield step

@@ -127,7 +127,7 @@ def _factors(
 
 
 def _uniform(factors: Mapping[str, Factors]) -> dict[str, Factors]:
-    """The same changes at one rank and precision: loaders get mixed ranks wrong (reference/algorithm.md 6.3)."""
+    """The same changes at one rank and precision: loaders get mixed ranks wrong (docs/differences.md 6.3)."""
     rank = max((each.rank for each in factors.values()), default=0)
     if any(torch.float32 in (each.up.dtype, each.down.dtype) for each in factors.values()):
         factors = {module: deltas.balanced(each) for module, each in factors.items()}

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from cdtool import settings
+from cdtool import cache, settings
 from cdtool.errors import NotFoundError, ResourceError
-from cdtool.files import sweep, workplace
 from cdtool.images import corpora
 from cdtool.models import pipelines, text
 from cdtool.tokens import Prompt
@@ -71,7 +70,7 @@ def _spread(length: int, wanted: int) -> list[int]:
 
 
 def key_of(base: Base, captions: Sequence[str]) -> str:
-    """What R depends on: the text encoders' weights and the captions."""
+    """A key of what R depends on: the text encoders' weights and the captions."""
     weights = {f"{part}.{name}": tensor.cpu() for part, encoder in zip(base.family.encoders, base.text_encoders,
                strict=True) for name, tensor in encoder.state_dict().items()}  # fmt: skip
     said = hashlib.sha256("\n".join([str(_FORMAT), *captions]).encode()).hexdigest()
@@ -79,19 +78,22 @@ def key_of(base: Base, captions: Sequence[str]) -> str:
 
 
 def stored(key: str) -> RegularizationStats | None:
-    """What an earlier run left in the cache under a `key`; None where there is nothing whole."""
+    """The statistics that an earlier run cached under a `key`; None where there are none, or not whole."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
+    content = cache.read(_path(key))
+    if content is None:
+        return None
     try:
-        found = load_file(_path(key))
+        found = load(content)
         return RegularizationStats(found["moment"], found["words"].double(), *found["counts"].tolist())
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 
 def known(base: Base, captions: Sequence[str]) -> RegularizationStats:
-    """What is known of captions, encoded now if they were not before; `encode` for those who watch it.
+    """The statistics of captions, encoded now if they were not before; `encode` shows how far that is.
 
     Raises ResourceError where the cache cannot be written.
     """
@@ -101,12 +103,12 @@ def known(base: Base, captions: Sequence[str]) -> RegularizationStats:
             pass
     found = stored(key)
     if found is None:
-        raise ResourceError("What was learned of the captions is no longer in the cache.", "Run it again.")
+        raise ResourceError("The statistics of the captions are no longer in the cache.", "Run it again.")
     return found
 
 
 def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
-    """Encode the captions, yielding for each that is done, and leave what is known of them in the cache under a `key`.
+    """Encode the captions, yielding for each that is done, and cache their statistics under a `key`.
 
     R is the mean over all positions a prompt has, start token and padding included: those are attended to like the
     words. Padding, most of the positions, is taken from PADDED of the captions. Raises ResourceError where the cache
@@ -153,21 +155,12 @@ def _add(moment: Tensor, features: Tensor) -> None:
 
 
 def _path(key: str) -> Path:
-    return settings.cache_dir() / "merge" / f"{key}.safetensors"
+    return settings.cache_dir() / "merge" / key
 
 
 def _write(key: str, moment: Tensor, words: Tensor, counts: Sequence[int]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = _path(key)
-    content = {"moment": moment, "words": words.float(), "counts": torch.tensor(counts)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        with workplace(path.parent) as work:
-            save_file(content, work / path.name)
-            (work / path.name).replace(path)
-    except OSError as error:
-        raise ResourceError(
-            f"The cache {path.parent} cannot be written: {error.strerror or error}.", "Free some disk, or mend it."
-        ) from None
+    if not cache.write(path, save({"moment": moment, "words": words.float(), "counts": torch.tensor(counts)})):
+        raise ResourceError(f"The cache {path.parent} cannot be written.", "Free some disk, or mend its permissions.")

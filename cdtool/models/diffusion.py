@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
 
 FUSED_FROM = 256  # latent cells from which fused attention pays on CPUs
-LATENT_BATCH = 8  # pictures the VAE encodes or decodes at once
+LATENT_BATCH = 8  # images the autoencoder takes at once, at most
+LATENT_PIXELS = 4 * 512 * 512  # and their pixels together: above 512 px its memory grows by 330 MB an image in bf16
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,19 @@ def rescaled(guided: Tensor, with_text: Tensor, share: float) -> Tensor:
     return guided * (share * spread + (1 - share))
 
 
+def latent_batch(height: int, width: int) -> int:
+    """How many images of a size in px the autoencoder encodes or decodes at once."""
+    return max(1, min(LATENT_BATCH, LATENT_PIXELS // (height * width)))
+
+
 @torch.no_grad()
 def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Mean and standard deviation of the latents of uint8 pictures, scaled: float32 [b, 2, c, h, w] on the CPU."""
     vae = cast("Any", base.vae)
     made = []
-    for start in range(0, len(images), LATENT_BATCH):
-        batch = pixels(images[start : start + LATENT_BATCH]).to(base.device, vae.dtype)
+    size = latent_batch(*images[0].shape[:2])
+    for start in range(0, len(images), size):
+        batch = pixels(images[start : start + size]).to(base.device, vae.dtype)
         found = vae.encode(batch).latent_dist
         shift, scale = _normalisation(vae)
         pair = torch.stack([(found.mean.float() - shift) * scale, found.std.float() * scale], dim=1)
@@ -161,7 +168,8 @@ def decode(base: Base, z: Tensor) -> NDArray[np.uint8]:
     vae = cast("Any", base.vae)
     shift, scale = _normalisation(vae)
     made = []
-    for part in torch.split((z / scale + shift).to(vae.dtype), LATENT_BATCH):
+    size = latent_batch(z.shape[-2] * base.latent_factor, z.shape[-1] * base.latent_factor)
+    for part in torch.split((z / scale + shift).to(vae.dtype), size):
         picture = vae.decode(part).sample.float().clamp(-1, 1)
         made.append(((picture + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
     return cast("NDArray[np.uint8]", torch.cat(made).numpy())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
+from cdtool import cache
 from cdtool.errors import BaseError, SettingsError
-from cdtool.files import workplace
 from cdtool.settings import cache_dir
 from cdtool.store import bases, families
 from cdtool.store.families import Family
@@ -158,19 +156,11 @@ def empty_unet(config: Mapping[str, Any]) -> nn.Module:
 def kv_names(config: Mapping[str, Any]) -> list[str]:
     """`text_kv` of a config's denoiser, kept in the cache: building it for its names alone takes seconds."""
     told = json.dumps([importlib.metadata.version("diffusers"), dict(config)], sort_keys=True).encode()
-    kept = cache_dir() / "kv" / f"{hashlib.sha256(told).hexdigest()}.json"
-    try:
-        names = json.loads(kept.read_text(encoding="utf-8"))
-        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-            return names
-    except (OSError, ValueError):
-        pass
+    kept = cache_dir() / "kv" / hashlib.sha256(told).hexdigest()
+    if (content := cache.read(kept)) is not None:
+        return [str(name) for name in json.loads(content)]
     names = text_kv(empty_unet(config))
-    with contextlib.suppress(OSError):  # a cache that cannot be written is done without
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with workplace(kept.parent) as place:
-            (place / kept.name).write_text(json.dumps(names), encoding="utf-8")
-            os.replace(place / kept.name, kept)
+    cache.write(kept, json.dumps(names).encode())
     return names
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
-from html import escape
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
 
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.files import workplace
@@ -19,29 +21,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".html", ".htm")
 TINY = 160  # px; pictures up to this side keep every pixel and are shown with hard edges
 _TEMPLATES = Path(__file__).parent.parent / "assets"
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
-_EMPTY = {"img", "circle", "line", "path", "rect"}
-
-
-class Markup(str):
-    """Text that is HTML already; every other string is escaped where it meets a tag."""
-
-    __slots__ = ()
-
-
-def tag(name: str, *children: str, **attributes: object) -> Markup:
-    """An element: `tag("p", "a < b", class_="note", data_n=3)`; attributes that are None are left out."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Markup(f"<{name}{given}/>" if name in _EMPTY else f"<{name}{given}>{joined(*children)}</{name}>")
-
-
-def joined(*children: str) -> Markup:
-    """Children one after the other, text escaped."""
-    return Markup("".join(child if isinstance(child, Markup) else escape(child, quote=False) for child in children))
 
 
 def figure(value: float) -> str:
@@ -58,17 +37,24 @@ def _places(value: float) -> int:
     return 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
 
 
-def fill(template: str, **parts: str) -> str:
-    """A template of cdtool/pages with its {{places}} filled, text escaped; {{file_css}} and {{file_js}} are files."""
+def render(template: str, **values: Any) -> str:
+    """A template of cdtool/assets with its values, which are escaped unless they are Markup."""
+    return str(_environment().get_template(template).render(values))
 
-    def put(found: re.Match[str]) -> str:
-        name = found[1]
-        if name in parts:
-            return joined(parts[name])
-        stem, _, suffix = name.rpartition("_")
-        return (_TEMPLATES / f"{stem}.{suffix}").read_text(encoding="utf-8")
 
-    return _PLACE.sub(put, (_TEMPLATES / template).read_text(encoding="utf-8"))
+@cache
+def _environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    found.filters |= {"figure": figure, "signed": signed}
+    found.globals |= {"source": _source, "data_uri": data_uri, "is_tiny": is_tiny}
+    return found
+
+
+def _source(name: str) -> Markup:
+    """A style sheet or script of cdtool/assets as it is."""
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # our own file
 
 
 def data(value: Any) -> Markup:

@@ -55,7 +55,7 @@ def unpack(folder: Path) -> None:
 
 
 def demo_commands(folder: Path) -> list[list[str]]:
-    """The commands of the demo in order, as a user would type them after `cdtool`."""
+    """The commands of the demo in order, as a user would type them after `cdtool`; run again, they go on."""
     commands = []
     for chapter in CHAPTERS:
         photos_, count = str(folder / "photos" / chapter.name), ["-n", str(DEMO_PICTURES)]
@@ -92,13 +92,13 @@ def demo_sheet(folder: Path) -> Path:
         records = [record for record in map(json.loads, lines) if record["prompt"] == prompt]
         return [Image.open(folder / part / record["file"]) for record in records[-count:]]
 
-    rows = []
+    rows: list[Row | tuple[Row, Row]] = []
     for chapter in CHAPTERS:
         given, _ = photos.find([folder / "photos" / chapter.name])
         rows.append(Row(f"{chapter.name}: the photos", [photos.read(photo) for photo in given]))
         for plain, prompt in zip(chapter.plain, chapter.prompts, strict=True):
-            both = newest(f"{chapter.name}-before", plain) + newest(chapter.name, prompt)
-            rows.append(Row(f"before and after: {prompt}", both))
+            before = Row(f"before: {plain}", newest(f"{chapter.name}-before", plain))
+            rows.append((before, Row(f"after: {prompt}", newest(chapter.name, prompt))))
     rows += [Row(f"merged: {prompt}", newest("pair", prompt, 2 * DEMO_PICTURES)) for prompt in PAIR_PROMPTS]
     path = folder / "demo.png"
     contact_sheet(rows, side=96).save(path)

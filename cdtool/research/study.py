@@ -219,7 +219,7 @@ def build(
         "photos": [html.data_uri(photo, SIDE // 2) for photo in choose(photos)],
         "tiny": all(html.is_tiny(image) for pair in pairs for image in (pair.a, pair.b)),
     }
-    return Study(html.fill("study.html", content=html.data(content)), key)
+    return Study(html.render("study.html", content=html.data(content)), key)
 
 
 def choose(photos: Mapping[str, Sequence[Image.Image]]) -> list[Image.Image]:

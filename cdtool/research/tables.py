@@ -18,7 +18,7 @@ from cdtool.research.suite import DATA, Cell, Suite, TableSpec
 
 Result = Mapping[str, Any]
 _MEAN = "mean"
-_ORDER = ("text", "image", "dino", "kid", "fid", "seconds", "numbers", "megabytes")
+_ORDER = ("text", "image", "dino", "dinov2", "cutout", "rank", "scr", "kid", "fid", "seconds", "numbers", "megabytes")
 _DIGITS = {"kid": 2, "fid": 2, "seconds": 0, "numbers": 0, "megabytes": 2}  # behind the point; 3 elsewhere
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdtool.errors import BaseError, NotFoundError, nearest
-from cdtool.store import families, hub, single_file
+from cdtool.store import families, headers, hub, single_file
 from cdtool.store.families import read_json
+from cdtool.store.headers import Shape
 
 MINI = Path(__file__).parent.parent / "mini" / "base"
 
@@ -54,6 +54,8 @@ def locate(name: str) -> Path:
     for hub_id in _hub_ids(name):
         if snapshot := hub.snapshot(hub_id):
             return _complete(snapshot, name)
+    if not is_name(name) and name.startswith(("/", "./", "../", "~", "\\")):
+        raise NotFoundError(f"There is no folder or checkpoint {name}.", "Check the path. See: cdtool base list")
     raise NotFoundError(f'The base "{name}" is not on this machine.', f"Get it with: cdtool base use {name} --fetch")
 
 
@@ -101,7 +103,8 @@ def describe(folder: Path) -> BaseSummary:
     unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     width = int(unet.get("cross_attention_dim") or 0)
-    matrices = [shape for name, shape in _shapes(folder / "unet") if _is_text_kv(name, shape, unet, width)]
+    shapes = {name: shape.shape for name, shape in weight_shapes(folder / "unet").items()}
+    matrices = [shape for name, shape in shapes.items() if _is_text_kv(name, shape, unet, width)]
     return BaseSummary(
         pipeline=pipeline_class(folder),
         folder=folder,
@@ -111,6 +114,18 @@ def describe(folder: Path) -> BaseSummary:
         matrices=len(matrices),
         numbers=sum(rows * columns for rows, columns in matrices),
     )
+
+
+def weight_shapes(folder: Path) -> dict[str, Shape]:
+    """The tensors of a component by name, of its fp16 files where there are both. Raises BaseError for damaged ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    found: dict[str, Shape] = {}
+    for path in [path for path in files if "fp16" in path.name] or files:
+        try:
+            found |= headers.read(path).shapes
+        except (headers.HeaderError, OSError) as error:
+            raise BaseError(f"{path} is damaged: {error}.", "Fetch or copy the base again.") from None
+    return found
 
 
 def fetch(name: str) -> Path:
@@ -190,21 +205,7 @@ def _is_usable(folder: Path) -> bool:
     return ours and not missing_components(folder)
 
 
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of a part's weights, of its fp16 files where there are both. Raises BaseError."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    for path in [path for path in files if "fp16" in path.name] or files:
-        try:
-            with safe_open(path, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                    yield name, opened.get_slice(name).get_shape()
-        except (SafetensorError, OSError) as error:
-            raise BaseError(f"{path} is damaged: {error}.", "Fetch or copy the base again.") from None
-
-
-def _is_text_kv(name: str, shape: list[int], unet: dict[str, Any], width: int) -> bool:
+def _is_text_kv(name: str, shape: tuple[int, ...], unet: dict[str, Any], width: int) -> bool:
     """Whether a weight takes text and nothing else to K or V: attn2, or attn1 in a UNet without self-attention."""
     blocks = "attn[12]" if unet.get("only_cross_attention") is True else "attn2"
     return bool(re.search(rf"\.{blocks}\.to_[kv]\.weight$", name)) and len(shape) == 2 and shape[1] == width

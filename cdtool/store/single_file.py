@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import math
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from cdtool.store import checkpoints, ldm
 from cdtool.store.checkpoints import END_TOKEN, ITEM_BYTES, UNET, VAE, Layout, Tensor, Tensors, TextEncoder
 
 SUFFIXES = (".safetensors", ".ckpt")
+_CHUNK = 1 << 24  # bytes copied at once
 _FORMAT = 1  # counts up when the same file would become another folder
 _START_TOKEN = "<|startoftext|>"
 
@@ -234,21 +234,22 @@ def _write_tensors(source: Path, tensors: Tensors, target: Path) -> None:
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with (
-        source.open("rb") as read,
-        mmap.mmap(read.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        target.open("wb") as out,
-    ):
+    with source.open("rb") as read, target.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for row in tensors.values():
-            out.write(_transposed(data, row) if row.transposed else memoryview(data)[row.begin : row.end])
+            read.seek(row.begin)
+            if row.transposed:
+                out.write(_transposed(read.read(row.end - row.begin), row))
+            else:
+                for start in range(row.begin, row.end, _CHUNK):
+                    out.write(read.read(min(_CHUNK, row.end - start)))
 
 
-def _transposed(data: mmap.mmap, row: Tensor) -> bytes:
+def _transposed(content: bytes, row: Tensor) -> bytes:
     import numpy as np
 
     kind: Any = {8: np.uint64, 4: np.uint32, 2: np.uint16}[ITEM_BYTES[row.dtype]]
-    stored = np.frombuffer(data[row.begin : row.end], kind).reshape(row.shape[::-1])
+    stored = np.frombuffer(content, kind).reshape(row.shape[::-1])
     return stored.T.tobytes()
 
 

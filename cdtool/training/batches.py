@@ -133,8 +133,9 @@ def _photo_crops(
     side = size // base.latent_factor
     keys = [key for key in keys if not key[0]]
     opened: dict[tuple[int, int], Image.Image] = {}
-    for start in range(0, len(keys), diffusion.LATENT_BATCH):
-        group = keys[start : start + diffusion.LATENT_BATCH]
+    together = diffusion.latent_batch(size, size)
+    for start in range(0, len(keys), together):
+        group = keys[start : start + together]
         crops = []
         for _, concept, number, index in group:
             if (concept, number) not in opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cdtool import methods
 from cdtool.models import pipelines
 from cdtool.models.adapter import parameter_of
-from cdtool.store import families
+from cdtool.models.diffusion import latent_batch
+from cdtool.store import bases, families
+from cdtool.store.headers import ITEM_BYTES
 from cdtool.training.batches import resolution
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ AT_HAND = 1.25
 RECOMPUTED = 0.5
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
+ENCODED = 5  # numbers the autoencoder holds at once for each pixel and channel of its first level, measured at 512 px
+_WEIGHTED = ("unet", "vae", "text_encoder")
 CALL_SECONDS = 2e-5  # of one operation however small, measured on mini's steps of 2 to 32 pictures on a CPU
 
 
@@ -89,7 +93,6 @@ def cost(
     # What is no K/V is cast for each pass, beside its float32 copy.
     casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
     copies = casts * dtype.itemsize if dtype != torch.float32 else 0
-    frozen = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize + _other_weights(folder)
     kept = work.kept * passes * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
     return Cost(
         matrices=len(names),
@@ -100,7 +103,11 @@ def cost(
         crops=crops,
         cache_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
         seconds=settings.steps * (computing + settings.accumulate * work.calls * CALL_SECONDS),
-        memory=int(LIBRARY_BYTES + frozen + numbers * ADAM_BYTES + copies + kept),
+        memory=int(
+            LIBRARY_BYTES
+            + _frozen(folder, unet, dtype, learned=rows > 0)
+            + max(numbers * ADAM_BYTES + copies + kept, _encoding(folder, side * shell.latent_factor, dtype))
+        ),
     )
 
 
@@ -121,11 +128,33 @@ def _numbers(shape: tuple[int, ...], settings: TrainSettings) -> int:
     return min(settings.rank, *shape) * sum(shape)
 
 
-def _other_weights(folder: Path) -> int:
-    """Bytes of the text encoders (float32) and the VAE, by their files."""
-    files = [path for part in folder.iterdir() if part.name.startswith(("text_encoder", "vae")) and part.is_dir()
-             for path in part.glob("*.safetensors")]  # fmt: skip
-    return sum(path.stat().st_size for path in files)
+def _frozen(folder: Path, unet: nn.Module, dtype: torch.dtype, *, learned: bool) -> int:
+    """Bytes of the frozen weights in memory, whatever their files have, and of their copies.
+
+    The denoiser and the autoencoder are in the compute precision, the text encoders in float32; K/V are also kept as
+    stored. While token embeddings are `learned`, autocast's copies of the text encoders' matrices stay until the
+    backward pass.
+    """
+    parts = {path.name: bases.weight_shapes(path) for path in folder.iterdir() if path.name.startswith(_WEIGHTED)}
+    text = [pair for part, found in parts.items() if part.startswith("text") for pair in found.items()]
+    matrices = [shape for name, shape in text if len(shape.shape) == 2 and "embedding" not in name]
+    copies = _count(matrices) * dtype.itemsize if learned and dtype != torch.float32 else 0
+    wide = 4 if dtype == torch.float16 else dtype.itemsize  # autoencoders overflow in fp16
+    stored = [parts.get("unet", {}).get(f"{name}.weight") for name in pipelines.text_kv(unet)]
+    kept = sum(shape.numbers * ITEM_BYTES[shape.dtype] for shape in stored if shape)
+    denoiser = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize
+    encoders = _count(shape for _, shape in text) * 4
+    return denoiser + kept + encoders + copies + _count(parts.get("vae", {}).values()) * wide
+
+
+def _count(shapes: Iterable[Shape]) -> int:
+    return sum(shape.numbers for shape in shapes)
+
+
+def _encoding(folder: Path, side: int, dtype: torch.dtype) -> int:
+    """Bytes the autoencoder takes while it encodes a batch of images with `side` px."""
+    config = families.read_json(folder / "vae" / "config.json")
+    return latent_batch(side, side) * side * side * int(config["block_out_channels"][0]) * ENCODED * dtype.itemsize
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cdtool import settings
+from cdtool import cache, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 CROPPING = 1  # counts up when `crops.class_crop` makes other pixels of the same image
 LIMIT = 2_000_000_000  # bytes that all latents may take; those used longest ago are removed first
-_DIGEST = 32  # bytes of the checksum before each entry
 
 
 @dataclass(frozen=True)
@@ -34,31 +30,14 @@ class LatentCache:
 
     def read(self, sha256: str, flipped: bool) -> Tensor | None:
         """Moments [2, c, h, w] of an image, or None where they are not kept; a damaged entry is dropped."""
-        path = self._path(sha256, flipped)
-        try:
-            stored = path.read_bytes()
-            if hashlib.sha256(stored[_DIGEST:]).digest() != stored[:_DIGEST]:
-                path.unlink(missing_ok=True)
-                return None
-            os.utime(path)
-        except OSError:
-            return None
-        return torch.from_numpy(np.load(io.BytesIO(stored[_DIGEST:]), allow_pickle=False))
+        stored = cache.read(self._path(sha256, flipped))
+        return None if stored is None else torch.from_numpy(np.load(io.BytesIO(stored), allow_pickle=False))
 
     def write(self, sha256: str, flipped: bool, moments: Tensor) -> None:
         """Keep the moments of an image; a disk that refuses only means that they are encoded again."""
         packed = io.BytesIO()
         np.save(packed, moments.numpy(), allow_pickle=False)
-        content = packed.getvalue()
-        path = self._path(sha256, flipped)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        with contextlib.suppress(OSError):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(hashlib.sha256(content).digest() + content)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        cache.write(self._path(sha256, flipped), packed.getvalue())
 
     def _path(self, sha256: str, flipped: bool) -> Path:
         return self.folder / f"{sha256}{'-flipped' if flipped else ''}.latents"
@@ -85,17 +64,5 @@ def _vae(base: Base) -> str:
 
 
 def trim(limit: int = LIMIT) -> int:
-    """Remove the entries used longest ago until all take at most `limit` bytes; the number removed."""
-    found = []
-    for path in latents_dir().glob("*/*"):
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found.append((stat.st_mtime, stat.st_size, path))
-    excess, dropped = sum(size for _, size, _ in found) - limit, 0
-    for _, size, path in sorted(found):
-        if excess <= 0:
-            break
-        path.unlink(missing_ok=True)
-        excess -= size
-        dropped += 1
-    return dropped
+    """Remove the latents used longest ago until all take at most `limit` bytes; the number removed."""
+    return cache.prune(limit, "latents").entries

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TrainedKV(nn.Module):
-    """A K/V projection being trained; the start token's column passes no gradient (reference/algorithm.md 1.5).
+    """A K/V projection being trained; the start token's column passes no gradient (docs/differences.md 1.5).
 
     Along the orthonormal directions `held` [d, r] it stays what it began as.
     """

@@ -8,10 +8,12 @@ below the table. Nothing here was run on public weights.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -143,13 +145,16 @@ def row(kind: str, place: Path, photos: Path) -> list[tuple[int, str]]:
 
 def main() -> None:
     """Make the bases, run the commands, and print the table with the sentences below it."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", metavar="REGEX", default="", help="the kinds of base to run, all by default")
+    chosen = re.compile(options.parse_args().only)
     notes: dict[str, str] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CDTOOL_HOME"] = str(Path(folder) / "home")
         photos = tiny_pipelines.photos(Path(folder) / "photos", count=2, side=64)
         os.chdir(folder)
-        for number, kind in enumerate(KINDS):
+        for number, kind in enumerate(filter(chosen.search, KINDS)):
             made = row(kind, Path(folder) / f"base{number}", photos)
             cells = []
             for code, sentence in made:

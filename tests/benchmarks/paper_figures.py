@@ -21,7 +21,7 @@ from cdtool.cli.output import quiet_libraries
 from cdtool.images import sheets
 from cdtool.models import pipelines
 from cdtool.models.pipelines import Base
-from cdtool.reports import figures
+from cdtool.reports import charts
 from cdtool.research import attention as analysis
 from cdtool.research import suite as suitefile
 from cdtool.sampling import sample
@@ -50,7 +50,7 @@ def change(base: Base, entries: Sequence[Concept]) -> Image.Image:
     for kind, values in kinds.items():
         print(f"{kind}: mean change {fmean(values):.4f} of {len(values)} layers, {len(entries)} concepts")
     title = f"All of the denoiser tuned, mean of {len(entries)} concepts: change of each kind of layer"
-    return figures.bars(title, kinds, "|change| / |weights|")
+    return charts.bars(title, kinds, "|change| / |weights|")
 
 
 def init(base: Base, suite: str, names: Sequence[str], drawing: SampleSettings) -> Image.Image:
@@ -75,7 +75,7 @@ def attention(base: Base, entry: Concept, plain: str, prompt: str, drawing: Samp
     for entries, asked in (((), plain), ([entry], prompt)):
         found = analysis.attend(base, entries, asked, drawing)
         cells = [(asked, found.image)]
-        cells += [(f"{word.text}  {word.share:.3f}", figures.heat(found.image, word.map)) for word in found.words]
+        cells += [(f"{word.text}  {word.share:.3f}", charts.heat(found.image, word.map)) for word in found.words]
         parts.append(sheets.labelled(cells, side=128, columns=12))
     return sheets.stacked(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import ldm_files
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -88,6 +89,14 @@ def test_use_refuses_what_train_cannot_take(cdtool, mini, name, changes, message
     assert (said.code, said.out) == (4, "")
     assert message in said.err
     assert not settings.config_file().exists()
+
+
+def test_use_of_a_checkpoint_remembers_the_file_and_not_its_conversion(cdtool, tmp_path):
+    path = ldm_files.write(tmp_path / "model.safetensors", marks=("v_pred", "ztsnr"))
+    said = cdtool("base", "use", path)
+    assert (said.code, said.out) == (0, f"{path}\n")
+    assert settings.base_name().value == str(path)
+    assert json.loads(cdtool("base", "show", "--json").out)["prediction"] == "v_prediction"
 
 
 def test_fetch(cdtool, mini, monkeypatch):

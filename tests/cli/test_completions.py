@@ -24,14 +24,22 @@ def test_write(tmp_path, root):
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_bash_completes_a_concept(saved, root, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("show d", "dog"),
+        ("sample dog : 0.8+d", "0.8+dog"),  # as bash splits dog:0.8+d; it keeps "dog:" itself
+        ("sample dog : 0.8+x", ""),
+    ],
+)
+def test_bash_completes_a_concept(saved, root, tmp_path, words, completed):
     saved("dog")
     (tmp_path / "cdtool").write_text(f'#!/bin/sh\nexec {sys.executable} -m cdtool "$@"\n')
     (tmp_path / "cdtool").chmod(0o755)
     script = root / "completions" / "cdtool.bash"
-    typed = "COMP_WORDS=(cdtool show d); COMP_CWORD=2; _cdtool_completion cdtool"
+    typed = f"COMP_WORDS=(cdtool {words}); COMP_CWORD={len(words.split())}; _cdtool_completion cdtool"
     lines = f'source {script}; {typed}; echo "${{COMPREPLY[@]}}"'
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", lines], env=os.environ | {"PATH": path}, capture_output=True, text=True)
-    assert done.stdout.strip() == "dog", done.stderr
+    assert done.stdout.strip() == completed, done.stderr
     assert Path(script).read_text().endswith("\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -147,7 +146,6 @@ def test_damaged(cdtool, dog):
 
 
 def test_plots(cdtool, dog, tmp_path):
-    pytest.importorskip("matplotlib")
     for arguments in (["compress", "dog", "--curve"], ["show", "dog", "--spectrum"]):
         path = tmp_path / f"{arguments[0]}.png"
         said = cdtool(*arguments, path)
@@ -157,16 +155,6 @@ def test_plots(cdtool, dog, tmp_path):
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(10**6)) > 20
         assert sorted(tmp_path.glob(".*")) == []
-
-
-@pytest.mark.parametrize("arguments", [["compress", "dog", "--curve"], ["show", "dog", "--spectrum"]])
-def test_plots_without_matplotlib(cdtool, dog, monkeypatch, arguments):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    said = cdtool(*arguments, "plot.png")
-    assert said.code == 5
-    assert 'pip install "cdtool[eval]"' in said.err
-    assert cdtool(*arguments).code == 0
 
 
 def test_spectrum(cdtool, dog):

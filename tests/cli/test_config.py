@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from cdtool import settings
@@ -54,3 +54,20 @@ def test_a_methods_settings_are_shown_with_their_origin(cdtool):
     plain = json.loads(cdtool("config", "--base", "mini", "--json").out)["settings"]
     assert plain["train.method"] == {"value": "kv", "origin": "default"}
     assert cdtool("config", "--method", "ful").code == 2
+
+
+def test_a_template_holds_every_setting_as_a_comment_that_is_valid_toml(cdtool):
+    assert cdtool("config", "--init").out == "cdtool.toml\n"
+    text = Path("cdtool.toml").read_text()
+    assert settings.read_toml(Path("cdtool.toml")) == {section: {} for section in settings.SECTIONS}
+    bare = "\n".join(line.removeprefix("# ") for line in text.splitlines() if " = " in line or line.startswith("["))
+    Path("cdtool.toml").write_text(bare)
+    for section, cls in settings.SECTIONS.items():
+        assert settings.read_toml(Path("cdtool.toml"))[section] == asdict(cls())
+
+
+def test_a_settings_file_is_not_replaced_unasked(cdtool):
+    Path("cdtool.toml").write_text("base = 'mini'\n")
+    assert cdtool("config", "--init").code == 4
+    assert Path("cdtool.toml").read_text() == "base = 'mini'\n"
+    assert cdtool("config", "--init", "--force").code == 0

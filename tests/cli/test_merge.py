@@ -60,10 +60,11 @@ def keeping(monkeypatch):
 def test_a_pair_is_saved_told_and_shown(cdtool, two, few, keeping):
     said = cdtool("merge", "dog", "gate", "-o", "pair", "--captions", few)
     assert (said.code, said.out) == (0, "pair\n")
-    for word in ("dog", "gate", "fidelity", "condition", "constraint error", "drift", "V1 dog in front of moongate"):
+    for word in ("dog: ", "gate: ", "of what it changes", "Other captions move by", "V1 dog in front of V2 moongate"):
         assert word in said.err
     shown = cdtool("show", "pair")
     assert "fidelity dog" in shown.out
+    assert "drift" in shown.out
     assert "dog, gate" in shown.out
     assert "V1 dog, moongate" in shown.out
     assert registry.note("pair")["photos"] == ["a", "b"]
@@ -114,7 +115,9 @@ def test_a_name_in_use_needs_force_and_if_missing_skips(cdtool, two, few, keepin
 def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
     assert "caption 3/3" in cdtool("merge", "dog", "gate", "-o", "one", "--captions", few).err
     monkeypatch.setattr(captions, "encode", None)
-    assert "caption" not in cdtool("merge", "dog", "gate", "-o", "other", "--captions", few).err.split("drift")[0]
+    assert (
+        "caption" not in cdtool("merge", "dog", "gate", "-o", "other", "--captions", few).err.split("Other captions")[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
         (("dog", "dog"), 2, "named twice"),
         (("dog", "dog:0.5"), 2, "named twice"),
         (("dog", "gaet"), 3, "gate"),
-        (("dog", "mini"), 2, "no learned word"),
+        (("dog", "mini"), 2, "is a base"),
         (("dog", "more"), 4, "joined word by word"),
         (("dog", "far"), 4, "different"),
         (("gate", "gate-too"), 4, "plain word"),
@@ -151,3 +154,13 @@ def test_another_base_needs_force(cdtool, two, few, keeping, tmp_path):
     assert "was trained on" in said.err
     assert cdtool("merge", "dog", "gate", "-o", "pair", "--base", other, "--captions", few, "--force").code == 0
     assert registry.find("pair").manifest.base.name == str(other)
+
+
+@pytest.mark.parametrize(
+    ("kept", "verdict"),
+    [(0.9, "kept well"), (0.6, "kept in part"), (0.4, "lost"), (-3.0, "lost"), (float("nan"), "lost")],
+)
+def test_a_fidelity_is_told_in_words(kept, verdict):
+    from cdtool.cli import merge
+
+    assert merge._verdict(kept) == verdict

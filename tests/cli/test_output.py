@@ -45,6 +45,42 @@ def test_facts(capsys):
     assert capsys.readouterr().out == "name    dog\ntokens  V* dog\n"
 
 
+ROW = ("a-long-name", "textual-inversion", "V1 dog, V2 moongate", "2026-11-25 00:15", "text 1.234 image 0.567")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_tables_fit_the_terminal_and_break_between_words(monkeypatch, width):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(width))
+    Output().table(("NAME", "KIND", "TOKENS", "CREATED", "SCORE"), [ROW, ("dog", "kv", "[V*] dog", "", "")], {})
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for word in " ".join(ROW).replace(",", "").split():
+        assert word in screen.getvalue()
+    assert "[V*] dog" in screen.getvalue()
+    assert (len(lines) == 3) == (width == 200)
+    assert ("NAME     a-long-name" in lines) == (width == 40)  # too narrow for columns
+
+
+def test_long_facts_hang_under_their_name(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "30")
+    Output().facts({"name": "dog", "settings": "steps 250, lr 8e-05, batch 8", "file": "/a/long/path/" + "x" * 30}, {})
+    assert screen.getvalue().splitlines() == [
+        "name      dog",
+        "settings  steps 250, lr 8e-05, batch 8",
+        "file      /a/long/path/" + "x" * 30,
+    ]
+
+
+def test_tables_in_a_pipe_have_a_line_for_each_row(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    Output().table(("NAME", "KIND", "TOKENS", "CREATED", "SCORE"), [ROW], {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_json_takes_any_value(capsys, tmp_path):
     Output("json").result("", {"path": tmp_path, "odd": "\udcff", "word": "ü"})
     table = json.loads(capsys.readouterr().out)
@@ -57,18 +93,50 @@ def test_the_flags_exclude_each_other():
         output.sink(json=True, quiet=True)
 
 
-def test_plain_progress(capsys, monkeypatch):
-    now = iter([1.0, 3.0, 6.5, 7.0, 10.0])
-    monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
-    steps = list(Output().progress("abcde", 15, start=10, describe=lambda step: f"loss {step}"))
-    assert steps == list("abcde")
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that progress reads, set by the test."""
+
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(output.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_plain_progress(capsys, clock):
+    def steps():
+        for letter, now in zip("abcde", (1.0, 3.0, 6.5, 7.0, 10.0), strict=True):
+            clock.now = now
+            yield letter
+
+    progress = Output().progress(steps(), 15, start=10, describe=lambda step: f"loss {step}")
+    assert list(progress) == list("abcde")
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == [
-        "step 11/15  loss a",  # one step says nothing of how long the next takes
-        "step 13/15  loss c  eta 6s",
-        "step 15/15  loss e",
-    ]
+    # From the end of the first step on, a step takes (6.5 - 1) / 2 seconds.
+    assert said.err.splitlines() == ["step 11/15  loss a", "step 13/15  loss c  eta 6s", "step 15/15  loss e"]
+
+
+def test_steps_count_what_they_are_worth_and_keep_the_last_words(capsys, clock):
+    def steps():
+        for number in range(4):
+            clock.now += 6
+            yield number
+
+    advance, words = {0: 5, 1: 0, 2: 5, 3: 10}, {1: "image 1"}
+    list(Output().progress(steps(), 20, advance=advance.get, describe=lambda step: words.get(step, "")))
+    assert capsys.readouterr().err.splitlines() == ["step 5/20", "step 10/20  image 1  eta 24s", "step 20/20  image 1"]
+
+
+def test_no_estimate_before_it_means_something(clock):
+    pace = output.Pace(100)
+    told = []
+    for seconds in (30, 0.5, 0.5, 0.5, 0.5):  # the first step holds the loading
+        clock.now += seconds
+        pace.count(1, "")
+        told.append(pace.left())
+    assert told == ["", "", "", "", "eta 48s"]
 
 
 def test_quiet_progress(capsys):

@@ -19,7 +19,7 @@ NAMES = [" ".join(words) for words in COMMANDS]
 
 
 def tree(words):
-    found = cli._tree()
+    found = cli.tree()
     for word in words.split():
         found = found.commands[word]
     return found

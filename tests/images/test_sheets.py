@@ -26,6 +26,19 @@ def test_every_picture_has_its_place_at_the_same_height():
     assert sheet.width == GAP + 64 + GAP  # of the widest row
 
 
+def test_rows_side_by_side_have_a_line_between_them_at_the_same_place():
+    pair = (Row("before", [colour("red")]), Row("after", [colour("lime"), colour("blue")]))
+    wide = (Row("before", [colour("red", (16, 8))]), Row("after", [colour("lime")]))
+    sheet = np.asarray(contact_sheet([Row("photos", [colour("blue")]), pair, wide], side=32))
+    assert areas(Image.fromarray(sheet)) == {"red": 3 * 32 * 32, "lime": 2 * 32 * 32, "blue": 2 * 32 * 32}
+    assert sheet.shape[1] == GAP + 64 + GAP + (64 + GAP) + GAP
+    line = (sheet == 170).all(axis=2)
+    (column,) = np.flatnonzero(line.sum(axis=0) > 64)  # through both pairs
+    assert GAP + 64 <= column < GAP + 64 + GAP
+    green = np.flatnonzero((sheet == (0, 255, 0)).all(axis=2).any(axis=0))
+    assert green.min() == GAP + 64 + GAP
+
+
 def test_small_pictures_keep_hard_edges_and_large_ones_shrink():
     half = colour("red", (2, 2))
     half.paste((0, 255, 0), (1, 0, 2, 2))

@@ -144,7 +144,7 @@ def test_peft_names_and_one_rank(sd_base, tmp_path):
 
 
 def test_kohya_files_are_as_their_readers_want_them(sd_base, tmp_path):
-    """reference/algorithm.md 6.3 and 6.4: alpha = rank everywhere, metadata, embedding beside it, and the bundle."""
+    """docs/differences.md 6.3 and 6.4: alpha = rank everywhere, metadata, embedding beside it, and the bundle."""
     entry = handmade.concept(sd_base, "V1 dog", "moongate", "V3 cat", name="trio", **LOW)
     done = write(entry, "kohya", tmp_path / "out")
     out = {path.name: load_file(path) for path in done.paths}

@@ -1,4 +1,4 @@
-"""Imported concepts: what export writes comes back; other tools' files, made by hand from reference/algorithm.md 6."""
+"""Imported concepts: what export writes comes back; other tools' files, made by hand after docs/differences.md 6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How other programs spell modules: against the tables of reference/algorithm.md 1.1 and 6."""
+"""How other programs spell modules: against the tables of docs/differences.md 1.1 and 6."""
 
 from __future__ import annotations
 

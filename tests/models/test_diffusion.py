@@ -120,3 +120,20 @@ def test_an_inpainting_base_samples_with_everything_masked(tmp_path):
     assert given[0].shape == (2, 9, 8, 8)
     assert torch.equal(given[0][:, 4], torch.ones(2, 8, 8))
     torch.testing.assert_close(given[0][:1, 5:], grey)
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 8), (512, 4), (768, 1), (1024, 1), (2048, 1)])
+def test_large_images_go_through_the_autoencoder_a_few_at_a_time(side, count):
+    assert diffusion.latent_batch(side, side) == count
+
+
+def test_latents_do_not_depend_on_how_many_go_through_at_once(sd_base, monkeypatch):
+    base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("vae",))
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    together = diffusion.moments(base, images)
+    monkeypatch.setattr(diffusion, "LATENT_PIXELS", 2 * 16 * 16)
+    torch.testing.assert_close(diffusion.moments(base, images), together)
+    assert (
+        np.abs(diffusion.decode(base, together[:, 0]).astype(int)[0] - diffusion.decode(base, together[:1, 0])).max()
+        <= 1
+    )

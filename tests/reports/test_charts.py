@@ -1,81 +1,119 @@
-"""Charts: where marks and ticks lie."""
+"""Charts: where marks lie in a page's own colours, bars as long as their means, heat where the map is high."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 
+import numpy as np
 import pytest
 from htmlpages import Page
+from PIL import Image
 
+from cdtool.errors import NotFoundError, UsageError
 from cdtool.reports import charts
-from cdtool.reports.charts import Axis, Mark
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.12), (1.64, 1.99), (0, 250), (-3, 1e4), (0.5, 0.5001)])
-def test_ticks_are_round_evenly_apart_and_inside(low, high):
-    found = charts.ticks(low, high)
-    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in itertools.pairwise(found)}
-    step = found[1] - found[0]
-    lead = step / 10 ** math.floor(math.log10(step) + 1e-9)
-    assert steps == {1.0}
-    assert any(lead == pytest.approx(round_one) for round_one in (1, 2, 5, 10))
-    assert low - 1e-9 <= found[0]
-    assert found[-1] <= high + 1e-9
-    assert low > found[0] - step
-    assert high < found[-1] + step
-
-
-def test_an_axis_is_linear_either_way():
-    axis = Axis("y", 1, 3, 300, 100)
-    assert [axis.at(value) for value in (1, 2, 3)] == [300, 200, 100]
+from cdtool.reports.charts import Mark
 
 
 def places(svg):
-    circles = [(float(one["cx"]), float(one["cy"])) for one in Page(svg).all("circle")]
-    squares = [
-        (float(one["x"]) + float(one["width"]) / 2, float(one["y"]) + float(one["height"]) / 2)
-        for one in Page(svg).all("rect")
-    ]
-    return circles, squares
+    """Where each mark lies, in the order in which they were given: the use of its shape."""
+    found = re.findall(r"<g><title>([^<]*)</title>.*?<use [^>]*x=\"([\d.]+)\" y=\"([\d.]+)\"", svg, re.DOTALL)
+    return {label: (float(x), float(y)) for label, x, y in found}
 
 
-def test_higher_is_up_and_more_is_right_and_lines_join_the_marks():
+def test_higher_is_up_and_more_is_right():
     base, own = Mark("base <1>", 0.2, 2.0, False), Mark("own", 0.4, 1.7, True)
-    svg = charts.scatter([base, own], [(base, own)], "image", "text", "words & more")
-    [(right, low)], [(left, high)] = places(svg)
+    svg = charts.scatter([base, own], [(base, own)], "image & more", "text", "words & more")
+    (left, high), (right, low) = places(svg)["base &lt;1&gt;"], places(svg)["own"]
     assert left < right
     assert high < low
-    (move,) = [one for one in Page(svg).all("line") if one["class"] == "move"]
-    assert [float(move[key]) for key in ("x1", "y1", "x2", "y2")] == pytest.approx([left, high, right, low], abs=0.01)
-    assert "<title>base &lt;1&gt;</title>" in svg
-    assert Page(svg).all("svg")[0]["aria-label"] == "words & more"
-    assert not Page(svg).faults
+    page = Page(svg)
+    assert page.all("svg")[0]["aria-label"] == "words & more"
+    assert "image & more" in page.text
+    assert not page.faults
 
 
-def test_all_marks_stay_inside_the_frame():
-    marks = [Mark(str(place), place**2, -place, place % 2 == 0) for place in range(9)]
-    circles, squares = places(charts.scatter(marks, [], "x", "y", "told"))
-    assert len(circles + squares) == 9
-    assert all(0 < x < charts.WIDTH and 0 < y < charts.HEIGHT for x, y in circles + squares)
+def test_marks_are_linear_in_their_values_and_inside():
+    marks = [Mark(str(n), n**2, -n, n % 2 == 0) for n in range(9)]
+    svg = charts.scatter(marks, [], "x", "y", "text")
+    found = [places(svg)[str(n)] for n in range(9)]
+    width, height = map(float, Page(svg).all("svg")[0]["viewbox"].split()[2:])
+    assert all(0 < x < width and 0 < y < height for x, y in found)
+    assert np.polyfit([mark.x for mark in marks], [x for x, _ in found], 1, full=True)[1][0] < 1e-3
+    assert np.polyfit([mark.y for mark in marks], [y for _, y in found], 1, full=True)[1][0] < 1e-3
 
 
 def test_one_mark_alone_has_axes_too():
-    assert places(charts.scatter([Mark("one", 0.5, 0.5, True)], [], "x", "y", "told"))[0]
+    assert places(charts.scatter([Mark("one", 0.5, 0.5, True)], [], "x", "y", "text")).keys() == {"one"}
 
 
 def test_a_curve_goes_through_its_points_in_order():
-    svg = charts.curve([(100, 0.5), (0, 0.1), (50, 0.4)], "steps", "image", "told")
-    (path,) = Page(svg).all("path")
-    drawn = [tuple(map(float, pair)) for pair in re.findall(r"[ML]([\d.]+) ([\d.]+)", path["d"])]
-    assert drawn == sorted(drawn) == places(svg)[0]
-    assert "steps 50: 0.400" in svg
+    svg = charts.curve([(100, 0.5), (0, 0.1), (50, 0.4)], "steps", "image", "text")
+    line = re.search(r'<g id="line">\s*<path d="([^"]+)"', svg)[1]
+    drawn = [tuple(map(float, pair)) for pair in re.findall(r"[ML] ([\d.]+) ([\d.]+)", line)]
+    assert drawn == sorted(drawn)
+    np.testing.assert_allclose(drawn, list(places(svg).values()), atol=1e-3)
+    assert list(places(svg)) == ["steps 0: 0.100", "steps 50: 0.400", "steps 100: 0.500"]
 
 
-def test_an_interval_lies_beside_its_zero():
-    lines = Page(charts.interval(0.2, 0.1, 0.3, 0.4)).all("line")
-    (zero,) = [one for one in lines if one["class"] == "zero"]
-    (reach,) = [one for one in lines if one["class"] == "reach"]
-    assert float(zero["x1"]) == 80
-    assert [float(reach["x1"]), float(reach["x2"])] == [80 + 76 / 4, 80 + 76 * 3 / 4]
+def test_a_chart_has_the_colours_of_its_page_fetches_nothing_and_is_always_the_same():
+    marks = [Mark("a", 0, 0, True), Mark("b", 1, 1, False)]
+    svg, again = (charts.scatter(marks, [(marks[1], marks[0])], "x", "y", "text") for _ in range(2))
+    assert svg == again
+    assert {name for name in charts._PAGE if f"var(--{name})" in svg} == set(charts._PAGE)
+    assert not re.findall(r"#[0-9a-f]{6}\b", svg)
+    assert "font-family" not in svg
+    assert not Page(svg).fetched
+
+
+# ---------------------------------------------------------------- files
+
+
+def blue(image):
+    """Lengths in px of the bars, from the top."""
+    wanted = np.array([int(charts._BLUE[at : at + 2], 16) for at in (1, 3, 5)])
+    rows = (np.abs(np.asarray(image).astype(int) - wanted) < 3).all(axis=2).sum(axis=1)
+    starts = np.flatnonzero((rows > 0) & (np.roll(rows, 1) == 0))
+    return [int(rows[start + 10]) for start in starts]
+
+
+def test_bars_are_in_proportion_to_their_means():
+    groups = {"one": [0.1, 0.3], "two": [0.4], "three": [0.05, 0.05, 0.05]}
+    lengths = blue(charts.bars("title", groups, "change"))
+    assert len(lengths) == 3
+    np.testing.assert_allclose(np.array(lengths) / lengths[1], np.array([0.2, 0.4, 0.05]) / 0.4, atol=0.02)
+
+
+def test_nothing_changed_and_nothing_there_are_drawn_too():
+    assert min(charts.bars("title", {"one": [0.0, 0.0], "two": []}, "change").size) > 200
+
+
+@pytest.mark.parametrize("ending", charts.SUFFIXES)
+def test_plots_are_written_in_each_format(tmp_path, ending):
+    path = tmp_path / f"plot{ending}"
+    charts.spectra("dog", {"mid.to_k.x": [3.0, 1.0], "mid.to_v.x": [2.0, 0.5], "other": [0.0]}, path)
+    assert path.stat().st_size > 1000
+    charts.size_and_error("dog", [(0.5, 10**6, 0.5), (0.9, 3 * 10**6, 0.1)], path)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_where_a_plot_cannot_go_is_told_before(tmp_path):
+    with pytest.raises(UsageError, match=r"\.gif"):
+        charts.check(tmp_path / "a.gif")
+    with pytest.raises(NotFoundError):
+        charts.check(tmp_path / "no" / "a.png")
+
+
+def test_heat_is_where_the_map_is():
+    values = np.zeros((4, 4), np.float32)
+    values[0, 3] = 0.2
+    warm = np.asarray(charts.heat(Image.new("RGB", (16, 16), "white"), values, side=64), dtype=int)
+    assert warm.shape == (64, 64, 3)
+    assert tuple(warm[2, 61]) == (255, 230, 30)
+    cold = warm[40, 10]
+    assert cold[0] == cold[1] == cold[2] < 200
+    assert charts.heat(Image.new("RGB", (32, 16)), values, side=64).size == (128, 64)
+
+
+def test_an_empty_map_is_the_picture_in_grey():
+    plain = np.asarray(charts.heat(Image.new("RGB", (8, 8), "white"), np.zeros((2, 2), np.float32), side=8))
+    assert (plain == plain[0, 0]).all()

@@ -8,30 +8,27 @@ import json
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 from PIL import Image, PngImagePlugin
 
 from cdtool.errors import NotFoundError, UsageError
 from cdtool.reports import html
-from cdtool.reports.html import Markup, joined, tag
 
 
-def test_text_is_escaped_and_markup_is_not():
-    assert tag("p", "a < b & c", tag("b", "<script>")) == "<p>a &lt; b &amp; c<b>&lt;script&gt;</b></p>"
-    assert joined("<", Markup("<br>")) == "&lt;<br>"
-
-
-def test_attributes_are_escaped_and_none_is_left_out():
-    assert tag("i", class_="x", aria_label='a "b" <c>', title=None) == (
-        '<i class="x" aria-label="a &quot;b&quot; &lt;c&gt;"></i>'
-    )
-    assert tag("img", src="data:,") == '<img src="data:,"/>'
-
-
-def test_a_template_is_filled_once_and_holds_its_styles(monkeypatch, tmp_path):
-    (tmp_path / "a.html").write_text("{{title}}|{{look_css}}")
-    (tmp_path / "look.css").write_text("p { color: {{title}} }")
+def test_values_are_escaped_and_sources_are_not(monkeypatch, tmp_path):
+    (tmp_path / "a.html").write_text("<b title=\"{{ title }}\">{{ title }}</b>|{{ mark }}|{{ source('look.css') }}")
+    (tmp_path / "look.css").write_text("p > a { color: red }")
     monkeypatch.setattr(html, "_TEMPLATES", tmp_path)
-    assert html.fill("a.html", title="{{look_css}} <") == "{{look_css}} &lt;|p { color: {{title}} }"
+    html._environment.cache_clear()
+    found = html.render("a.html", title='a < "b"', mark=Markup("<br>"))
+    html._environment.cache_clear()
+    assert found == '<b title="a &lt; &#34;b&#34;">a &lt; &#34;b&#34;</b>|<br>|p > a { color: red }'
+
+
+def test_a_template_that_lacks_a_value_is_an_error():
+    with pytest.raises(UndefinedError):
+        html.render("study.html")
 
 
 def test_data_in_a_script_cannot_end_it():

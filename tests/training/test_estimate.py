@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -196,3 +198,20 @@ def test_a_full_size_config_needs_no_weights(cost, tmp_path, sd_base):
     assert found.concept_bytes == 38_338_560 + 4 * 768
     # 859.5 M frozen numbers in bf16, and AdamW's state of the trained ones
     assert found.memory > 859_520_964 * 2 + 19_169_280 * 16
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32 files", "fp16 files"])
+@pytest.mark.parametrize("name", ["sd_base", "sdxl_base"])
+def test_frozen_weights_are_counted_as_they_lie_in_memory(name, half, request, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(request.getfixturevalue(name), folder)
+    for path in folder.rglob("*.safetensors") if half else ():
+        save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    base = pipelines.load(str(folder), precision="bf16", device="cpu")
+    modules = (base.unet, base.vae, *base.text_encoders)
+    held = [*(weight for module in modules for weight in module.parameters()), *base.kv.values()]
+    expected = sum(weight.numel() * weight.itemsize for weight in held)
+    assert plan._frozen(folder, base.unet, base.dtype, learned=False) == expected
+    linears = [layer for module in base.text_encoders for layer in module.modules() if isinstance(layer, nn.Linear)]
+    copies = sum(layer.weight.numel() * 2 for layer in linears)
+    assert plan._frozen(folder, base.unet, base.dtype, learned=True) == expected + copies

@@ -15,17 +15,25 @@ FLUENT = ("@lobehub/fluent-emoji-3d@1.1.0", "package/assets")
 FONT = "fonts-noto-color-emoji"
 
 
+def sets(folder: Path) -> list[Path]:
+    """The folders of the two sets' drawings, fetched into `folder` unless they are there.
+
+    Raises FileNotFoundError, naming the package, where the font of the third is missing.
+    """
+    if not art.NOTO_FONT.is_file():
+        raise FileNotFoundError(f"There is no {art.NOTO_FONT}; install the package {FONT}.")
+    return [unpack(pack(name, folder), folder) / inside for name, inside in (TWEMOJI, FLUENT)]
+
+
 def make(folder: Path) -> Iterator[tuple[str, int]]:
     """Write every cut-out to `folder`/art.npz; yields names and numbers of drawings.
 
     Raises FileNotFoundError, naming the package, where npm or the font is missing.
     """
-    if not art.NOTO_FONT.is_file():
-        raise FileNotFoundError(f"There is no {art.NOTO_FONT}; install the package {FONT}.")
-    sets = [unpack(pack(name, folder), folder) / inside for name, inside in (TWEMOJI, FLUENT)]
-    for drawings in sets:
+    found = sets(folder)
+    for drawings in found:
         yield drawings.relative_to(folder).parts[0], sum(1 for _ in drawings.iterdir())
-    cutouts = art.collect(*sets)
+    cutouts = art.collect(*found)
     art.save(cutouts, folder / "art.npz")
     yield "art.npz", len(cutouts)
 

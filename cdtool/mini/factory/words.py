@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,6 +24,28 @@ def byte_symbols() -> list[str]:
     return [chr(byte) for byte in kept] + [chr(256 + place) for place in range(len(moved))]
 
 
+def rare_words(merges: Sequence[tuple[str, str]], count: int) -> list[str]:
+    """`count` words of three consonants that `merges` leave in letters: for modifier tokens to begin as.
+
+    Words may share their first two letters, which one merge joins; no other merge can come between.
+    """
+    joined = {left + right for left, right in merges}
+    found: list[str] = list(RARE_WORDS[:1])
+    letters = "bcdfghjklmnpqrstvwxz"
+    for number in range(7, 8000 * 389, 389):  # a walk through all of them, so that they differ
+        word = "".join(letters[number // power % 20] for power in (400, 20, 1))
+        apart = not {word[:2], f"{word[1:]}</w>", word, f"{word}</w>"} & joined and len(set(word)) == 3
+        if apart and word not in found and len(found) < count:
+            found.append(word)
+    return found
+
+
+def with_rare(merges: Sequence[tuple[str, str]], rare: Sequence[str]) -> list[tuple[str, str]]:
+    """The merges, then those that make each rare word one symbol."""
+    own = [pair for word in rare for pair in ((word[0], word[1]), (word[:2], f"{word[2]}</w>"))]
+    return [*merges, *(pair for pair in dict.fromkeys(own) if pair not in set(merges))]
+
+
 def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
     """The `count` most useful merges of the captions' words, then those that make each rare word one symbol."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -38,11 +60,7 @@ def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
     learner.train_from_iterator([*plain, *[" ".join(NAMES)] * 50], trainer)
     learned = json.loads(learner.to_str())["model"]["merges"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned[:count]]
-    for word in RARE_WORDS:
-        for pair in ((word[0], word[1]), (word[:2], word[2] + "</w>")):
-            if pair not in merges:
-                merges.append(pair)
-    return merges
+    return with_rare(merges, RARE_WORDS)
 
 
 def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
@@ -72,9 +90,14 @@ def write(merges: list[tuple[str, str]], folder: Path) -> None:
 
 def build(captions: Iterable[str], count: int, positions: int, folder: Path) -> CLIPTokenizer:
     """Learn, write and load the tokenizer; `folder` holds it in the pipeline's format."""
+    return save(learn_merges(captions, count), positions, folder)
+
+
+def save(merges: list[tuple[str, str]], positions: int, folder: Path) -> CLIPTokenizer:
+    """Write and load the tokenizer of the merges."""
     from transformers import CLIPTokenizer
 
-    write(learn_merges(captions, count), folder)
+    write(merges, folder)
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=positions)
     tokenizer.save_pretrained(folder)
     return tokenizer

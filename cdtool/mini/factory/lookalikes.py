@@ -1,0 +1,64 @@
+"""Look-alikes of the held-out concepts: others of the same class, that a trained concept must not be taken for.
+
+Half of a concept's look-alikes have its very shape in another look; the others are other drawings of its noun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cdtool.mini.factory import art, grounds
+from cdtool.mini.factory.drawings import Shelf, parted, smaller
+from cdtool.mini.factory.looks import Dials, Look, look
+from cdtool.mini.factory.photosets import CONCEPTS
+from cdtool.mini.factory.wider import put
+
+EACH = 10  # look-alikes of a concept
+VIEWS = 3  # pictures of each
+FIRST = 1_560_000_000  # seeds
+SIZE = 64
+SAME = Dials(recoloured=1.0, marked=0.3, worn=0.2, bent=0.0)
+OTHER = Dials(recoloured=0.5, marked=0.2, worn=0.2, bent=0.5)
+ON = ("on the grass", "on the beach", "in the snow", "in a room", "in the city", "on a white background",
+      "on a blue background", "on a yellow background")  # fmt: skip
+
+
+def make(cutouts: dict[str, Any], shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
+    """Write a sheet for each object of the photo folders: a row of VIEWS pictures for each look-alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, concept in CONCEPTS.items():
+        if concept.kind != "object":
+            continue
+        sheet = Image.new("RGB", (VIEWS * SIZE, EACH * SIZE))
+        for row, own in enumerate(others(concept.noun, cutouts, shelf)):
+            for column, picture in enumerate(views(own, FIRST + row)):
+                sheet.paste(picture, (column * SIZE, row * SIZE))
+        sheet.save(folder / f"{name}.webp", quality=92, method=6)
+        yield name, EACH
+
+
+def others(noun: str, cutouts: dict[str, Any], shelf: Shelf) -> list[Look]:
+    """The look-alikes of the held-out drawing of `noun`."""
+    held = parted(smaller(Image.fromarray(cutouts[art.held_out(noun)])))
+    known = [shelf.drawings[name] for name in shelf.nouns[noun]]
+    found = []
+    for row in range(EACH):
+        rng = np.random.default_rng(FIRST + sum(noun.encode()) * 1000 + row)
+        drawing = held if row % 2 == 0 else known[row // 2 % len(known)]
+        found.append(look(drawing, rng, SAME if row % 2 == 0 else OTHER))
+    return found
+
+
+def views(own: Look, seed: int) -> Iterator[Image.Image]:
+    """A look on different grounds, every other one mirrored."""
+    rng = np.random.default_rng(seed)
+    for at, place in enumerate(rng.choice(ON, VIEWS, replace=False)):
+        canvas = grounds.background(str(place), SIZE, rng)
+        side = rng.uniform(0.55, 0.85)
+        put(canvas, own, side, (0.5 + rng.uniform(-0.08, 0.08), 0.52), mirrored=at % 2 == 1)
+        yield canvas

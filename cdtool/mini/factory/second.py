@@ -1,0 +1,169 @@
+"""The stages that make the second edition of the base, each going on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cdtool.mini.factory import (
+    art,
+    artwork,
+    autoencoder,
+    bank,
+    denoiser,
+    drawings,
+    keeping,
+    lookalikes,
+    packing,
+    proofs,
+    telling,
+    words,
+)
+from cdtool.mini.factory.loop import Report
+from cdtool.mini.factory.wider import Wide, draw
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MINI = Path(__file__).parents[1]
+CAPTIONS = range(1_000_000_000, 1_000_020_000)  # seeds of the captions the tokenizer learns from
+MERGES = 1500
+POSITIONS = 24
+RARE = 240  # words for modifier tokens to begin as
+
+
+@dataclass
+class Workshop:
+    """Where the work lies, and what earlier stages made."""
+
+    folder: Path
+    minutes: float = float("inf")
+    shards: int = 50
+    name: str = "student"  # of the denoiser's training, for experiments
+    shape: denoiser.Shape = field(default_factory=denoiser.Shape)
+    world: Wide = field(default_factory=Wide)
+
+    @cached_property
+    def shelf(self) -> drawings.Shelf:
+        """The drawings that may be learned."""
+        return drawings.shelf(art.load(self.folder / "drawings.npz"))
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer."""
+        from transformers import CLIPTokenizer
+
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+        return tokenizer
+
+    @property
+    def training(self) -> Path:
+        """The state of the denoiser's training."""
+        return self.folder / f"{self.name}.pt"
+
+
+def make_drawings(shop: Workshop) -> Iterator[Report]:
+    """Collect all drawings of the three sets, and those held out, unless files of them were brought along."""
+    sets = None
+    for name, collect in (("drawings", drawings.collect), ("art", art.collect)):
+        path = shop.folder / f"{name}.npz"
+        if not path.exists():
+            sets = sets or artwork.sets(shop.folder)
+            art.save(collect(*sets), path)
+            yield Report(name, 0, 0.0, 0.0)
+
+
+def make_tokenizer(shop: Workshop) -> Iterator[Report]:
+    """Learn the tokenizer from captions."""
+    if not (shop.folder / "tokenizer").exists():
+        captions = (draw(shop.world, shop.shelf, seed).caption for seed in CAPTIONS)
+        merges = words.learn_merges(captions, MERGES)
+        rare = [*telling.NAMES, *words.rare_words(merges, RARE)]
+        words.save(words.with_rare(merges, rare), POSITIONS, shop.folder / "tokenizer")
+        yield Report("tokenizer", len(CAPTIONS), 0.0, 0.0)
+
+
+def make_vae(shop: Workshop) -> Iterator[Report]:
+    """Train the autoencoder, grown from that of the base that ships."""
+    from diffusers import AutoencoderKL
+
+    keeping.restore(shop.folder, "vae")
+    first = shop.folder / "first-edition"
+    begin = first if first.exists() else MINI / "base"
+    model = autoencoder.new()
+    if not (shop.folder / "vae.pt").exists():
+        model = autoencoder.grown(AutoencoderKL.from_pretrained(begin, subfolder="vae"))
+    yield from autoencoder.train(model, shop.shelf, shop.folder, shop.minutes)
+
+
+def make_decoder(shop: Workshop) -> Iterator[Report]:
+    """Train the decoder further; may run beside or after the denoiser's training."""
+    vae = autoencoder.trained(shop.folder, shop.shelf)
+    yield from autoencoder.polish(vae, shop.shelf, shop.folder, shop.minutes)
+
+
+def make_bank(shop: Workshop) -> Iterator[Report]:
+    """Draw and encode the pictures the denoiser learns from, and those it is checked on."""
+    vae = autoencoder.trained(shop.folder, shop.shelf)
+    numbers = [bank.CHECKED, *range(shop.shards)]
+    yield from bank.fill(shop.world, shop.shelf, vae, shop.tokenizer, shop.folder, numbers)
+
+
+def make_student(shop: Workshop) -> Iterator[Report]:
+    """Train the denoiser and its text encoder."""
+    keeping.restore(shop.folder, shop.name)
+    return denoiser.train(shop.shape, shop.tokenizer, shop.folder, shop.minutes, shop.name)
+
+
+def make_kept(shop: Workshop) -> Iterator[Report]:
+    """Write what was trained so far in files that travel: in `kept`, with tokenizer and the latents' scale beside."""
+    for name in (*keeping.AVERAGED, shop.name):
+        if (shop.folder / f"{name}.pt").exists():
+            made = keeping.keep(shop.folder, name)
+            yield Report(f"kept {name}", sum(path.stat().st_size for path in made), 0.0, 0.0)
+
+
+def make_proofs(shop: Workshop) -> Iterator[Report]:
+    """Draw a sheet of samples from what has been trained so far."""
+    student = denoiser.averaged(shop.shape, shop.tokenizer, shop.training)
+    vae = autoencoder.trained(shop.folder, shop.shelf)
+    path = shop.folder / f"{shop.name}.png"
+    proofs.sheet(student, vae, shop.tokenizer, art.load(shop.folder / "art.npz"), path)
+    yield Report(str(path), 0, 0.0, 0.0)
+
+
+def make_base(shop: Workshop) -> Iterator[Report]:
+    """Pack what was trained into `base` in the folder; the base that ships stays until it is replaced by hand."""
+    state = torch.load(shop.training, map_location="cpu", weights_only=True, mmap=True)
+    student = denoiser.averaged(shop.shape, shop.tokenizer, shop.training)
+    views = bank.read(shop.folder, bank.CHECKED).views[:512, 0].float() / 127.5 - 1
+    packing.name_rare(student, shop.tokenizer, views)
+    packing.pack(
+        shop.folder / "base", student, autoencoder.trained(shop.folder, shop.shelf), shop.tokenizer, MINI / "base"
+    )
+    yield Report("base", int(state.get("pictures", state["update"] * shop.shape.pace.batch)), 0.0, 0.0)
+
+
+def make_lookalikes(shop: Workshop) -> Iterator[Report]:
+    """Draw the look-alikes that learnability ranks against."""
+    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, MINI / "card" / "lookalikes")
+    return (Report(name, number, 0.0, 0.0) for name, number in made)
+
+
+STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
+    "drawings": make_drawings,
+    "tokenizer": make_tokenizer,
+    "vae": make_vae,
+    "bank": make_bank,
+    "student": make_student,
+    "decoder": make_decoder,
+    "keep": make_kept,
+    "proofs": make_proofs,
+    "base": make_base,
+    "lookalikes": make_lookalikes,
+}
