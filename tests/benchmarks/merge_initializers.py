@@ -118,7 +118,8 @@ def row(
     for concepts in (before, after):
         chosen = tuple(concepts[index] for index in pair)
         parts = tuple(Part(concept.name) for concept in chosen)
-        report = merge.merge(base, Composition("", base.name, parts, chosen), "pair", known).report
+        parents = merge.load_parents(base, Composition("", base.name, parts, chosen))
+        report = merge.merge(base, parents, "pair", known).report
         figures += [report.condition, " / ".join(f"{kept:.2f}" for kept in report.fidelity.values())]
     line = [names, shared(pair), *figures]
     print("#", *line, flush=True)
