@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdtool.errors import TokenError, UsageError
@@ -47,7 +47,8 @@ class Prompt:
     """A parsed prompt: plain text and indices of the concept's modifier tokens, in order."""
 
     pieces: tuple[str | int, ...]
-    named: frozenset[int]  # every token the prompt names, those without a modifier included
+    named: frozenset[int] = frozenset()  # every token the prompt names, those without a modifier included
+    text: str = field(default="", compare=False)  # as the user wrote it
 
     def plain(self) -> str:
         """The prompt without its modifier tokens, as a scorer or the bare base gets it."""
@@ -163,7 +164,7 @@ def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
     for index, token in enumerate(tokens):
         if not token.modifier and re.search(_noun(token), prompt, re.IGNORECASE):
             named.add(index)
-    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
+    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named), prompt)
 
 
 def own_words(prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:

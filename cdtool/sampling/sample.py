@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from PIL import Image
 
-from cdtool.errors import SettingsError, TokenError
+from cdtool.errors import SettingsError
 from cdtool.models import adapter, diffusion, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind, capitalised
+from cdtool.tokens import Prompt, bind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,28 +35,13 @@ class Generated(NamedTuple):
     seed: int
 
 
-def check_prompts(
-    prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None, *, joined: bool = False
-) -> list[str]:
-    """Warnings about prompts that name no token, not all of several joined concepts, or are too long to be read.
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of a batch, and the images finished by it: none but at a batch's last step."""
 
-    Raises TokenError for a modifier token that no concept has, and for an empty list.
-    """
-    if not prompts:
-        raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    warnings = []
-    words = [f'"{token.words(place + 1 if len(tokens) > 1 else None)}"' for place, token in enumerate(tokens)]
-    for prompt in prompts:
-        bound = bind(prompt, tokens)
-        if tokens and not bound.named:
-            meant = f' Is "{capitalised(prompt)}" meant?' if capitalised(prompt) else ""
-            warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
-        elif joined and len(bound.named) < len(tokens):
-            unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
-            warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).truncated:
-            warnings.append(f'"{prompt}" is longer than the base reads; its end does not count.')
-    return warnings
+    done: int  # denoising steps of images so far
+    total: int
+    images: tuple[Generated, ...] = ()
 
 
 def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
@@ -71,43 +56,31 @@ def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 def generate(
     base: Base,
     concepts: Sequence[Concept],
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     settings: SampleSettings,
     *,
     weights: Sequence[float] = (),
     force: bool = False,
 ) -> Iterator[Generated]:
-    """Generate `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
-
-    `concepts` holds the concept, several that act together word by word (routing.py), or nothing for the bare base;
-    `weights` scale their changes, 1 each unless given. An image depends on its own seed alone, not on its batch.
-
-    Raises BaseError for a concept of another base, ConceptError for concepts that cannot be joined.
-    """
-    sampler = _sampler(base, concepts, weights or [1.0] * len(concepts), force=force)
-    jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    texts = {prompt: sampler.encode(bind(prompt, sampler.tokens)) for prompt in dict.fromkeys(prompts)}
-    negative = sampler.encode(Prompt((settings.negative,), frozenset()))
-    if not settings.negative:
-        negative = replace(negative, condition=text.unconditional(base, negative.condition))
-    with adapter.override_parameters(base.unet, sampler.parameters):
-        for start in range(0, len(jobs), settings.batch):
-            part = jobs[start : start + settings.batch]
-            images = _batch(sampler, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
-            for (prompt, seed), image in zip(part, images, strict=True):
-                yield Generated(image, prompt, seed)
+    """The images of `sampler` and `steps`, one by one."""
+    loaded = sampler(base, concepts, weights, force=force)
+    bound = [bind(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for step in steps(loaded, [loaded.encode(prompt) for prompt in bound], settings):
+        yield from step.images
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """An encoded prompt, and each concept's share [1, l, N] of every text position."""
+class EncodedPrompt:
+    """A prompt as the denoiser gets it: its text features, and each concept's share [1, l, N] of every position."""
 
+    text: str
     condition: Conditioning
     share: Tensor
+    truncated: bool  # it was longer than the base reads
 
 
 @dataclass(frozen=True)
-class _Sampler:
+class Sampler:
     """A base, and the concepts that act on it together."""
 
     base: Base
@@ -116,12 +89,20 @@ class _Sampler:
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
-    def encode(self, prompt: Prompt) -> _Encoded:
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
         """A prompt with the concepts' token embeddings in place."""
         embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
         tokenized = text.tokenize(self.base, prompt, self.tokens)
         condition = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), [tokenized])
-        return _Encoded(condition, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
+        share = torch.zeros(1, condition.features.shape[1], 0)
+        if len(self.concepts) > 1:
+            share = routing.shares(self.base, prompt, self.tokens, self.owners)[None]
+        return EncodedPrompt(prompt.text, condition, share, tokenized.truncated)
+
+    def negative(self, prompt: str) -> EncodedPrompt:
+        """A negative prompt; where it is empty, what the base was trained with in its place."""
+        encoded = self.encode(Prompt((prompt,)))
+        return encoded if prompt else replace(encoded, condition=text.unconditional(self.base, encoded.condition))
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
         """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""
@@ -130,32 +111,56 @@ class _Sampler:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
 
-def _sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Sampler:
+def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = (), *, force: bool = False) -> Sampler:
+    """Load one concept, several that act together word by word (routing.py), or none, which is the bare base.
+
+    `weights` scale their changes, 1 each unless given. Raises BaseError for a concept of another base unless `force`,
+    ConceptError for concepts that cannot be joined or do not fit the base.
+    """
     loaded = []
-    for entry, weight in zip(concepts, weights, strict=True):
+    for entry, weight in zip(concepts, weights or [1.0] * len(concepts), strict=True):
         check_base(entry, base, force=force)
-        weights_ = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
-        if weights_.others and len(concepts) > 1:
+        own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
+        if own.others and len(concepts) > 1:
             raise beyond_words(entry)
-        loaded.append(routing.weighted(weights_, weight))
+        loaded.append(routing.weighted(own, weight))
     owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
     parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}
-    return _Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
+    return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
-def _batch(
-    sampler: _Sampler, prompts: Sequence[_Encoded], negative: _Encoded, seeds: Sequence[int], settings: SampleSettings
-) -> list[Image.Image]:
-    base = sampler.base
+def steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
+    """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
+
+    An image depends on its own seed alone, not on its batch. Raises SettingsError for an impossible size.
+    """
+    jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
+    negative, total = sampler.negative(settings.negative), len(jobs) * settings.steps
+    with adapter.override_parameters(sampler.base.unet, sampler.parameters):
+        for start in range(0, len(jobs), settings.batch):
+            batch = jobs[start : start + settings.batch]
+            for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
+                if number < settings.steps:
+                    yield Step(start * settings.steps + number * len(batch), total)
+            images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+            made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
+            yield Step((start + len(batch)) * settings.steps, total, tuple(made))
+
+
+@torch.no_grad()
+def _denoise(
+    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings
+) -> Iterator[Tensor]:
+    """The latents of a batch after every denoising step, with the concepts' keys and values in place meanwhile."""
+    base, prompts = sampler.base, [prompt for prompt, _ in batch]
     negatives = [negative] * len(prompts)
     condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
     every = [*negatives, *prompts] if settings.guidance != 1 else prompts
     features = text.join([one.condition for one in every]).features
-    with adapter.precomputed_kv(base) as set_values, torch.no_grad():
+    with adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
-        *_, z = diffusion.denoise(
+        yield from diffusion.denoise(
             base, diffusion.scheduler(base, settings.scheduler), condition, unconditional,
-            seeds=seeds, steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
+            seeds=[seed for _, seed in batch], steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
             size=image_size(base, settings),
         )  # fmt: skip
-    return [Image.fromarray(pixels) for pixels in diffusion.decode(base, z)]

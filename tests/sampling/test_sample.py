@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cdtool.errors import SettingsError, TokenError
+from cdtool.errors import SettingsError
 from cdtool.models import diffusion, pipelines
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
-from cdtool.tokens import Token
 
 SETTINGS = SampleSettings(count=2, seed=7, steps=6, guidance=5.0, precision="fp32")
-TOKENS = (Token("dog", initializer="ktn", ids=(1,)), Token("moongate", modifier=False))
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +49,6 @@ def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
 def test_seeds_count_up_from_the_first_for_every_prompt(sd):
     drawn = list(sample.generate(sd, [], ["a dog", "a cat"], SETTINGS))
     assert [(item.prompt, item.seed) for item in drawn] == [("a dog", 7), ("a dog", 8), ("a cat", 7), ("a cat", 8)]
-
-
-def test_prompts_are_checked_for_what_may_not_be_meant(sd):
-    assert sample.check_prompts(["V1 dog", "a moongate", "V1 dog and V2 moongate"], TOKENS, sd) == []
-    (remark,) = sample.check_prompts(["the beach"], TOKENS, sd)
-    assert '"V1 dog" or "moongate"' in remark
-    assert sample.check_prompts(["the beach"], ()) == []
-    (remark,) = sample.check_prompts(["v1 dog"], TOKENS)
-    assert 'Is "V1 dog" meant?' in remark
-    assert sample.check_prompts(["a Moongate"], TOKENS) == []
-    (remark,) = sample.check_prompts(["V1 dog" + " dog" * 76], TOKENS, sd)
-    assert "longer" in remark
-    with pytest.raises(TokenError):
-        sample.check_prompts([], TOKENS)
-    with pytest.raises(TokenError):
-        sample.check_prompts(["V3 cat"], TOKENS)
 
 
 def test_sizes_are_whole_cells(sd):
