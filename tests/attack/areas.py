@@ -30,7 +30,7 @@ from cdtool.store import registry
 from . import strategies
 
 KNOWN = {0, 2, 3, 4, 5, 6, 130}  # exit codes that say what is wrong; 1 is a bug
-SLOWEST = 60.0  # seconds that any one command may take
+SLOWEST = 60.0  # seconds of computing that any one command may take
 
 
 @dataclass
@@ -69,11 +69,11 @@ class Ground:
 
     def run(self, *arguments: object) -> int:
         """Run a command and note whether it fell: a traceback, an unknown code, control characters, or too long."""
-        words, began = [str(argument) for argument in arguments], time.monotonic()
+        words, began = [str(argument) for argument in arguments], time.process_time()
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(words)
-        said, took = out.getvalue() + err.getvalue(), time.monotonic() - began
+        said, took = out.getvalue() + err.getvalue(), time.process_time() - began
         self.tried += 1
         steering = sorted(
             {
