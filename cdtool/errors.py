@@ -88,3 +88,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known words closest to `word`, or ""."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5) if len(word) < 200 else []
     return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error, torch's own included, says that memory ran out; imports no torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory", "not enough memory")
+    )

@@ -38,7 +38,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
-from cdtool.errors import CdtoolError, InterruptedRun, UsageError
+from cdtool.errors import CdtoolError, InterruptedRun, UsageError, is_out_of_memory
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -180,23 +180,16 @@ def explain(error: Exception) -> tuple[int, str]:
         return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             5,
             "Error: There is not enough memory for this.\nTry a smaller --batch or --resolution, or --precision bf16.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 5, f"Error: The disk is full ({error.filename or 'while writing'}).\nFree some space and run it again."
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE):
+        return 5, f"Error: {error.filename or 'A file'} cannot be written or read: {error.strerror}.\nCheck the disk."
     if isinstance(error, PermissionError):
         return 4, f"Error: {error.filename or 'A file'} may not be read or written.\nMend its permissions."
     where = "".join(traceback.format_exception(error))
     return 1, f"{where}\nThis is a bug in cdtool {__version__}. Please report it with these lines and `cdtool doctor`."
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's own class is told by its name, so that no error has to import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("can't allocate memory", "out of memory", "not enough memory")
-    )

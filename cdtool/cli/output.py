@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -152,6 +153,7 @@ def sink(json: bool = False, quiet: bool = False) -> Output:
 
 
 _QUIET = contextlib.ExitStack()
+atexit.register(_QUIET.close)  # while the libraries are still there; at the very end they are taken apart
 
 
 def quiet_libraries(*, diffusers: bool = True) -> None:

@@ -129,6 +129,7 @@ def sample(
         talk.result(str(path), {**facts, **asdict(image.record)})
         images.append(image)
     if grid is not None:
+        grid = options.free_path(grid)
         _sheet(images, plan).save(grid)
         talk.talk(f"Contact sheet: {grid}")
     talk.talk(f"{counted(len(images), 'image')}.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,6 +15,7 @@ import torch
 
 from cdtool import cache
 from cdtool.errors import BaseError, SettingsError
+from cdtool.schema import shortened
 from cdtool.settings import cache_dir
 from cdtool.store import bases, families
 from cdtool.store.families import Family
@@ -148,7 +150,7 @@ def empty_unet(config: Mapping[str, Any]) -> nn.Module:
     """The denoiser of a config without memory for its weights."""
     from diffusers import UNet2DConditionModel
 
-    with torch.device("meta"):
+    with _readable(Path("The configuration of its UNet")), torch.device("meta"):
         unet: nn.Module = cast("Any", UNet2DConditionModel).from_config(dict(config))
     return unet
 
@@ -276,23 +278,40 @@ def _vae(folder: Path, dtype: torch.dtype) -> Any:
     return _frozen(AutoencoderKL, folder, "vae", dtype)
 
 
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raises BaseError for whatever a library raises about a damaged component; out of memory stays what it is."""
+    try:
+        yield
+    except BaseError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            raise
+        reason = shortened(" ".join(str(error).split()), 160)
+        raise BaseError(f"{folder} is damaged: {reason}.", "Fetch or copy the base again.") from None
+
+
 def _frozen(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     variant = _variant(folder / part)
-    model = cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype, variant=variant, local_files_only=True)
+    with _readable(folder / part):
+        model = cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype, variant=variant, local_files_only=True)
     return model.requires_grad_(False).eval()
 
 
 def _text_encoder(folder: Path) -> Any:
     from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    projected = "CLIPTextModelWithProjection" in (config.architectures or [])
-    kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
-    encoder = kind.from_pretrained(folder, dtype=torch.float32, variant=_variant(folder), local_files_only=True)
+    with _readable(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        projected = "CLIPTextModelWithProjection" in (config.architectures or [])
+        kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
+        encoder = kind.from_pretrained(folder, dtype=torch.float32, variant=_variant(folder), local_files_only=True)
     return encoder.requires_grad_(False).eval()
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
-    return cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+    with _readable(folder):
+        return cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))

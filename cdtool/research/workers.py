@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,6 +114,6 @@ def submit(command: Sequence[str], count: int, folder: Path, parameters: dict[st
         executor.update_parameters(**parameters)
     except (NameError, TypeError, ValueError) as error:
         raise UsageError(f"--slurm-option: {error}.", "Like --slurm-option timeout_min=120.") from None
-    function = submitit.helpers.CommandFunction([sys.executable, "-m", "cdtool", *command[3:]])
+    function = submitit.helpers.CommandFunction(list(command))
     jobs = executor.map_array(lambda _: function(), range(count)) if count > 1 else [executor.submit(function)]
     return str(jobs[0].job_id).split("_")[0]

@@ -12,7 +12,7 @@ from cdtool.errors import InputError, UsageError
 from cdtool.models.libraries import quietly
 from cdtool.settings import Precision, SampleSettings, Scheduler
 from cdtool.store import bases, subject
-from cdtool.tokens import Prompt, bind, capitalised
+from cdtool.tokens import Prompt, bind_weighted, capitalised
 
 if TYPE_CHECKING:
     from cdtool.sampling.records import Images, Record, SampledImage
@@ -141,7 +141,8 @@ def plan(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    return Plan(found, tuple(bind(text, found.tokens) for text in texts), chosen, device, force)
+    bind_weighted(chosen.negative, found.tokens)  # what it cannot hold is told before anything is loaded
+    return Plan(found, tuple(bind_weighted(text, found.tokens) for text in texts), chosen, device, force)
 
 
 def replay(
@@ -156,7 +157,7 @@ def replay(
     record, chosen = records.read(path)
     found = subject.find(concept or record.subject, base or record.base, force=force)
     found = replace(found, base=base or record.base)  # of a bare base too
-    return Plan(found, (bind(record.prompt, found.tokens),), chosen, device, force, record)
+    return Plan(found, (bind_weighted(record.prompt, found.tokens),), chosen, device, force, record)
 
 
 @quietly()
@@ -177,7 +178,8 @@ def run(plan: Plan) -> Iterator[SampleStep]:
         )
     sampler = sampling.sampler(base, plan.subject.concepts, plan.subject.weights, force=plan.force)
     encoded = [sampler.encode(prompt) for prompt in plan.prompts]
-    long = [f'"{one.text}" is longer than the base reads; its end does not count.' for one in encoded if one.truncated]
+    long = [f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
+            for one in encoded if one.parts > 1]  # fmt: skip
     yield SampleStep(0, plan.total * plan.settings.steps, warnings=(*plan.warnings(), *long))
     for step in sampling.steps(sampler, encoded, plan.settings):
         images = tuple(records.sampled(one, plan.subject.text, base, plan.settings) for one in step.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind
+from cdtool.tokens import Prompt, bind_weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ def generate(
 ) -> Iterator[Generated]:
     """The images of `sampler` and `steps`, one by one."""
     loaded = sampler(base, concepts, weights, force=force)
-    bound = [bind(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
+    bound = [bind_weighted(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
     for step in steps(loaded, [loaded.encode(prompt) for prompt in bound], settings):
         yield from step.images
 
@@ -76,7 +77,7 @@ class EncodedPrompt:
     text: str
     condition: Conditioning
     share: Tensor
-    truncated: bool  # it was longer than the base reads
+    parts: int  # as many as the text encoders read one after the other
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,33 @@ class Sampler:
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
-        """A prompt with the concepts' token embeddings in place."""
-        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
-        tokenized = text.tokenize(self.base, prompt, self.tokens)
-        condition = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), [tokenized])
-        share = torch.zeros(1, condition.features.shape[1], 0)
-        if len(self.concepts) > 1:
-            share = routing.shares(self.base, prompt, self.tokens, self.owners)[None]
-        return EncodedPrompt(prompt.text, condition, share, tokenized.truncated)
+        """A prompt with the concepts' token embeddings in place.
 
-    def negative(self, prompt: str) -> EncodedPrompt:
-        """A negative prompt; where it is empty, what the base was trained with in its place."""
-        encoded = self.encode(Prompt((prompt,)))
+        The features of the parts of a long one follow one another [1, parts l, d]; the pooled text is the first's.
+        """
+        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        parts = text.split(self.base, prompt, self.tokens)
+        tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
+        encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
+        features = text.emphasised(self.base, encoded, parts).features.flatten(0, 1)[None]
+        share = torch.zeros(1, features.shape[1], 0)
+        if len(self.concepts) > 1:
+            share = torch.cat([routing.shares(self.base, part, self.tokens, self.owners) for part in parts])[None]
+        return EncodedPrompt(prompt.text, replace(encoded[:1], features=features), share, len(parts))
+
+    def filled(self, prompt: EncodedPrompt, parts: int) -> EncodedPrompt:
+        """A prompt with empty parts behind it, `parts` in all."""
+        if prompt.parts == parts:
+            return prompt
+        empty = [self.encode(Prompt(()))] * (parts - prompt.parts)
+        features = torch.cat([one.condition.features for one in (prompt, *empty)], dim=1)
+        share = torch.cat([one.share for one in (prompt, *empty)], dim=1)
+        return replace(prompt, condition=replace(prompt.condition, features=features), share=share, parts=parts)
+
+    def negative(self, prompt: str, parts: int = 1) -> EncodedPrompt:
+        """A negative prompt of at least `parts`; where it is empty, what the base was trained with in its place."""
+        encoded = self.encode(bind_weighted(prompt, self.tokens))
+        encoded = self.filled(encoded, max(parts, encoded.parts))
         return encoded if prompt else replace(encoded, condition=text.unconditional(self.base, encoded.condition))
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
@@ -134,17 +150,29 @@ def steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSe
 
     An image depends on its own seed alone, not on its batch. Raises SettingsError for an impossible size.
     """
-    jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    negative, total = sampler.negative(settings.negative), len(jobs) * settings.steps
+    shortest = sampler.negative(settings.negative).parts
+    filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
+    negatives = {parts: sampler.negative(settings.negative, parts) for parts in {prompt.parts for prompt in filled}}
+    jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
+    done, total = 0, len(jobs) * settings.steps
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
-        for start in range(0, len(jobs), settings.batch):
-            batch = jobs[start : start + settings.batch]
+        for batch in _batches(jobs, settings.batch):
+            negative = negatives[batch[0][0].parts]
             for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
                 if number < settings.steps:
-                    yield Step(start * settings.steps + number * len(batch), total)
+                    yield Step(done * settings.steps + number * len(batch), total)
+            done += len(batch)
             images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
             made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
-            yield Step((start + len(batch)) * settings.steps, total, tuple(made))
+            yield Step(done * settings.steps, total, tuple(made))
+
+
+def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[list[tuple[EncodedPrompt, int]]]:
+    """Jobs in batches whose prompts have equally many parts."""
+    for _, group in itertools.groupby(jobs, key=lambda job: job[0].parts):
+        every = list(group)
+        for start in range(0, len(every), size):
+            yield every[start : start + size]
 
 
 @torch.no_grad()

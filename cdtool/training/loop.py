@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from cdtool.errors import InputError, InterruptedRun, TrainingError
+from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError, is_out_of_memory
 from cdtool.models import diffusion, text
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
@@ -56,6 +56,8 @@ class _Run:
     ranks: Ranks
     crops: CropCache
     with_prior: bool
+    passes: int  # that a step is split into; more than was asked for once memory ran out
+    without_gradient: set[str]  # trained parameters that no step had a gradient for yet
 
     def losses(self, part: Sequence[SampleIndex], step: int) -> Tensor:
         """The loss of each picture of a pass [b]."""
@@ -76,7 +78,8 @@ def _run(
         schedule=diffusion.scheduler(base, "ddpm"),
         optimizer=torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
-        ranks=ranks, crops=crops, with_prior=with_prior,
+        ranks=ranks, crops=crops, with_prior=with_prior, passes=settings.accumulate,
+        without_gradient={part.name for part in trained.parts if part.mark is not None},
     )  # fmt: skip
 
 
@@ -124,9 +127,12 @@ def fit(
         if previews and ranks.rank == 0:
             yield Event("preview", first, images=_preview(run, previews))
         for step in range(first, settings.steps):
+            passes = run.passes
             target, prior, stopped = _step(
                 run, shard(samples_of(settings, concepts, step), ranks), step, parameters, stop()
             )
+            if run.passes > passes:
+                yield Event("note", text=f"Memory ran out; from here on a step is split into {run.passes} passes.")
             yield Event("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
             last = step + 1 == settings.steps
             if step + 1 in snapshots and ranks.rank == 0 and not last:
@@ -139,7 +145,7 @@ def fit(
                     raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
                 if previews and ranks.rank == 0:
                     yield Event("preview", step + 1, images=_preview(run, previews))
-        trained.check_moved()
+        trained.check_moved(run.without_gradient)
         if previews and ranks.rank == 0:
             yield Event("preview", settings.steps, images=_preview(run, previews))
         yield Event("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
@@ -149,10 +155,47 @@ def _step(
     run: _Run, mine: Sequence[SampleIndex], step: int, parameters: Sequence[torch.nn.Parameter], stop: bool
 ) -> tuple[float, float, bool]:
     """One optimizer step; (target loss, prior loss, whether any process wants to stop)."""
+    while (sums := _gradients(run, mine, step)) is None:
+        run.optimizer.zero_grad(set_to_none=True)
+        run.passes = min(2 * run.passes, len(mine))
+        if run.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+    stopped = _join(parameters, sums, stop, run.ranks)
+    if not bool(torch.isfinite(sums).all()):
+        raise TrainingError(
+            f"The loss became {sums.sum().item()} at step {step + 1}.", "Lower --lr, or use --precision bf16 or fp32."
+        )
+    run.without_gradient -= {part.name for part in run.trained.parts if part.name in run.without_gradient
+                             and part.parameter.grad is not None and bool(part.parameter.grad.any())}  # fmt: skip
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    target, prior_loss = sums.tolist()
+    return target, prior_loss if run.with_prior else math.nan, stopped
+
+
+def _gradients(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor | None:
+    """Add up the gradients of a step; the losses [2] of photos and class images, None where memory ran out.
+
+    Raises ResourceError where a single image does not fit.
+    """
+    try:
+        return _accumulated(run, mine, step)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if run.passes >= len(mine):
+            hint = "Try --checkpointing" + (", or --precision bf16." if run.base.dtype == torch.float32 else ".")
+            hint = "Free some memory." if run.settings.checkpointing else hint
+            raise ResourceError("There is not enough memory to train on a single image at a time.", hint) from None
+    return None  # the error is gone by now, and with it what its frames held
+
+
+def _accumulated(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor:
     settings = run.settings
     count = settings.batch // 2 if run.with_prior else settings.batch  # of targets, and of class images
     sums = torch.zeros(2, device=run.base.device)
-    for part in (mine[start :: settings.accumulate] for start in range(settings.accumulate)):
+    for part in (mine[start :: run.passes] for start in range(run.passes)):
         if not part:
             continue
         cells = run.crops[crop_key(part[0])].mask.numel()
@@ -163,16 +206,7 @@ def _step(
         prior = torch.tensor([sample.is_class for sample in part], device=losses.device)
         means = (losses / count).detach()
         sums += torch.stack([means[~prior].sum(), means[prior].sum()])
-    stopped = _join(parameters, sums, stop, run.ranks)
-    if not bool(torch.isfinite(sums).all()):
-        raise TrainingError(
-            f"The loss became {sums.sum().item()} at step {step + 1}.", "Lower --lr, or use --precision bf16 or fp32."
-        )
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
-    target, prior_loss = sums.tolist()
-    return target, prior_loss if run.with_prior else math.nan, stopped
+    return sums
 
 
 def _join(parameters: Sequence[torch.nn.Parameter], sums: Tensor, stop: bool, ranks: Ranks) -> bool:
@@ -227,6 +261,7 @@ def _save(run: _Run, path: Path, identity: str, step: int) -> None:
         "parameters": [parameter.detach() for parameter in run.trained.parameters()],
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
+        "without_gradient": sorted(run.without_gradient),
     }
     checkpoints.save(path, state)
 
@@ -251,4 +286,5 @@ def _restore(run: _Run, path: Path, identity: str) -> int:
             parameter.copy_(stored)
     run.optimizer.load_state_dict(state["optimizer"])
     run.scaler.load_state_dict(state["scaler"])
+    run.without_gradient &= set(state.get("without_gradient", ()))  # of an older file: all had one
     return int(state["step"])

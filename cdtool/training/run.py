@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool import settings as stored
-from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
+from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError, UsageError
 from cdtool.methods import words_only
 from cdtool.models.libraries import quietly
 from cdtool.store import bases, families, registry
@@ -151,6 +151,9 @@ def train_job(
     if ranks.rank == 0:
         yield from (Event("note", text=f"Skipped {item.path.name}: {item.reason}.") for item in job.skipped)
         yield from (Event("warning", text=text) for text in job.warnings)
+    cut = truncated_captions(job, base)
+    if cut and ranks.rank == 0:
+        yield Event("note", text=f"Longer captions than {base.name} reads, whose ends do not count: {', '.join(cut)}.")
     found = yield from _made_class_images(job, base, ranks, stop)
     learned, checkpoint, first = concept_images(job, found), checkpoint_path(job.name), 0
     for event in loop.fit(base, learned, job.tokens, job.settings, checkpoint=checkpoint, resume=resume,
@@ -218,6 +221,30 @@ def _generate(pending: Sequence[PendingSet], base: Base, stop: Callable[[], bool
                 if progress.kind == "image":
                     done += 1
                     yield Event("class image", done, total)
+
+
+def truncated_captions(job: Job, base: Base) -> list[str]:
+    """The photos whose captions, with the longest size words, are longer than the base reads.
+
+    Raises PhotoError where the modifier token itself falls off the end.
+    """
+    from cdtool.images import augmentation, photos
+    from cdtool.models import text
+
+    cut = []
+    for place, (token, group) in enumerate(zip(job.new, job.groups, strict=True), job.earlier):
+        for photo in group:
+            caption = photos.caption_for(token, place if len(job.tokens) > 1 else None, job.settings.style, photo)
+            prompt = bind(augmentation.prefixed(augmentation.FAR[0], caption), job.tokens)
+            tokenized = text.tokenize(base, prompt, job.tokens)
+            if len(tokenized.slots[0]) < sum(isinstance(piece, int) for piece in prompt.pieces):
+                raise PhotoError(
+                    f"The caption of {photo.path.name} is too long: {base.name} does not read as far as its modifier.",
+                    "Shorten it, or put the modifier first.",
+                )
+            if tokenized.truncated:
+                cut.append(photo.path.name)
+    return cut
 
 
 def concept_images(job: Job, found: Sequence[ClassImages]) -> tuple[ConceptImages, ...]:

@@ -126,10 +126,10 @@ class Trainable:
         with adapter.override_parameters(self.base.unet, cast_):
             yield
 
-    def check_moved(self) -> None:
-        """Raises TrainingError where something that was to be learned is as it was."""
+    def check_moved(self, without_gradient: Collection[str] = ()) -> None:
+        """Raises TrainingError where something is as it was, or is named as what weight decay alone can have moved."""
         for part in self.parts:
-            if part.mark is not None and _mark(part.parameter) == part.mark:
+            if part.mark is not None and (part.name in without_gradient or _mark(part.parameter) == part.mark):
                 raise TrainingError(
                     f"Training changed nothing in {_told(part.name)}; nothing was saved.", "Please report it."
                 )

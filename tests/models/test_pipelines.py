@@ -277,3 +277,16 @@ def test_tokenizers_alone(sdxl_base):
     assert len(base.tokenizers) == 2
     assert not base.text_encoders
     assert base.unet is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("tokenizer/tokenizer_config.json", "null"), ("text_encoder/config.json", "[]"),
+     ("unet/config.json", "null"), ("vae/config.json", "{")],
+)  # fmt: skip
+def test_a_damaged_component_is_one_sentence(sd_base, tmp_path, file, content):
+    folder = shutil.copytree(sd_base, tmp_path / "base")
+    (folder / file).write_text(content)
+    with pytest.raises(BaseError) as caught:
+        pipelines.load(str(folder), precision="fp32", device="cpu", parts=("unet", "vae", "text", "tokenizers"))
+    assert len(str(caught.value)) < 500

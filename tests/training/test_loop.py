@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdtool.errors import InputError, InterruptedRun, TrainingError
+from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError
 from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, bind
@@ -571,6 +571,58 @@ def test_a_loss_that_is_no_number_ends_the_run(fit, tmp_path):
 def test_weights_that_stay_are_no_success(fit):
     with pytest.raises(TrainingError, match="changed nothing in down_blocks"):
         fit(replace(SETTINGS, lr=0.0))
+
+
+def test_what_weight_decay_alone_moved_is_no_success(fit, monkeypatch):
+    plain = loss.per_image
+    monkeypatch.setattr(loss, "per_image", lambda *given: 0.0 * plain(*given))
+    with pytest.raises(TrainingError, match="changed nothing in down_blocks"):
+        fit(replace(SETTINGS, weight_decay=0.5))
+
+
+def limited(monkeypatch, most, error):
+    """Let memory run out in passes of more than `most` images, in the backward pass's place; counts the passes."""
+    plain, sizes = loss.per_image, []
+
+    def per_image(*given):
+        sizes.append(len(given[3]))
+        found = plain(*given)
+        if len(given[3]) > most:
+            found.sum().backward()  # what a failed pass leaves behind must not count
+            raise error
+        return found
+
+    monkeypatch.setattr(loss, "per_image", per_image)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("CUDA out of memory.")]
+)
+def test_a_step_that_does_not_fit_goes_on_in_more_passes_with_the_same_result(fit, monkeypatch, error):
+    settings = replace(SETTINGS, batch=4)
+    expected = tensors(fit(replace(settings, accumulate=4)))
+    sizes = limited(monkeypatch, 1, error)
+    steps = fit(settings)
+    assert sizes == [4, 2] + [1] * 4 * settings.steps
+    assert all(torch.equal(found, expected[name]) for name, found in tensors(steps).items())
+    assert [step.text for step in steps if step.kind == "note"] == [
+        "Memory ran out; from here on a step is split into 4 passes."
+    ]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error_that_names_what_keeps_the_recipe(fit, monkeypatch):
+    limited(monkeypatch, 0, MemoryError())
+    with pytest.raises(ResourceError, match="a single image") as told:
+        fit()
+    assert "--checkpointing" in told.value.hint
+    assert not {"--batch", "--resolution"} & set(told.value.hint.split())
+
+
+def test_another_error_of_a_step_is_not_taken_for_memory(fit, monkeypatch):
+    limited(monkeypatch, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="multiplied"):
+        fit()
 
 
 def test_a_row_that_no_caption_names_is_no_success(fit):
