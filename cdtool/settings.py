@@ -199,6 +199,14 @@ def resolve(
     return settings, found
 
 
+def check_flags(cls: type[Any], flags: Mapping[str, Any]) -> None:
+    """Raises TypeError for a flag that is no setting, as Python does for an unknown argument."""
+    known = [field.name for field in fields(cls)]
+    for name in flags:
+        if name not in known:
+            raise TypeError(f'There is no option "{name}". {nearest(name, known)}'.strip())
+
+
 _Layers = list[tuple[str, Mapping[str, Any]]]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdtool.errors import TokenError, UsageError
 
 _MODIFIER = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
 _LOWER_CASE = re.compile(r"(?<![\w\\])v(\*|[0-9]{1,4})(?!\w)")
+_WEIGHTED = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*):\s*([0-9]*\.?[0-9]+)\s*\)")
+_LARGEST_WEIGHT = 10
 _LIKE = '--token "V* dog"'
 _ARTICLE = re.compile(r"\b[Aa]n?$")
 _VOWELS = ("a", "e", "i", "o", "u", "hour", "heir", "honest")
@@ -47,7 +49,9 @@ class Prompt:
     """A parsed prompt: plain text and indices of the concept's modifier tokens, in order."""
 
     pieces: tuple[str | int, ...]
-    named: frozenset[int]  # every token the prompt names, those without a modifier included
+    named: frozenset[int] = frozenset()  # every token the prompt names, those without a modifier included
+    text: str = field(default="", compare=False)  # as the user wrote it
+    weights: tuple[float, ...] = ()  # of each piece, from "(word:1.2)"; none where all are 1
 
     def plain(self) -> str:
         """The prompt without its modifier tokens, as a scorer or the bare base gets it."""
@@ -163,7 +167,39 @@ def bind(prompt: str, tokens: Sequence[Token]) -> Prompt:
     for index, token in enumerate(tokens):
         if not token.modifier and re.search(_noun(token), prompt, re.IGNORECASE):
             named.add(index)
-    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named))
+    return Prompt(tuple(piece for piece in pieces if piece != ""), frozenset(named), prompt)
+
+
+def bind_weighted(prompt: str, tokens: Sequence[Token]) -> Prompt:
+    """`bind` for sampling: "(words:1.2)" gives the words that weight, as in the web interfaces; \\( is a parenthesis.
+
+    Raises what `bind` raises, and TokenError for a weight above 10.
+    """
+    pieces: list[str | int] = []
+    weights: list[float] = []
+    named: frozenset[int] = frozenset()
+    for segment, weight in _segments(prompt):
+        if weight > _LARGEST_WEIGHT:
+            raise TokenError(
+                f'"({segment}:{weight:g})" would weigh its words {weight:g} times.',
+                f"Weights go up to {_LARGEST_WEIGHT}; write \\( where a parenthesis is meant.",
+            )
+        part = bind(segment, tokens)
+        kept = [piece for piece in part.pieces if isinstance(piece, int) or piece.strip()]
+        pieces += [piece.replace("\\(", "(").replace("\\)", ")") if isinstance(piece, str) else piece for piece in kept]
+        weights += [weight] * len(kept)
+        named |= part.named
+    return Prompt(tuple(pieces), named, prompt, tuple(weights) if set(weights) - {1.0} else ())
+
+
+def _segments(prompt: str) -> Iterator[tuple[str, float]]:
+    """The text of a prompt with the weight of each stretch."""
+    end = 0
+    for match in _WEIGHTED.finditer(prompt):
+        yield prompt[end : match.start()], 1.0
+        yield match[1], float(match[2])
+        end = match.end()
+    yield prompt[end:], 1.0
 
 
 def own_words(prompt: Prompt, tokens: Sequence[Token]) -> list[tuple[str | int, int | None]]:

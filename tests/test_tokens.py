@@ -8,6 +8,7 @@ from cdtool.errors import TokenError, UsageError
 from cdtool.tokens import (
     Token,
     bind,
+    bind_weighted,
     capitalised,
     check_quotes,
     counted,
@@ -218,3 +219,27 @@ def test_own_words_are_told_from_the_others(prompt, pieces):
 )
 def test_things_are_counted_in_words(number, noun, said):
     assert counted(number, noun) == said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces", "weights"),
+    [
+        ("V* dog (on the beach:1.5)", (0, " dog ", "on the beach"), (1, 1, 1.5)),
+        ("a (V* dog:.8), sleeping", ("a ", 0, " dog", ", sleeping"), (1, 0.8, 0.8, 1)),
+        ("a (red:1.2) (V*:2) dog", ("a ", "red", 0, " dog"), (1, 1.2, 2, 1)),
+        ("V* dog (big)", (0, " dog (big)"), ()),
+        (r"\(V* dog:1.2\)", ("(", 0, " dog:1.2)"), ()),
+        ("V* dog: 1.2", (0, " dog: 1.2"), ()),
+        ("", (), ()),
+    ],
+)
+def test_weights_of_words(prompt, pieces, weights):
+    found = bind_weighted(prompt, [DOG])
+    assert (found.pieces, found.weights) == (pieces, weights)
+    assert found.named == ({0} if "V*" in prompt else frozenset())
+
+
+def test_a_weight_that_is_none():
+    with pytest.raises(TokenError, match="16 times") as caught:
+        bind_weighted("V* dog (3:16)", [DOG])
+    assert r"\(" in caught.value.hint

@@ -187,6 +187,8 @@ def explain(error: Exception) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 5, f"Error: The disk is full ({error.filename or 'while writing'}).\nFree some space and run it again."
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE):
+        return 5, f"Error: {error.filename or 'A file'} cannot be written or read: {error.strerror}.\nCheck the disk."
     if isinstance(error, PermissionError):
         return 4, f"Error: {error.filename or 'A file'} may not be read or written.\nMend its permissions."
     where = "".join(traceback.format_exception(error))

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, ResourceError
-from cdtool.settings import SampleSettings
+from cdtool.sampling import run as sampling
 from cdtool.store import bases, registry
-from cdtool.store import subject as composition
-from cdtool.tokens import bind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,22 +96,19 @@ def attention(
       cdtool analyze attention dog+cat "V1 dog next to V2 cat" -o attention.png
       cdtool analyze attention mini "a dog and a cat on the beach" --seed 7
     """
-    given = dict(locals())
-    flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
     voice = output.sink(json, quiet)
-    subject = composition.find(concept, base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
-    bind(prompt, subject.tokens)
+    plan = sampling.plan(concept, prompt, n=1, seed=seed, steps=steps, guidance=guidance,
+                         scheduler=scheduler, precision=precision, base=base, device=device, force=force)  # fmt: skip
+    subject, chosen = plan.subject, plan.settings
     target = out or Path(f"{subject.label}-attention.png")
     options.check_picture(target, "--out")
     output.quiet_libraries()
     from cdtool.models import pipelines
     from cdtool.research import attention as analysis
-    from cdtool.sampling import sample
 
     loaded = pipelines.load(subject.base, precision=chosen.precision, device=device)
-    for remark in sample.check_prompts([prompt], subject.tokens, loaded, joined=len(subject.parts) > 1):
-        voice.warn(remark)
+    for warning in plan.warnings():
+        voice.warn(warning)
     found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)
     _save(voice, _maps(found), target)
     lines = [f"{word.text}  {word.share:.3f}" for word in found.words]

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cdtool import settings
-from cdtool.cli import compress, options, output
+from cdtool.cli import options, output
+from cdtool.compression.goals import parse_bytes
 from cdtool.errors import UsageError, nearest
 
 Most = Annotated[
@@ -51,7 +52,7 @@ def prune(most: Most = None, kind: Kind = None, json: options.Json = False) -> N
     kinds = [each.kind for each in cache.usage()]
     if kind is not None and kind not in kinds:
         raise UsageError(f'The cache holds nothing of the kind "{kind}".', nearest(kind, kinds) or "cdtool cache list")
-    gone = cache.prune(compress.parse_bytes(most) if most else 0, kind)
+    gone = cache.prune(parse_bytes(most) if most else 0, kind)
     voice = output.sink(json)
     voice.talk(f"Removed {gone.entries:,} of what the cache held, {output.size(gone.bytes)}.")
     voice.results([], {"removed": gone.entries, "bytes": gone.bytes})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,20 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.cli.parsing import BASICS
+from cdtool.compression import run as compression
 from cdtool.errors import UsageError
 from cdtool.settings import CompressSettings
 from cdtool.store import registry
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
-    from cdtool.compression import Point, Small, Source
+    from cdtool.compression.truncation import Compressed, CurvePoint
     from cdtool.store.registry import Concept
-
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi|)b?\s*")
 
 Energy = Annotated[
     float | None,
@@ -77,56 +73,24 @@ def compress(
       cdtool compress dog --curve curve.png
     """
     out = output.sink(json, quiet)
-    wanted = _wanted(energy, rank, max_size)
-    entry = registry.find(concept)
-    target = name or f"{entry.name}-small"
     saves = name is not None or not curve
-    if saves and if_missing and target in registry.names():
-        out.talk(f'There is a concept "{target}" already; nothing to do.')
-        out.result(target, _data(registry.find(target)))
+    plan = compression.plan(concept, name=name, energy=energy, rank=rank, max_size=max_size, saves=saves, curve=curve,
+                            force=force)  # fmt: skip
+    if saves and if_missing and plan.name in registry.names():
+        out.talk(f'There is a concept "{plan.name}" already; nothing to do.')
+        out.result(plan.name, _data(registry.find(plan.name)))
         return
-    if saves and not force:
-        registry.check_free(target)
     _check_picture(picture, curve)
-    from cdtool import compression
-    from cdtool.models import spectra
-
-    source = compression.read(entry)
-    parts = list(out.progress(spectra.decompose(source.tensors), source.matrices, label="matrix"))
-    points = compression.curve(source, parts) if curve else []
+    *_, last = out.follow(compression.run(plan), label="matrix")
     if picture:
-        _plot(out, entry.name, points, picture)
-    drawn = {"curve": [asdict(point) for point in points]} if curve else {}
+        _plot(out, plan.entry.name, last.curve, picture)
+    points = {"curve": [asdict(point) for point in last.curve]} if curve else {}
     if curve and not (saves and json):
-        out.table(
-            ("SPECTRUM", "SIZE", "ERROR", "RANK"), [_row(point) for point in points], {"name": entry.name} | drawn
-        )
-    if saves:
-        small = compression.compress(source, parts, compression.Goal(**wanted), target)
-        made = compression.save(source, small, force=force)
-        _tell(out, source, small)
-        out.result(made.name, _data(made) | _figures(source, small) | drawn)
-
-
-def _wanted(energy: float | None, rank: int | None, max_size: str | None) -> dict[str, Any]:
-    """The one thing the ranks are chosen by. Raises UsageError for two, SettingsError for an impossible share."""
-    given = {"--energy": energy, "--rank": rank, "--max-size": max_size}
-    flags = [flag for flag, value in given.items() if value is not None]
-    if len(flags) > 1:
-        raise UsageError(f"{' and '.join(flags)} exclude each other.", "Give one of them.")
-    if max_size is not None:
-        return {"bytes": parse_bytes(max_size)}
-    if rank is not None:
-        return {"rank": rank}
-    return {"energy": settings.resolve(CompressSettings, {"energy": energy})[0].energy}
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as 2MB, 500KB or 1.5MiB. Raises UsageError for anything else."""
-    found = _SIZE.fullmatch(text.lower())
-    if not found or not (count := int(float(found[1]) * _UNITS[found[2]])):
-        raise UsageError(f'"{text}" is not a size.', "Write it like --max-size 2MB, 500KB or 1.5MiB.")
-    return count
+        rows = [_row(point) for point in last.curve]
+        out.table(("SPECTRUM", "SIZE", "ERROR", "RANK"), rows, {"name": plan.entry.name} | points)
+    if last.concept is not None and last.result is not None:
+        _tell(out, plan.entry, last.result)
+        out.result(last.concept.name, _data(last.concept) | _figures(plan.entry, last.result) | points)
 
 
 def _check_picture(picture: Path | None, curve: bool) -> None:
@@ -139,20 +103,20 @@ def _check_picture(picture: Path | None, curve: bool) -> None:
     charts.check(picture)
 
 
-def _plot(out: Output, name: str, points: Sequence[Point], picture: Path) -> None:
+def _plot(out: Output, name: str, points: Sequence[CurvePoint], picture: Path) -> None:
     from cdtool.reports import charts
 
     charts.size_and_error(name, [(point.share, point.bytes, point.error) for point in points], picture)
     out.talk(f"Plot: {picture}")
 
 
-def _row(point: Point) -> tuple[str, ...]:
+def _row(point: CurvePoint) -> tuple[str, ...]:
     return (f"{point.share:.0%}", output.size(point.bytes), f"{point.error:.4f}", f"{point.rank:g}")
 
 
-def _tell(out: Output, source: Source, small: Small) -> None:
+def _tell(out: Output, entry: Concept, small: Compressed) -> None:
     used = sorted(rank for rank in small.ranks.values() if rank)
-    out.talk(f"before  {output.size(source.entry.bytes):>8}  100.0% of the spectrum  relative error 0")
+    out.talk(f"before  {output.size(entry.bytes):>8}  100.0% of the spectrum  relative error 0")
     out.talk(
         f"after   {output.size(small.bytes):>8}  {small.kept:6.1%} of the spectrum  relative error {small.error:.4f}"
     )
@@ -163,8 +127,8 @@ def _tell(out: Output, source: Source, small: Small) -> None:
         out.talk("No matrix would get smaller that way, so all stay as they were.")
 
 
-def _figures(source: Source, small: Small) -> dict[str, Any]:
-    before = {"name": source.entry.name, "bytes": source.entry.bytes}
+def _figures(entry: Concept, small: Compressed) -> dict[str, Any]:
+    before = {"name": entry.name, "bytes": entry.bytes}
     return {"from": before, "error": small.error, "kept": small.kept, "ranks": dict(small.ranks)}
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cdtool.cli import options, output
-from cdtool.errors import GateError, UsageError
-from cdtool.store import bases, registry, subject
+from cdtool.merging import run as merging
+from cdtool.store import registry
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.merging.diagnostics import Report
-    from cdtool.merging.merge import Merged
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
@@ -50,63 +48,21 @@ def merge(
     cdtool merge pair cat -o three --captions my-captions.txt
     """
     out = output.sink(json, quiet)
-    found = _find(concept, base, force)
-    target = name or "-".join(entry.name for entry in found.concepts)
-    if if_missing and target in registry.names():
-        out.talk(f'There is a concept "{target}" already; nothing to do.')
-        out.result(target, _data(registry.find(target)))
+    plan = merging.plan(*concept, name=name, captions=captions, base=base, force=force)
+    if if_missing and plan.name in registry.names():
+        out.talk(f'There is a concept "{plan.name}" already; nothing to do.')
+        out.result(plan.name, _data(registry.find(plan.name)))
         return
-    if not force:
-        registry.check_free(target)
-    merged = _merge(out, found, target, captions, force)
-    _tell(out, merged.report)
-    if merged.report.lost and not force:
-        if json:
-            out.result(target, {"name": target, "saved": False, "report": merged.report.data()})
-        raise GateError(
-            f"The merge lost {' and '.join(merged.report.lost)}, so it is not saved.",
-            "Train them together (a folder and a --token each), or save it all the same with --force.",
-        )
-    entry = registry.save(merged.manifest, merged.tensors, force=force)
-    _note(entry, found)
-    out.talk(f'Saved. Try: cdtool sample {entry.name} "{_example(found)}"')
-    out.result(entry.name, _data(entry) | {"saved": True, "report": merged.report.data()})
-
-
-def _find(names: Sequence[str], base: str | None, force: bool) -> Composition:
-    """The concepts, checked as far as that needs no numbers."""
-    if len(names) < 2:
-        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
-    found = [subject.find(one, base, force=True).concepts for one in names]
-    if not all(found):
-        raise UsageError("A base has no learned word to merge.", "Name concepts; see: cdtool list")
-    paths = [part.path.resolve() for parts in found for part in parts]
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice:
-        raise UsageError(f'"{twice.stem}" is named twice.', "Name each concept once.")
-    return subject.find("+".join(names), base, force=bool(base) and force)
-
-
-def _merge(out: Output, found: Composition, target: str, captions: Path | None, force: bool) -> Merged:
-    folder = bases.locate(found.base)
-    output.quiet_libraries(diffusers=False)
-    from cdtool.merging import captions as reg_captions
-    from cdtool.merging import diagnostics
-    from cdtool.merging import merge as merging
-    from cdtool.models import pipelines
-
-    texts = reg_captions.read(reg_captions.find(captions, folder))
-    loaded = pipelines.load(found.base, precision="fp32", device="cpu", parts=("text",))
-    merging.check(loaded, found, force=force)
-    for warning in diagnostics.shared_initializers(found.concepts):
-        out.warn(warning)
-    key = reg_captions.key_of(loaded, texts)
-    known = reg_captions.stored(key)
-    if known is None:
-        for _ in out.progress(reg_captions.encode(loaded, texts, key), len(texts), label="caption"):
-            pass
-        known = reg_captions.known(loaded, texts)
-    return merging.merge(loaded, found, target, known, force=force)
+    for step in out.follow(merging.run(plan), label="caption"):
+        for warning in step.warnings:
+            out.warn(warning)
+        if step.concept is not None and step.report is not None:
+            out.talk(f'Saved. Try: cdtool sample {step.concept.name} "{_example(plan.composition)}"')
+            out.result(step.concept.name, _data(step.concept) | {"saved": True, "report": step.report.data()})
+        elif step.report is not None:
+            _tell(out, step.report)
+            if json and step.report.lost and not force:
+                out.result(plan.name, {"name": plan.name, "saved": False, "report": step.report.data()})
 
 
 def _tell(out: Output, report: Report) -> None:
@@ -127,18 +83,6 @@ def _verdict(kept: float) -> str:
     if not kept >= LOST:
         return "lost"
     return "kept well" if kept >= WELL else "kept in part"
-
-
-def _note(entry: Concept, found: Composition) -> None:
-    """What this machine knows of the parents and the merge can use: where the base and the photos of each token lie."""
-    notes = [registry.note(parent.name) if parent.name in registry.names() else {} for parent in found.concepts]
-    known: dict[str, Any] = {"base": notes[0]["base"]} if notes[0].get("base") else {}
-    photos = [note.get("photos", []) for note in notes]
-    tokens = [parent.manifest.tokens if parent.manifest else () for parent in found.concepts]
-    if all(len(folders) == len(own) for folders, own in zip(photos, tokens, strict=True)):
-        known["photos"] = [folder for folders in photos for folder in folders]
-    if known:
-        registry.add_note(entry.name, **known)
 
 
 def _example(found: Composition) -> str:

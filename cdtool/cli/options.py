@@ -13,6 +13,7 @@ The function's docstring is its help; what follows a line "Examples:" in it ends
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -107,6 +108,12 @@ def check_picture(path: Path | None, flag: str) -> None:
         raise UsageError(f'No picture format ends in "{path.suffix}".', f"Like {flag} sheet.png.")
     if not path.absolute().parent.is_dir():
         raise NotFoundError(f"There is no folder {path.parent} for the picture.", "Make it, or choose another.")
+
+
+def free_path(path: Path) -> Path:
+    """`path`, with a number behind its name where a file of that name is there: nothing is replaced unasked."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(free for free in itertools.chain([path], numbered) if not free.exists())
 
 
 def _flag(*flags: str, panel: str, help: str) -> Any:

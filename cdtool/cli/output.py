@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import logging
-import os
 import shutil
 import sys
 import textwrap
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, Protocol, TextIO, TypeVar
 
 from cdtool.errors import InterruptedRun, UsageError
 from cdtool.schema import printable, shortened
@@ -23,6 +21,21 @@ _LONGEST = 2000  # characters of a line of talk
 EVERY = 5.0  # seconds between plain progress lines
 SEEN = 2.0  # seconds of steady work before the rest is estimated
 T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """A step that knows how far the whole is."""
+
+    @property
+    def done(self) -> int:
+        """What is done."""
+
+    @property
+    def total(self) -> int:
+        """Of how much."""
+
+
+S = TypeVar("S", bound=Progress)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,22 @@ class Output:
         show = _bar if sys.stderr.isatty() else _lines
         yield from show(_counted(steps, Pace(total, start), describe, advance), label)
 
+    def follow(self, steps: Iterator[S], *, label: str) -> Iterator[S]:
+        """Pass steps on that know themselves how far they are, and show it; nothing where all is done at the first."""
+        first = next(steps)
+        if first.done >= first.total:
+            yield first
+            yield from steps
+            return
+        before = 0
+
+        def advance(step: S) -> int:
+            nonlocal before
+            amount, before = step.done - before, step.done
+            return amount
+
+        yield from self.progress(itertools.chain([first], steps), first.total, label=label, advance=advance)
+
     def confirm(self, question: str, yes: bool) -> None:
         """Ask before something that cannot be undone, unless `yes` was given.
 
@@ -122,33 +151,17 @@ def sink(json: bool = False, quiet: bool = False) -> Output:
     return Output("json" if json else "quiet" if quiet else "human")
 
 
+_QUIET = contextlib.ExitStack()
+
+
 def quiet_libraries(*, diffusers: bool = True) -> None:
-    """Turn the bars and warnings of the model libraries off; to be called before they are used.
+    """Keep the model libraries quiet from now on; to be called before they are used.
 
     `diffusers` takes seconds to import; what needs text encoders alone does without.
     """
-    quiet = {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    for library in ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers"):
-        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
-        logging.getLogger(library).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
+    from cdtool.models.libraries import quiet
 
-    silenced = [transformers_logging]
-    if diffusers:
-        from diffusers.utils import logging as diffusers_logging
-
-        silenced.append(diffusers_logging)
-    for theirs in silenced:
-        theirs.set_verbosity_error()
-        theirs.disable_progress_bar()
+    _QUIET.enter_context(quiet(diffusers=diffusers))
 
 
 def size(count: float) -> str:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import files, settings
+from cdtool import files
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.cli.parsing import BASICS, METHOD, OUTPUT, SPEED
-from cdtool.errors import InputError, NotFoundError, UsageError
+from cdtool.errors import UsageError
+from cdtool.sampling import run as sampling
 from cdtool.settings import SampleSettings
-from cdtool.store import bases
-from cdtool.store import subject as composition
-from cdtool.tokens import counted
+from cdtool.tokens import check_quotes, counted
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cdtool.cli.output import Output
-    from cdtool.models.pipelines import Base
-    from cdtool.sampling.sample import Generated
-    from cdtool.store.subject import Composition
+    from cdtool.sampling.records import SampledImage
+    from cdtool.sampling.run import Plan
 
 _Set = SampleSettings
 Subject = Annotated[
@@ -106,112 +106,61 @@ def sample(
     cdtool sample mini "a dog on the beach"
     cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
     """
-    given = dict(locals())
-    flags = {field: given[field] for field in SampleSettings.__dataclass_fields__ if field in given}
-    voice = output.sink(json, quiet)
+    talk = output.sink(json, quiet)
     if replay is not None:
-        _again(voice, replay, concept, base, device, out, force)
-        return
-    if concept is None:
-        raise UsageError("Whose pictures?", 'Like: cdtool sample dog "V* dog on the beach".')
-    texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
-    subject = composition.find(concept, base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, flags, bases.locate(subject.base))
-    _check(texts, subject)
+        plan = sampling.replay(replay, concept, base=base, device=device, force=force)
+    elif concept is None:
+        raise UsageError("Of what?", 'Name a concept: cdtool sample dog "V* dog on the beach".')
+    else:
+        texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
+        check_quotes(texts)
+        plan = sampling.plan(
+            concept, texts, n=count, seed=seed, steps=steps, guidance=guidance, scheduler=scheduler, eta=eta,
+            negative=negative, size=size, batch=batch, precision=precision, base=base, device=device, force=force,
+        )  # fmt: skip
     options.check_picture(grid, "--grid")
-    loaded = _load(subject.base, chosen, device)
-    paths = _draw(voice, loaded, subject, texts, chosen, out or Path("samples") / subject.label, grid, force)
-    voice.talk(f"{counted(len(paths), 'picture')}.")
-
-
-def _check(texts: Sequence[str], subject: Composition) -> None:
-    """Everything about prompts that can be told before torch is there."""
-    from cdtool.tokens import bind, check_quotes
-
-    if not texts:
-        raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    check_quotes(texts)
-    for text in texts:
-        bind(text, subject.tokens)
-
-
-def _load(name: str, chosen: SampleSettings, device: str) -> Base:
-    output.quiet_libraries()
-    from cdtool.models import pipelines
-
-    return pipelines.load(name, precision=chosen.precision, device=device)
-
-
-def _draw(
-    voice: Output,
-    loaded: Base,
-    subject: Composition,
-    texts: Sequence[str],
-    chosen: SampleSettings,
-    folder: Path,
-    grid: Path | None,
-    force: bool,
-) -> list[Path]:
-    from cdtool.models import pipelines
-    from cdtool.sampling import records
-    from cdtool.sampling import sample as sampling
-
-    for entry in subject.concepts:
-        pipelines.check_base(entry, loaded, force=force)
-    for remark in sampling.check_prompts(texts, subject.tokens, loaded, joined=len(subject.parts) > 1):
-        voice.warn(remark)
-    drawn, paths = [], []
-    events = sampling.generate(loaded, subject.concepts, texts, chosen, weights=subject.weights, force=force)
-    for item in voice.progress(events, len(texts) * chosen.count, label="picture"):
-        about = records.record(item, subject.text, loaded, chosen)
-        path = records.save(item, about, folder)
-        voice.result(str(path), {"path": str(path), **asdict(about)})
-        paths.append(path)
-        drawn.append(item)
+    folder = out or (replay.parent if replay else Path("samples") / plan.subject.label)
+    images = []
+    for image, path in _saved(talk, plan, folder):
+        facts: dict[str, Any] = {"path": str(path)}
+        if replay is not None:
+            facts["difference"] = _difference(replay, image)
+            talk.talk(f"Largest difference to {replay.name}: {facts['difference']} of 255.")
+        talk.result(str(path), {**facts, **asdict(image.record)})
+        images.append(image)
     if grid is not None:
-        _sheet(drawn, texts, chosen).save(grid)
-        voice.talk(f"Contact sheet: {grid}")
-    return paths
+        grid = options.free_path(grid)
+        _sheet(images, plan).save(grid)
+        talk.talk(f"Contact sheet: {grid}")
+    talk.talk(f"{counted(len(images), 'image')}.")
 
 
-def _sheet(drawn: Sequence[Generated], texts: Sequence[str], chosen: SampleSettings) -> Any:
+def _saved(talk: Output, plan: Plan, folder: Path) -> Iterator[tuple[SampledImage, Path]]:
+    """Sample what a plan says, showing how far it is, and save every image as soon as it is there."""
+    from cdtool.sampling import records
+
+    for step in talk.follow(sampling.run(plan), label="denoising step"):
+        for warning in step.warnings:
+            talk.warn(warning)
+        for image in step.images:
+            yield image, records.save(image, folder)
+
+
+def _sheet(images: Sequence[SampledImage], plan: Plan) -> Image.Image:
     from cdtool.images.sheets import Row, contact_sheet
 
-    rows = []
-    for place, text in enumerate(texts):
-        part = drawn[place * chosen.count : (place + 1) * chosen.count]
-        seeds = f"{part[0].seed}" if len(part) == 1 else f"{part[0].seed} to {part[-1].seed}"
-        rows.append(Row(f"{text}   (seed {seeds})", [item.image for item in part]))
+    rows, count = [], plan.settings.count
+    for index, prompt in enumerate(plan.prompts):
+        own = images[index * count : (index + 1) * count]
+        seeds = f"{own[0].seed}" if len(own) == 1 else f"{own[0].seed} to {own[-1].seed}"
+        rows.append(Row(f"{prompt.text}   (seed {seeds})", list(own)))
     return contact_sheet(rows)
 
 
-def _again(
-    voice: Output, path: Path, concept: str | None, base: str | None, device: str, out: Path | None, force: bool
-) -> None:
-    """Draw a picture from its own record and say how near the new one is."""
-    from cdtool.sampling import records
-    from cdtool.sampling import sample as sampling
+def _difference(path: Path, image: SampledImage) -> int:
+    """The largest difference of two images in any channel, of 255."""
+    from PIL import Image, ImageChops
 
-    if not path.is_file():
-        raise NotFoundError(f"There is no picture {path}.", "Check the path.")
-    about, chosen = records.read(path)
-    subject = composition.find(concept or about.subject, base or about.base, force=force)
-    loaded = _load(base or about.base, chosen, device)
-    if loaded.fingerprint != about.fingerprint and not force:
-        raise InputError(
-            f"{path} was drawn on {about.base}; {loaded.name} has other weights.", f"Use --base {about.base}."
-        )
-    events = sampling.generate(loaded, subject.concepts, [about.prompt], chosen, weights=subject.weights, force=force)
-    drawn = next(events)
-    made = records.save(drawn, records.record(drawn, subject.text, loaded, chosen), out or path.parent)
-    voice.talk(f"Largest difference to {path.name}: {_difference(path, drawn)} of 255.")
-    voice.result(str(made), {"path": str(made), "difference": _difference(path, drawn), **asdict(about)})
-
-
-def _difference(path: Path, drawn: Generated) -> int:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        before = np.asarray(image.convert("RGB"), dtype=np.int16)
-    return int(np.abs(before - np.asarray(drawn.image, dtype=np.int16)).max())
+    with Image.open(path) as before:
+        extrema = ImageChops.difference(before.convert("RGB"), image).getextrema()
+    return max(int(high) for _, high in extrema)  # type: ignore[misc]

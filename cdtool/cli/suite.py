@@ -43,7 +43,7 @@ Only = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", rich_help_panel=BASICS, help="Print the plan, and do nothing.")]
 Workers = Annotated[
     str,
-    typer.Option("--workers", metavar="N", rich_help_panel=SPEED, help="Processes; auto: one per GPU.  [default: 1]"),
+    typer.Option("--workers", metavar="N", rich_help_panel=SPEED, help="Processes; auto: one per GPU."),
 ]
 Slurm = Annotated[bool, typer.Option("--slurm", rich_help_panel=SPEED, help="Submit the workers as a SLURM array.")]
 SlurmOption = Annotated[

@@ -16,6 +16,7 @@ from cdtool.evaluation.metrics import MetricRequest
 from cdtool.evaluation.side_effects import ProbePlan
 from cdtool.images import photos
 from cdtool.images.pictures import decode
+from cdtool.models.libraries import quietly
 from cdtool.settings import SampleSettings, read_toml, resolve
 from cdtool.store import bases, registry
 from cdtool.store import subject as composition
@@ -142,7 +143,7 @@ def plan(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) -> E
     TokenError for prompts that do not fit, UsageError, SettingsError, PhotoError.
     """
     request = metrics.request(**{name: value for name, value in options.items() if name in _SCORES})  # type: ignore[arg-type]
-    found = composition.find(concept.name if isinstance(concept, registry.Concept) else str(concept))
+    found = composition.find(composition.text_of(concept))
     base_folder = bases.locate(found.base)
     prompts = tuple(fill(prompt, found.tokens) for prompt in options.get("prompts") or default_prompts(base_folder))
     for prompt in prompts:
@@ -233,6 +234,7 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
+@quietly()
 def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult | Scores]:
     """Sample the concept and, with the same seeds, the base; yields each image and at last the scores.
 

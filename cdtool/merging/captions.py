@@ -70,7 +70,7 @@ def _spread(length: int, wanted: int) -> list[int]:
 
 
 def key_of(base: Base, captions: Sequence[str]) -> str:
-    """What R depends on: the text encoders' weights and the captions."""
+    """A key of what R depends on: the text encoders' weights and the captions."""
     weights = {f"{part}.{name}": tensor.cpu() for part, encoder in zip(base.family.encoders, base.text_encoders,
                strict=True) for name, tensor in encoder.state_dict().items()}  # fmt: skip
     said = hashlib.sha256("\n".join([str(_FORMAT), *captions]).encode()).hexdigest()
@@ -78,7 +78,7 @@ def key_of(base: Base, captions: Sequence[str]) -> str:
 
 
 def stored(key: str) -> RegularizationStats | None:
-    """What an earlier run left in the cache under a `key`; None where there is nothing whole."""
+    """The statistics that an earlier run cached under a `key`; None where there are none, or not whole."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -93,7 +93,7 @@ def stored(key: str) -> RegularizationStats | None:
 
 
 def known(base: Base, captions: Sequence[str]) -> RegularizationStats:
-    """What is known of captions, encoded now if they were not before; `encode` for those who watch it.
+    """The statistics of captions, encoded now if they were not before; `encode` shows how far that is.
 
     Raises ResourceError where the cache cannot be written.
     """
@@ -103,12 +103,12 @@ def known(base: Base, captions: Sequence[str]) -> RegularizationStats:
             pass
     found = stored(key)
     if found is None:
-        raise ResourceError("What was learned of the captions is no longer in the cache.", "Run it again.")
+        raise ResourceError("The statistics of the captions are no longer in the cache.", "Run it again.")
     return found
 
 
 def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
-    """Encode the captions, yielding for each that is done, and leave what is known of them in the cache under a `key`.
+    """Encode the captions, yielding for each that is done, and cache their statistics under a `key`.
 
     R is the mean over all positions a prompt has, start token and padding included: those are attended to like the
     words. Padding, most of the positions, is taken from PADDED of the captions. Raises ResourceError where the cache

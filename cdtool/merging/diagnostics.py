@@ -59,7 +59,7 @@ class Sums:
 
 
 def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tuple[str, ...]:
-    """What may go wrong, told from the words alone: two of one class, two learned rows that are nearly one."""
+    """Warnings from the tokens alone: two of one class, two learned embeddings that nearly coincide."""
     found = []
     for one, other in combinations(range(len(tokens)), 2):
         both = f"{tokens[one].words(one + 1)} and {tokens[other].words(other + 1)}"
@@ -94,21 +94,21 @@ def _began_rare(manifest: Manifest | None) -> bool:
 
 def measure(
     modules: Sequence[str], concepts: Sequence[Change], exact: Change, saved: Change,
-    bound: Targets, tried: Targets, words: Tensor,
+    bound: Targets, held_out: Targets, words: Tensor,
 ) -> tuple[list[Sums], float]:  # fmt: skip
     """Sums per concept, and the squared norm of the stored merge's change on regularization `words` [n, d].
 
-    `exact` is the merge in float64 and `saved` as stored; `bound` and `tried` rows name concepts by place.
+    `exact` is the merge in float64 and `saved` as stored; `bound` and `held_out` targets are owned by concepts.
     """
     sums = [Sums() for _ in concepts]
     drift = 0.0
     for module in modules:
         merged, stored = exact(module, bound.features), saved(module, bound.features)
-        trial = saved(module, tried.features)
+        trial = saved(module, held_out.features)
         drift += _squared(saved(module, words))
         for at, (concept, part) in enumerate(zip(concepts, sums, strict=True)):
-            mine, trials = _rows_of(bound, at), _rows_of(tried, at)
-            every = torch.cat([bound.features[mine], tried.features[trials], words])
+            mine, trials = _rows_of(bound, at), _rows_of(held_out, at)
+            every = torch.cat([bound.features[mine], held_out.features[trials], words])
             own, attempt, regularization = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
             part.asked += _squared(own)
             part.missed += _squared(merged[mine] - own)

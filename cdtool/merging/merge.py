@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cdtool.errors import BaseError, ConceptError, UsageError
+from cdtool.errors import ConceptError
 from cdtool.merging import diagnostics, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import deltas
+from cdtool.models.pipelines import check_base
 from cdtool.store import concept
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 METHOD = "merge"
 RIDGE = 1e-5  # added to R, relative to the mean of its diagonal
 LEAST = 1e-10  # directions of C inv(R) C' below this, relative to the largest, are dropped
-CROWDED = 0.5  # share of the text width that rows may fill
+CROWDED = 0.5  # share of the text width that targets may fill
 _LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's overflow, and what is 1e-7 of it is kept
 
 
@@ -41,6 +42,7 @@ class Parent:
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     weight: float
+    label: str  # its name; of two files of one name the path
 
     def change(self, module: str, features: Tensor) -> Tensor:
         """What it adds to K or V [s, o] of a module for text features [s, d], in float64."""
@@ -58,8 +60,8 @@ class Merged(NamedTuple):
 def dual_basis(rows: Tensor, factor: Tensor) -> tuple[Tensor, float]:
     """inv(D C') D with D = C inv(R): down [s, d] with C down' = 1, and the condition number of D C'.
 
-    `rows` is C [s, d], `factor` the lower Cholesky factor of R [d, d]. Directions below LEAST are left out: rows that
-    depend on each other get the targets nearest to theirs. Eq. 5.
+    `rows` is C [s, d], `factor` the lower Cholesky factor of R [d, d]. Directions below LEAST are left out: where rows
+    depend on each other, their values are met as nearly as possible. Eq. 5.
     """
     whitened = torch.linalg.solve_triangular(factor, rows.T, upper=False).T  # its Gram matrix is D C'
     u, s, v = torch.linalg.svd(whitened, full_matrices=False)
@@ -75,60 +77,40 @@ def cholesky(moment: Tensor) -> Tensor:
     return factor
 
 
-def check(base: Base, chosen: Composition, *, force: bool = False) -> None:
-    """Raises UsageError for fewer than two concepts, BaseError for concepts of another base unless `force`."""
-    if len(chosen.parts) < 2:
-        raise UsageError("A merge needs two concepts or more.", "Like: cdtool merge dog moongate -o pair")
-    for entry in chosen.concepts:
-        if entry.manifest and entry.manifest.base.fingerprint != base.fingerprint and not force:
-            raise BaseError(
-                f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
-                f"Use --base {entry.manifest.base.name}, or add --force if {base.name} is derived from it.",
-            )
+def merge(base: Base, parents: Sequence[Parent], name: str, stats: RegularizationStats) -> Merged:
+    """Merge concepts (see `load_parents`) into one called `name`; their tokens become V1, V2... in order.
 
-
-def merge(base: Base, chosen: Composition, name: str, known: RegularizationStats, *, force: bool = False) -> Merged:
-    """Merge the concepts of a composition; their tokens follow one another as V1, V2...
-
-    `known` is what `everyday` found of captions on this base. Raises UsageError for fewer than two, BaseError for
-    concepts of another base unless `force`, ConceptError for one that changes more than K/V.
+    `stats` are those of the regularization captions on this base (see `captions.known`).
     """
-    check(base, chosen, force=force)
-    parents = _parents(base, chosen)
-    tokens, learned = chosen.tokens, _learned(base, parents)
-    styled = [style for parent in parents for style in styles(parent.manifest)]
-    owner = [at for at, parent in enumerate(parents) for _ in parent.manifest.tokens]
-    bound = _bound(base, tokens, styled, learned).by_concept(owner)
-    tried = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, learned, whole=False).by_concept(
-        owner
-    )
-    tried = targets.excluding(tried, bound)
-    width = known.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
-    down, condition = dual_basis(_augmented(bound.features, width), cholesky(known.moment[:width, :width]))
+    tokens = [token for parent in parents for token in parent.manifest.tokens]
+    embeddings, styled = _embeddings(base, parents), [style for parent in parents for style in styles(parent.manifest)]
+    concept_of = [index for index, parent in enumerate(parents) for _ in parent.manifest.tokens]
+    bound = _targets(base, tokens, styled, embeddings).by_concept(concept_of)
+    held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings, whole=False)
+    held_out = targets.excluding(held_out.by_concept(concept_of), bound)
+    width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
+    down, condition = dual_basis(_augmented(bound.features, width), cholesky(stats.moment[:width, :width]))
     ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
-    tensors = pack(ups, down, known.width)
-    figures = diagnostics.measure(
+    tensors = pack(ups, down, stats.width)
+    sums = diagnostics.measure(
         list(base.kv), [parent.change for parent in parents],
-        lambda module, rows: _augmented(rows, width) @ down.T @ ups[module].T,
-        lambda module, rows: _change(tensors, module, rows), bound, tried, known.words,
+        lambda module, features: _augmented(features, width) @ down.T @ ups[module].T,
+        lambda module, features: _change(tensors, module, features), bound, held_out, stats.words,
     )  # fmt: skip
-    report = diagnostics.report(figures, _labels(chosen), len(down), condition, diagnostics.clashes(tokens, learned))
-    tensors |= {row_name(place, encoder): row for encoder, rows in zip(base.family.encoders, learned, strict=True)
-                for place, row in enumerate(rows) if row.numel()}  # fmt: skip
-    return Merged(_manifest(base, name, parents, tokens, known, report), tensors, report)
+    warnings = diagnostics.clashes(tokens, embeddings)
+    report = diagnostics.report(sums, [parent.label for parent in parents], len(down), condition, warnings)
+    tensors |= {row_name(index, encoder): row for encoder, rows in zip(base.family.encoders, embeddings, strict=True)
+                for index, row in enumerate(rows) if row.numel()}  # fmt: skip
+    return Merged(_manifest(base, name, parents, tokens, stats, report), tensors, report)
 
 
-def _labels(chosen: Composition) -> list[str]:
-    """The concepts' names; files of one name as they were given."""
-    names = [entry.name for entry in chosen.concepts]
-    return [part.name if names.count(name) > 1 else name for part, name in zip(chosen.parts, names, strict=True)]
-
-
-def _bound(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Sequence[Sequence[Tensor]]) -> Targets:
-    """The rows that bind; those of prompts that name two tokens stay out where they would fill the text width."""
+def _targets(
+    base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]]
+) -> Targets:
+    """The targets of a merge; prompts that name two tokens are left out where theirs would fill the text width."""
     for pairs in (True, False):
-        texts = targets.prompts(tokens, styled, pairs=pairs)
-        found = targets.distinct(targets.collect(base, texts, tokens, learned, whole=True))
+        prompts = targets.prompts(tokens, styled, pairs=pairs)
+        found = targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=True))
         if len(found.features) <= found.features.shape[1] * CROWDED:
             break
     return found
@@ -142,24 +124,22 @@ def _augmented(features: Tensor, width: int) -> Tensor:
 
 def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Tensor:
     """What a concept's tensors add to K or V [s, o] of a module for text features [s, d], in float64: c dW' + db."""
-    if not deltas.changed_parameters(tensors):  # learned rows alone
+    if not deltas.changed_parameters(tensors):  # learned embeddings alone
         return features.new_zeros(len(features), 1)
-    found = deltas.read(tensors, weight_name(module))
-    if isinstance(found, deltas.Factors):
-        value = features @ found.down.double().T @ found.up.double().T
-    else:
-        value = features @ found.double().T
+    delta = deltas.read(tensors, weight_name(module))
+    value = deltas.apply(deltas.Factors(*(part.double() for part in delta))
+                         if isinstance(delta, deltas.Factors) else delta.double(), features)  # fmt: skip
     bias = tensors.get(_bias(module))
     return value if bias is None else value + bias.double()
 
 
 def _target_values(module: str, weight: Tensor, parents: Sequence[Parent], bound: Targets) -> Tensor:
-    """The change of K or V [s, o] that each row's parents ask for, their mean."""
-    asked = bound.features.new_zeros(len(bound.features), weight.shape[0])
-    for at, parent in enumerate(parents):
-        own = [row for row, places in enumerate(bound.owners) if at in places]
-        asked[own] += parent.change(module, bound.features[own])
-    return asked / torch.tensor([[len(places)] for places in bound.owners])
+    """The change of K or V [s, o] wanted at each target: the mean of those of the concepts it belongs to."""
+    values = bound.features.new_zeros(len(bound.features), weight.shape[0])
+    for index, parent in enumerate(parents):
+        own = [row for row, owners in enumerate(bound.owners) if index in owners]
+        values[own] += parent.change(module, bound.features[own])
+    return values / torch.tensor([[len(owners)] for owners in bound.owners])
 
 
 def pack(ups: Mapping[str, Tensor], down: Tensor, width: int) -> dict[str, Tensor]:
@@ -186,15 +166,22 @@ def _bias(module: str) -> str:
 # ---------------------------------------------------------------- what goes in
 
 
-def _parents(base: Base, chosen: Composition) -> list[Parent]:
-    found = []
+def load_parents(base: Base, chosen: Composition, *, force: bool = False) -> list[Parent]:
+    """Load the concepts of a composition to be merged.
+
+    Raises BaseError for a concept of another base unless `force`, ConceptError for one that changes more than K/V or
+    does not fit the base.
+    """
+    names = [entry.name for entry in chosen.concepts]
+    parents = []
     for part, entry in zip(chosen.parts, chosen.concepts, strict=True):
-        manifest = entry.manifest
-        assert manifest is not None
+        check_base(entry, base, force=force)
+        assert entry.manifest is not None
         tensors = concept.read_tensors(entry.path)
-        _check(base, entry.name, manifest, tensors)
-        found.append(Parent(entry, manifest, tensors, part.weight))
-    return found
+        _check(base, entry.name, entry.manifest, tensors)
+        label = part.name if names.count(entry.name) > 1 else entry.name
+        parents.append(Parent(entry, entry.manifest, tensors, part.weight, label))
+    return parents
 
 
 def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
@@ -207,31 +194,30 @@ def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tens
                 "Train both together (a folder and a --token each), or train it with --method kv.",
             )
     for changed in own if deltas.changed_parameters(tensors) else ():
-        found = deltas.read(tensors, changed)
-        shape = (found.up.shape[0], found.down.shape[1]) if isinstance(found, deltas.Factors) else tuple(found.shape)
+        shape = deltas.shape_of(deltas.read(tensors, changed))
         if shape != tuple(own[changed].shape):
             raise ConceptError(f'"{name}" has {changed} as {shape}, the base as {tuple(own[changed].shape)}.')
 
 
-def _learned(base: Base, parents: Sequence[Parent]) -> list[list[Tensor]]:
-    """The learned rows per encoder and token, empty for a token without a modifier. Raises ConceptError."""
-    made = []
+def _embeddings(base: Base, parents: Sequence[Parent]) -> list[list[Tensor]]:
+    """The learned embeddings per encoder and token, empty for a token without a modifier. Raises ConceptError."""
+    every = []
     for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
         rows = []
         for parent in parents:
-            for place, token in enumerate(parent.manifest.tokens):
-                row = parent.tensors.get(row_name(place, name)) if token.modifier else torch.empty(0)
+            for index, token in enumerate(parent.manifest.tokens):
+                row = parent.tensors.get(row_name(index, name)) if token.modifier else torch.empty(0)
                 if row is None or (token.modifier and tuple(row.shape) != (encoder.config.hidden_size,)):
-                    raise ConceptError(f'"{parent.entry.name}" has no learned row for {token.words()} that fits.')
+                    raise ConceptError(f'"{parent.entry.name}" has no embedding of {token.words()} that fits the base.')
                 rows.append(row.float())
-        made.append(rows)
-    return made
+        every.append(rows)
+    return every
 
 
 def styles(manifest: Manifest) -> list[bool]:
     """Whether each token is a style: one answer for all of a training, one for each of a merge."""
-    told = manifest.settings.get("style", False)
-    return [bool(style) for style in told] if isinstance(told, Sequence) else [bool(told)] * len(manifest.tokens)
+    style = manifest.settings.get("style", False)
+    return [bool(one) for one in style] if isinstance(style, Sequence) else [bool(style)] * len(manifest.tokens)
 
 
 # ---------------------------------------------------------------- what comes out
@@ -242,11 +228,11 @@ def _manifest(
     name: str,
     parents: Sequence[Parent],
     tokens: Sequence[Token],
-    known: RegularizationStats,
+    stats: RegularizationStats,
     report: Report,
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]
-    settings: dict[str, Any] = {"captions": known.captions} | ({"style": styled} if any(styled) else {})
+    settings: dict[str, Any] = {"captions": stats.captions} | ({"style": styled} if any(styled) else {})
     return Manifest(
         name=name,
         base=BaseRef(base.name, base.family.name, base.fingerprint),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.tokens import Token
+
+COMMA = 20  # how many tokens before its end a part of a long prompt may end at a comma
 
 
 class Slot(NamedTuple):
@@ -80,6 +83,84 @@ def _tokenize(
     ids = [tokenizer.bos_token_id, *kept, tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     return tuple(ids), tuple(slot for slot in slots if slot.position <= len(kept)), len(kept) < len(body)
+
+
+def split(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> list[Prompt]:
+    """A prompt in parts of as many tokens as the encoders read at once (75): a short one is its only part.
+
+    A part ends behind a comma among its last COMMA tokens, else between two words, and never between a modifier and
+    the word behind it. The web interfaces split long prompts likewise.
+    """
+    tokenizer = base.tokenizers[0]
+    units = list(_units(prompt))
+    widths = [sum(1 if isinstance(piece, int) else len(tokenizer(piece, add_special_tokens=False)["input_ids"])
+                  for piece, _ in unit) for unit in units]  # fmt: skip
+    size, start = int(tokenizer.model_max_length) - 2, 0
+    parts: list[Prompt] = []
+    while start < len(units) or not parts:
+        end, width = start, 0
+        while end < len(units) and (width + widths[end] <= size or end == start):
+            width += widths[end]
+            end += 1
+        commas = [at for at in range(start + 1, end + 1) if str(units[at - 1][-1][0]).endswith(",")]
+        if end < len(units) and commas and sum(widths[commas[-1] : end]) <= COMMA:
+            end = commas[-1]
+        parts.append(_joined(prompt, [piece for unit in units[start:end] for piece in unit]))
+        start = end
+    return parts if len(parts) > 1 else [prompt]
+
+
+def _units(prompt: Prompt) -> Iterator[list[tuple[str | int, float]]]:
+    """What may not be split: a word, and a modifier with the word behind it; each piece with its weight."""
+    unit: list[tuple[str | int, float]] = []
+    for piece, weight in zip(prompt.pieces, prompt.weights or [1.0] * len(prompt.pieces), strict=True):
+        for word in [piece] if isinstance(piece, int) else re.findall(r"\s*\S+", piece):
+            unit.append((word, weight))
+            if isinstance(word, str):
+                yield unit
+                unit = []
+    if unit:
+        yield unit
+
+
+def _joined(prompt: Prompt, pieces: Sequence[tuple[str | int, float]]) -> Prompt:
+    """A prompt of pieces, neighbouring texts of one weight joined."""
+    joined: list[tuple[str | int, float]] = []
+    for piece, weight in pieces:
+        if joined and isinstance(piece, str) and isinstance(joined[-1][0], str) and joined[-1][1] == weight:
+            joined[-1] = (joined[-1][0] + piece, weight)
+        else:
+            joined.append((piece, weight))
+    weights = tuple(weight for _, weight in joined) if prompt.weights else ()
+    return Prompt(tuple(piece for piece, _ in joined), prompt.named, weights=weights)
+
+
+def emphasised(base: Base, condition: Conditioning, prompts: Sequence[Prompt]) -> Conditioning:
+    """Text features [b, l, d] with each position multiplied by the weight of its words.
+
+    Each encoder's features of a prompt keep their mean, as in the web interface that introduced "(word:1.2)".
+    """
+    if not any(prompt.weights for prompt in prompts):
+        return condition
+    widths = [int(encoder.config.hidden_size) for encoder in base.text_encoders]
+    weights = torch.tensor([_position_weights(base, prompt) for prompt in prompts])[..., None].to(condition.features)
+    parts = []
+    for part in torch.split(condition.features, widths, dim=-1):
+        weighted = part * weights
+        mean = weighted.mean(dim=(1, 2), keepdim=True)
+        parts.append(weighted * torch.where(mean == 0, 1.0, part.mean(dim=(1, 2), keepdim=True) / mean))
+    return replace(condition, features=torch.cat(parts, dim=-1))
+
+
+def _position_weights(base: Base, prompt: Prompt) -> list[float]:
+    """The weight of each text position [l]; 1 at the start token, the end of the text and the padding."""
+    tokenizer = base.tokenizers[0]
+    body: list[float] = []
+    for piece, weight in zip(prompt.pieces, prompt.weights, strict=False):
+        width = 1 if isinstance(piece, int) else len(tokenizer(piece, add_special_tokens=False)["input_ids"])
+        body += [weight] * width
+    length = tokenizer.model_max_length
+    return [1.0, *body[: length - 2], *[1.0] * (length - 1 - len(body[: length - 2]))]
 
 
 def owners(base: Base, prompt: Prompt, tokens: Sequence[Token]) -> tuple[list[int | None], int]:

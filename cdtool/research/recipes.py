@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cdtool.errors import InterruptedRun
 from cdtool.images import photos
 from cdtool.research.suite import Cell, ConceptSpec, MethodSpec, Suite, spec
-from cdtool.store import bases, registry, subject
+from cdtool.store import registry
 from cdtool.store.concept import parameter_name, read_header
 from cdtool.training import job, run
 
@@ -173,16 +173,8 @@ def cost(concepts: Sequence[Concept]) -> dict[str, float]:
 
 
 def _merge(context: RunContext, recipe: Recipe) -> None:
-    from cdtool.merging import captions, merge
-    from cdtool.models import pipelines
+    from cdtool.merging import run
 
-    folder = bases.locate(context.base.name)
-    texts = captions.read(captions.find(None, folder))
-    loaded = pipelines.load(context.base.name, precision="fp32", device="cpu", parts=("text",))
-    key = captions.key_of(loaded, texts)
-    if captions.stored(key) is None:
-        for _ in captions.encode(loaded, texts, key):
-            context.check_stop()
-    chosen = subject.find("+".join(parent.name for parent in recipe.parents), context.base.name)
-    merged = merge.merge(loaded, chosen, recipe.name, captions.known(loaded, texts))
-    registry.save(merged.manifest, merged.tensors, force=True)
+    names = [parent.name for parent in recipe.parents]
+    for _ in run.iter_merge(*names, name=recipe.name, base=context.base.name, force=True):
+        context.check_stop()

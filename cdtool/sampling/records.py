@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 import re
 import struct
@@ -9,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, PngImagePlugin
 
 from cdtool import __version__, schema, settings
-from cdtool.errors import InputError, ResourceError, SettingsError
+from cdtool.errors import InputError, NotFoundError, ResourceError, SettingsError
 from cdtool.files import open_regular
 from cdtool.settings import SampleSettings
 
@@ -37,32 +39,74 @@ class Record:
     versions: dict[str, str]
 
 
-def record(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> Record:
-    """The record of an image; the precision is the one really used."""
+class SampledImage(Image.Image):
+    """A sampled image with its prompt, its seed and the record that makes it again.
+
+    Saved as PNG it holds the record, so that `cdtool sample --replay FILE` and `show` read it there.
+    """
+
+    prompt: str
+    seed: int
+    record: Record
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """As `PIL.Image.Image.save`, with the record in a PNG."""
+        super().save(fp, format, **{"pnginfo": self._png_info()} | params)
+
+    def _png_info(self) -> PngImagePlugin.PngInfo:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("prompt", self.record.prompt)
+        info.add_itxt(_CHUNK, json.dumps(asdict(self.record), ensure_ascii=False))
+        return info
+
+
+class Images(list[SampledImage]):
+    """Sampled images, in a notebook shown in a row with their prompts and seeds."""
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f'<figure style="display:inline-block;margin:4px;width:192px;vertical-align:top">'
+            f'<img style="width:100%" alt="" src="data:image/png;base64,{_base64(image)}">'
+            f"<figcaption>{html.escape(image.prompt)} ({image.seed})</figcaption></figure>"
+            for image in self
+        )
+
+
+def _base64(image: Image.Image) -> str:
+    small, file = image.copy(), io.BytesIO()
+    small.thumbnail((384, 384))
+    small.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> SampledImage:
+    """An image with its record; the precision recorded is the one really used."""
     import diffusers
+    import torch
 
     dtype = str(base.dtype).removeprefix("torch.")
-    used = replace(chosen, precision={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype])  # type: ignore[arg-type]
-    kept = {name: value for name, value in asdict(used).items() if name not in ("count", "seed", "batch")}
+    used = asdict(chosen) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
+    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch")}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return Record(generated.prompt, generated.seed, subject, base.name, base.fingerprint, kept, versions)
+    image = SampledImage()
+    image.__setstate__(generated.image.__getstate__())
+    image.prompt, image.seed = generated.prompt, generated.seed
+    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions)
+    return image
 
 
-def save(generated: Generated, about: Record, folder: Path) -> Path:
+def save(image: SampledImage, folder: Path) -> Path:
     """Write an image as PNG with its record, add a line to samples.jsonl, and return the path; nothing is replaced.
 
     Raises ResourceError where the folder cannot be written.
     """
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("prompt", about.prompt)
-    info.add_itxt(_CHUNK, json.dumps(asdict(about), ensure_ascii=False))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = _publish(generated.image, info, folder, f"{_slug(about.prompt)}-{about.seed}")
+        path = _publish(image, folder, f"{_slug(image.prompt)}-{image.seed}")
         with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"file": path.name, **asdict(about)}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"file": path.name, **asdict(image.record)}, ensure_ascii=False) + "\n")
     except OSError as error:
-        message = f"The picture could not be written to {folder}: {error.strerror or error}."
+        message = f"The image could not be written to {folder}: {error.strerror or error}."
         raise ResourceError(message, "Free some disk, or choose another folder with --out.") from None
     return path
 
@@ -71,14 +115,14 @@ def _slug(prompt: str) -> str:
     return re.sub(r"[^\w*]+", "-", prompt.lower().replace("*", "")).strip("-")[:60] or "picture"
 
 
-def _publish(image: Image.Image, info: PngImagePlugin.PngInfo, folder: Path, stem: str) -> Path:
+def _publish(image: SampledImage, folder: Path, stem: str) -> Path:
     number = 1
     while True:
         path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
         try:
             with path.open("xb") as file:
                 try:
-                    image.save(file, "PNG", pnginfo=info)
+                    image.save(file, "PNG")
                 except BaseException:
                     path.unlink(missing_ok=True)  # leave no half image, whatever stopped it
                     raise
@@ -90,8 +134,10 @@ def _publish(image: Image.Image, info: PngImagePlugin.PngInfo, folder: Path, ste
 def read(path: Path) -> tuple[Record, SampleSettings]:
     """The record of an image that cdtool wrote, and the settings that make it again.
 
-    Raises InputError for any other file.
+    Raises NotFoundError where there is no such file, InputError for any other.
     """
+    if not path.exists():
+        raise NotFoundError(f"There is no image {path}.", "Check the path.")
     try:
         with open_regular(path) as file, Image.open(file) as image:
             about = schema.build(Record, schema.loads(str(image.info[_CHUNK])))

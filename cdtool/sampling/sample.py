@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from PIL import Image
 
-from cdtool.errors import SettingsError, TokenError
+from cdtool.errors import SettingsError
 from cdtool.models import adapter, diffusion, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind, capitalised
+from cdtool.tokens import Prompt, bind_weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,28 +36,13 @@ class Generated(NamedTuple):
     seed: int
 
 
-def check_prompts(
-    prompts: Sequence[str], tokens: Sequence[Token], base: Base | None = None, *, joined: bool = False
-) -> list[str]:
-    """Warnings about prompts that name no token, not all of several joined concepts, or are too long to be read.
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of a batch, and the images finished by it: none but at a batch's last step."""
 
-    Raises TokenError for a modifier token that no concept has, and for an empty list.
-    """
-    if not prompts:
-        raise TokenError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
-    warnings = []
-    words = [f'"{token.words(place + 1 if len(tokens) > 1 else None)}"' for place, token in enumerate(tokens)]
-    for prompt in prompts:
-        bound = bind(prompt, tokens)
-        if tokens and not bound.named:
-            meant = f' Is "{capitalised(prompt)}" meant?' if capitalised(prompt) else ""
-            warnings.append(f'"{prompt}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
-        elif joined and len(bound.named) < len(tokens):
-            unnamed = " and ".join(word for place, word in enumerate(words) if place not in bound.named)
-            warnings.append(f'"{prompt}" does not name {unnamed}, which will not show.')
-        if base is not None and text.tokenize(base, bound, tokens).truncated:
-            warnings.append(f'"{prompt}" is longer than the base reads; its end does not count.')
-    return warnings
+    done: int  # denoising steps of images so far
+    total: int
+    images: tuple[Generated, ...] = ()
 
 
 def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
@@ -71,43 +57,31 @@ def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
 def generate(
     base: Base,
     concepts: Sequence[Concept],
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     settings: SampleSettings,
     *,
     weights: Sequence[float] = (),
     force: bool = False,
 ) -> Iterator[Generated]:
-    """Generate `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
-
-    `concepts` holds the concept, several that act together word by word (routing.py), or nothing for the bare base;
-    `weights` scale their changes, 1 each unless given. An image depends on its own seed alone, not on its batch.
-
-    Raises BaseError for a concept of another base, ConceptError for concepts that cannot be joined.
-    """
-    sampler = _sampler(base, concepts, weights or [1.0] * len(concepts), force=force)
-    jobs = [(prompt, settings.seed + number) for prompt in prompts for number in range(settings.count)]
-    texts = {prompt: sampler.encode(bind(prompt, sampler.tokens)) for prompt in dict.fromkeys(prompts)}
-    negative = sampler.encode(Prompt((settings.negative,), frozenset()))
-    if not settings.negative:
-        negative = replace(negative, condition=text.unconditional(base, negative.condition))
-    with adapter.override_parameters(base.unet, sampler.parameters):
-        for start in range(0, len(jobs), settings.batch):
-            part = jobs[start : start + settings.batch]
-            images = _batch(sampler, [texts[prompt] for prompt, _ in part], negative, [s for _, s in part], settings)
-            for (prompt, seed), image in zip(part, images, strict=True):
-                yield Generated(image, prompt, seed)
+    """The images of `sampler` and `steps`, one by one."""
+    loaded = sampler(base, concepts, weights, force=force)
+    bound = [bind_weighted(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for step in steps(loaded, [loaded.encode(prompt) for prompt in bound], settings):
+        yield from step.images
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """An encoded prompt, and each concept's share [1, l, N] of every text position."""
+class EncodedPrompt:
+    """A prompt as the denoiser gets it: its text features, and each concept's share [1, l, N] of every position."""
 
+    text: str
     condition: Conditioning
     share: Tensor
+    parts: int  # as many as the text encoders read one after the other
 
 
 @dataclass(frozen=True)
-class _Sampler:
+class Sampler:
     """A base, and the concepts that act on it together."""
 
     base: Base
@@ -116,12 +90,35 @@ class _Sampler:
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
-    def encode(self, prompt: Prompt) -> _Encoded:
-        """A prompt with the concepts' token embeddings in place."""
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """A prompt with the concepts' token embeddings in place.
+
+        The features of the parts of a long one follow one another [1, parts l, d]; the pooled text is the first's.
+        """
         embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
-        tokenized = text.tokenize(self.base, prompt, self.tokens)
-        condition = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), [tokenized])
-        return _Encoded(condition, routing.shares(self.base, prompt, self.tokens, self.owners)[None])
+        parts = text.split(self.base, prompt, self.tokens)
+        tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
+        encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
+        features = text.emphasised(self.base, encoded, parts).features.flatten(0, 1)[None]
+        share = torch.zeros(1, features.shape[1], 0)
+        if len(self.concepts) > 1:
+            share = torch.cat([routing.shares(self.base, part, self.tokens, self.owners) for part in parts])[None]
+        return EncodedPrompt(prompt.text, replace(encoded[:1], features=features), share, len(parts))
+
+    def filled(self, prompt: EncodedPrompt, parts: int) -> EncodedPrompt:
+        """A prompt with empty parts behind it, `parts` in all."""
+        if prompt.parts == parts:
+            return prompt
+        empty = [self.encode(Prompt(()))] * (parts - prompt.parts)
+        features = torch.cat([one.condition.features for one in (prompt, *empty)], dim=1)
+        share = torch.cat([one.share for one in (prompt, *empty)], dim=1)
+        return replace(prompt, condition=replace(prompt.condition, features=features), share=share, parts=parts)
+
+    def negative(self, prompt: str, parts: int = 1) -> EncodedPrompt:
+        """A negative prompt of at least `parts`; where it is empty, what the base was trained with in its place."""
+        encoded = self.encode(bind_weighted(prompt, self.tokens))
+        encoded = self.filled(encoded, max(parts, encoded.parts))
+        return encoded if prompt else replace(encoded, condition=text.unconditional(self.base, encoded.condition))
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
         """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""
@@ -130,32 +127,68 @@ class _Sampler:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
 
-def _sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float], *, force: bool) -> _Sampler:
+def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = (), *, force: bool = False) -> Sampler:
+    """Load one concept, several that act together word by word (routing.py), or none, which is the bare base.
+
+    `weights` scale their changes, 1 each unless given. Raises BaseError for a concept of another base unless `force`,
+    ConceptError for concepts that cannot be joined or do not fit the base.
+    """
     loaded = []
-    for entry, weight in zip(concepts, weights, strict=True):
+    for entry, weight in zip(concepts, weights or [1.0] * len(concepts), strict=True):
         check_base(entry, base, force=force)
-        weights_ = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
-        if weights_.others and len(concepts) > 1:
+        own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
+        if own.others and len(concepts) > 1:
             raise beyond_words(entry)
-        loaded.append(routing.weighted(weights_, weight))
+        loaded.append(routing.weighted(own, weight))
     owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
     parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}
-    return _Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
+    return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
-def _batch(
-    sampler: _Sampler, prompts: Sequence[_Encoded], negative: _Encoded, seeds: Sequence[int], settings: SampleSettings
-) -> list[Image.Image]:
-    base = sampler.base
+def steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
+    """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
+
+    An image depends on its own seed alone, not on its batch. Raises SettingsError for an impossible size.
+    """
+    shortest = sampler.negative(settings.negative).parts
+    filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
+    negatives = {parts: sampler.negative(settings.negative, parts) for parts in {prompt.parts for prompt in filled}}
+    jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
+    done, total = 0, len(jobs) * settings.steps
+    with adapter.override_parameters(sampler.base.unet, sampler.parameters):
+        for batch in _batches(jobs, settings.batch):
+            negative = negatives[batch[0][0].parts]
+            for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
+                if number < settings.steps:
+                    yield Step(done * settings.steps + number * len(batch), total)
+            done += len(batch)
+            images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+            made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
+            yield Step(done * settings.steps, total, tuple(made))
+
+
+def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[list[tuple[EncodedPrompt, int]]]:
+    """Jobs in batches whose prompts have equally many parts."""
+    for _, group in itertools.groupby(jobs, key=lambda job: job[0].parts):
+        every = list(group)
+        for start in range(0, len(every), size):
+            yield every[start : start + size]
+
+
+@torch.no_grad()
+def _denoise(
+    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings
+) -> Iterator[Tensor]:
+    """The latents of a batch after every denoising step, with the concepts' keys and values in place meanwhile."""
+    base, prompts = sampler.base, [prompt for prompt, _ in batch]
     negatives = [negative] * len(prompts)
     condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
     every = [*negatives, *prompts] if settings.guidance != 1 else prompts
     features = text.join([one.condition for one in every]).features
-    with adapter.precomputed_kv(base) as set_values, torch.no_grad():
+    with adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
-        *_, z = diffusion.denoise(
+        yield from diffusion.denoise(
             base, diffusion.scheduler(base, settings.scheduler), condition, unconditional,
-            seeds=seeds, steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
+            seeds=[seed for _, seed in batch], steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
             size=image_size(base, settings),
         )  # fmt: skip
-    return [Image.fromarray(pixels) for pixels in diffusion.decode(base, z)]

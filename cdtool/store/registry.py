@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import re
 import shutil
@@ -59,6 +60,15 @@ class Concept:
     bytes: int
     problem: str = ""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        facts = [self.problem] if self.manifest is None else [
+            ", ".join(token.words(number if len(self.manifest.tokens) > 1 else None)
+                      for number, token in enumerate(self.manifest.tokens, 1)),
+            f"{self.manifest.method} on {self.manifest.base.name}", f"{self.bytes / 1e6:.1f} MB",
+        ]  # fmt: skip
+        return f"<b>{html.escape(self.name)}</b> &middot; {html.escape(' · '.join(facts))}"
+
 
 def concepts_dir() -> Path:
     """The folder that holds the concepts."""
@@ -71,8 +81,12 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX) for path in files if _NAME.fullmatch(path.stem) and _bytes(path))
 
 
-def concepts() -> Iterator[Concept]:
-    """Every concept by name; a damaged one has no manifest."""
+def concepts() -> list[Concept]:
+    """Every concept on this machine, by name; a damaged one has no manifest."""
+    return list(_concepts())
+
+
+def _concepts() -> Iterator[Concept]:
     for name in names():
         with contextlib.suppress(FileNotFoundError):  # removed or renamed since the names were read
             yield _look(_path(name))

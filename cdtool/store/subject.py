@@ -63,6 +63,18 @@ def tokens_of(entries: Sequence[Concept]) -> tuple[Token, ...]:
     return tuple(token for entry in entries if entry.manifest for token in entry.manifest.tokens)
 
 
+def load(concept: str | Path) -> Concept:
+    """One concept of this machine by its name, or by its file. Raises NotFoundError with the nearest names."""
+    return registry.find(str(concept))
+
+
+def text_of(subject: str | Path | Concept) -> str:
+    """A subject as text: a Concept is called by its name where the registry has it, otherwise by its file."""
+    if not isinstance(subject, registry.Concept):
+        return str(subject)
+    return subject.name if subject.path.parent == registry.concepts_dir() else str(subject.path)
+
+
 def parse(text: str) -> tuple[Part, ...]:
     """The parts of a subject: "dog:0.8+cat" is dog at weight 0.8 and cat at 1. A file's path is one part.
 

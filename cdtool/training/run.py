@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool import settings as stored
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
 from cdtool.methods import words_only
+from cdtool.models.libraries import quietly
 from cdtool.store import bases, families, registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind
@@ -70,6 +71,7 @@ def check(job: Job, *, previews: Sequence[str] = (), resume: Resume = False, for
         )
 
 
+@quietly()
 def iter_train(
     photos: Paths,
     *,

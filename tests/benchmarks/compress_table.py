@@ -23,7 +23,9 @@ from typing import Any
 
 from PIL import Image
 
-from cdtool import cli, compression
+from cdtool import cli
+from cdtool.compression import truncation
+from cdtool.compression.goals import Goal
 from cdtool.evaluation import evaluate
 from cdtool.images import sheets
 from cdtool.models import deltas, spectra
@@ -77,13 +79,13 @@ def measured(name: str, chosen: argparse.Namespace, fractions: dict[float, list[
         known = json.loads((PHOTOS / "concepts.json").read_text())
         spec = next(entry["token"] for entry in known if entry["name"] == name)
         cdtool("train", PHOTOS / name, "--token", spec, "-o", name, "--base", "mini", "-q", *chosen.train.split())
-    source = compression.read(registry.find(name))
+    source = truncation.read(registry.find(name))
     parts = list(spectra.decompose(source.tensors))
     found = []
     for share in chosen.shares:
         fractions[share] += [deltas.rank_for(part.values, share) / len(part.values) for part in parts]
-        small = compression.compress(source, parts, compression.Goal(energy=share), f"{name}-{share * 100:.0f}-percent")
-        entry = compression.save(source, small, force=True)
+        small = truncation.truncate(source, parts, Goal(energy=share), f"{name}-{share * 100:.0f}-percent")
+        entry = truncation.save(source, small, force=True)
         try:
             scores, pictures = drawn(entry.name, chosen)
         finally:

@@ -39,7 +39,7 @@ def features(base: Base, prompt: Prompt, tokens: Sequence[Token], learned: Any) 
 
 
 def bound(rule: str) -> Any:
-    """A stand-in for `merging._bound` with this much padding in C."""
+    """A stand-in for `merge._targets` with this much padding in C."""
 
     def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Targets:
         found: list[torch.Tensor] = []
@@ -90,8 +90,11 @@ def main() -> None:
     for in_r in IN_R:
         own = known._replace(moment=moment(base, captions, in_r))
         for in_c in IN_C:
-            with patch.object(merge, "_bound", bound(in_c)):
-                reports = [merge.merge(base, subject.find(pair), "tried", own).report for pair in chosen.pairs]
+            with patch.object(merge, "_targets", bound(in_c)):
+                reports = [
+                    merge.merge(base, merge.load_parents(base, subject.find(pair)), "tried", own).report
+                    for pair in chosen.pairs
+                ]
             kept = [value for report in reports for value in report.fidelity.values()]
             rows.append([in_c, in_r, fmean(report.rows for report in reports), fmean(kept), min(kept),
                          fmean(report.drift for report in reports)])  # fmt: skip

@@ -127,7 +127,7 @@ def test_the_captions_are_encoded_once(cdtool, two, few, keeping, monkeypatch):
         (("dog", "dog"), 2, "named twice"),
         (("dog", "dog:0.5"), 2, "named twice"),
         (("dog", "gaet"), 3, "gate"),
-        (("dog", "mini"), 2, "no learned word"),
+        (("dog", "mini"), 2, "is a base"),
         (("dog", "more"), 4, "joined word by word"),
         (("dog", "far"), 4, "different"),
         (("gate", "gate-too"), 4, "plain word"),

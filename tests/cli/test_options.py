@@ -49,3 +49,11 @@ def test_a_flag_that_is_not_given_leaves_the_setting_to_the_layers_below(monkeyp
     assert "[default: 250]" in shown
     assert "Steps [of course]." in shown
     assert shown.rstrip().endswith("Examples:\n    do --steps 3 [or more]")
+
+
+def test_a_picture_that_is_there_is_not_replaced(tmp_path):
+    path = tmp_path / "grid.png"
+    assert options.free_path(path) == path
+    path.touch()
+    (tmp_path / "grid-2.png").touch()
+    assert options.free_path(path) == tmp_path / "grid-3.png"

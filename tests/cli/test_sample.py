@@ -47,7 +47,7 @@ def test_pictures_are_named_told_and_recorded(cdtool, concept, sd_base, tmp_path
     paths = said.out.splitlines()
     names = ["photo-of-a-v-dog-5", "photo-of-a-v-dog-6", "v-dog-on-the-beach-5", "v-dog-on-the-beach-6"]
     assert paths == [f"samples/dog/{name}.png" for name in names]
-    assert "4 pictures" in said.err
+    assert "4 images" in said.err
     lines = [json.loads(line) for line in Path("samples/dog/samples.jsonl").read_text().splitlines()]
     assert [line.pop("file") for line in lines] == [f"{name}.png" for name in names]
     for place, (path, line) in enumerate(zip(paths, lines, strict=True)):

@@ -58,7 +58,7 @@ def sdxl(sdxl_base):
 
 
 def merged(base, subject, name="pair"):
-    return merge.merge(base, composition.find(subject), name, captions.known(base, CAPTIONS))
+    return merge.merge(base, merge.load_parents(base, composition.find(subject)), name, captions.known(base, CAPTIONS))
 
 
 def features(base, prompt, tokens, learned):
@@ -295,9 +295,14 @@ def test_another_base_is_refused(sd, sdxl, make):
     other, known = replace(sd, fingerprint="f00d"), captions.known(sd, CAPTIONS)
     with pytest.raises(BaseError, match="was trained on"):
         merged(other, "one+two")
-    assert merge.merge(other, composition.find("one+two"), "pair", known, force=True).report.error < 1e-8
+    assert (
+        merge.merge(
+            other, merge.load_parents(other, composition.find("one+two"), force=True), "pair", known
+        ).report.error
+        < 1e-8
+    )
     with pytest.raises(ConceptError, match="the base as"):
-        merge.merge(sdxl, composition.find("one+two"), "pair", known, force=True)
+        merge.load_parents(sdxl, composition.find("one+two"), force=True)
 
 
 def test_a_concept_that_changes_more_is_refused(sd, make):

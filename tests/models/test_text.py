@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cdtool.models import initializers, pipelines, text
-from cdtool.tokens import Prompt, Token, bind
+from cdtool.tokens import Prompt, Token, bind, bind_weighted
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +203,39 @@ def test_joined_conditionings_keep_their_order(sdxl):
 
 def test_a_prompt_without_words_is_empty(sd):
     assert text.tokenize(sd, Prompt((), frozenset()), []) == text.tokenize(sd, bind("", []), [])
+
+
+# ---------------------------------------------------------------- long and weighted prompts
+
+
+def parts_of(base, prompt, tokens):
+    return ["".join(str(piece) for piece in part.pieces) for part in text.split(base, bind(prompt, tokens), tokens)]
+
+
+def test_a_prompt_is_split_at_words_and_commas(sd):
+    assert parts_of(sd, "dog " * 75, []) == ["dog " * 75]
+    assert parts_of(sd, "dog " * 76, []) == ["dog" + " dog" * 74, " dog"]
+    assert parts_of(sd, "dog " * 69 + "dog, " + "cat " * 10, []) == ["dog" + " dog" * 69 + ",", " cat" * 10]
+    assert parts_of(sd, "dog, " + "cat " * 80, []) == ["dog," + " cat" * 73, " cat" * 7]  # the comma is too far back
+    assert parts_of(sd, "", []) == [""]
+
+
+def test_a_modifier_keeps_the_word_behind_it(sd):
+    (token,) = tokens_of(sd, "dog")
+    first, second = parts_of(sd, "cat " * 74 + "V* dog on the beach", [token])
+    assert (first, second) == ("cat" + " cat" * 73, "0 dog on the beach")
+
+
+def test_weights_scale_their_words_and_keep_the_mean(sdxl):
+    tokens = tokens_of(sdxl, "dog")
+    embeddings = rows_of(sdxl, 1)
+    plain = encoded(sdxl, "a V* dog on the beach", tokens, embeddings)
+    prompt = bind_weighted("a (V* dog:1.5) on the beach", tokens)
+    found = text.emphasised(sdxl, plain, [prompt])
+    weights = torch.ones(77, 1)
+    weights[2:4] = 1.5
+    for part, new in zip(plain.features.split([16, 24], -1), found.features.split([16, 24], -1), strict=True):
+        wanted = part * weights
+        torch.testing.assert_close(new, wanted * part.mean() / wanted.mean())
+    assert found.pooled is plain.pooled
+    assert text.emphasised(sdxl, plain, [bind_weighted("a V* dog", tokens)]) is plain

@@ -22,8 +22,7 @@ def test_files_are_named_after_the_prompt_and_never_replaced(sd, tmp_path):
     image = Image.new("RGB", (4, 4))
     names = []
     for prompt in ('Ein "V* Hünd", fast: / und..', "***", "x" * 200, "***"):
-        drawn = sample.Generated(image, prompt, 3)
-        path = records.save(drawn, records.record(drawn, "dog", sd, SETTINGS), tmp_path / "out")
+        path = records.save(records.sampled(sample.Generated(image, prompt, 3), "dog", sd, SETTINGS), tmp_path / "out")
         names.append(path.name)
         about, settings = records.read(path)
         assert (about.prompt, settings.seed, settings.count, settings.batch) == (prompt, 3, 1, 1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from cdtool.errors import SettingsError, TokenError
 from cdtool.models import diffusion, pipelines
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
-from cdtool.tokens import Token
+from cdtool.tokens import Token, bind_weighted
 
 SETTINGS = SampleSettings(count=2, seed=7, steps=6, guidance=5.0, precision="fp32")
-TOKENS = (Token("dog", initializer="ktn", ids=(1,)), Token("moongate", modifier=False))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,6 @@ def sd(sd_base):
 def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
     """The same scheduler, steps and seeds; SDXL with its sizes and with zeros for the empty negative prompt."""
     import diffusers
-    import torch
 
     folder = request.getfixturevalue(on)
     base = pipelines.load(str(folder), precision="fp32", device="cpu")
@@ -48,25 +49,56 @@ def test_a_bare_base_draws_what_the_plain_pipeline_draws(request, on, name):
     assert [item.seed for item in drawn] == [7, 8]
 
 
+def test_a_long_prompt_is_read_in_parts_beside_short_ones(sd, sd_base):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(sd_base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusion.scheduler(sd, "ddim")
+    settings = replace(SETTINGS, count=1, scheduler="ddim")
+    tail = "dog " * 75 + "cat on the beach"
+    long, short = sample.generate(sd, [], [tail, "a cat"], settings)
+    parts = [pipeline.encode_prompt(part, "cpu", 1, False)[0] for part in ("dog " * 75, "cat on the beach", "", "")]
+    (wanted,) = pipeline(
+        prompt_embeds=torch.cat(parts[:2], dim=1), negative_prompt_embeds=torch.cat(parts[2:], dim=1),
+        num_inference_steps=settings.steps, guidance_scale=settings.guidance, eta=settings.eta,
+        generator=torch.Generator().manual_seed(7),
+    ).images  # fmt: skip
+    difference = np.abs(np.asarray(long.image, dtype=np.int16) - np.asarray(wanted, dtype=np.int16))
+    assert difference.max() <= 2
+    (alone,) = sample.generate(sd, [], ["a cat"], settings)
+    assert alone.image.tobytes() == short.image.tobytes()
+    (cut,) = sample.generate(sd, [], ["dog " * 75], settings)
+    assert cut.image.tobytes() != long.image.tobytes()
+
+
+def test_a_prompt_is_as_long_as_the_negative_one(sd):
+    sampler = sample.sampler(sd, [])
+    short = sampler.encode(bind_weighted("a cat", ()))
+    empty = sampler.encode(bind_weighted("", ()))
+    filled = sampler.filled(short, 2)
+    assert torch.equal(filled.condition.features, torch.cat([short.condition.features, empty.condition.features], 1))
+    assert sampler.negative("dog " * 80).parts == 2
+    assert sampler.negative("", 2).condition.features.shape == filled.condition.features.shape
+    assert list(sample.generate(sd, [], ["a cat"], replace(SETTINGS, count=1, negative="dog " * 80)))
+
+
+def test_a_negative_prompt_has_modifiers_and_weights(sd):
+    token = Token("dog", initializer="ktn", ids=(9,))
+    row = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    loaded = sample.adapter.ConceptWeights(embeddings=((row,),))
+    sampler = sample.Sampler(sd, (loaded,), (token,), (0,), {})
+    found = sampler.negative("(V* dog:1.3)")
+    wanted = sampler.encode(bind_weighted("(V* dog:1.3)", [token]))
+    assert torch.equal(found.condition.features, wanted.condition.features)
+    assert not torch.equal(found.condition.features, sampler.negative("V* dog").condition.features)
+    with pytest.raises(TokenError, match="V1"):
+        sample.sampler(sd, []).negative("V1 dog")
+
+
 def test_seeds_count_up_from_the_first_for_every_prompt(sd):
     drawn = list(sample.generate(sd, [], ["a dog", "a cat"], SETTINGS))
     assert [(item.prompt, item.seed) for item in drawn] == [("a dog", 7), ("a dog", 8), ("a cat", 7), ("a cat", 8)]
-
-
-def test_prompts_are_checked_for_what_may_not_be_meant(sd):
-    assert sample.check_prompts(["V1 dog", "a moongate", "V1 dog and V2 moongate"], TOKENS, sd) == []
-    (remark,) = sample.check_prompts(["the beach"], TOKENS, sd)
-    assert '"V1 dog" or "moongate"' in remark
-    assert sample.check_prompts(["the beach"], ()) == []
-    (remark,) = sample.check_prompts(["v1 dog"], TOKENS)
-    assert 'Is "V1 dog" meant?' in remark
-    assert sample.check_prompts(["a Moongate"], TOKENS) == []
-    (remark,) = sample.check_prompts(["V1 dog" + " dog" * 76], TOKENS, sd)
-    assert "longer" in remark
-    with pytest.raises(TokenError):
-        sample.check_prompts([], TOKENS)
-    with pytest.raises(TokenError):
-        sample.check_prompts(["V3 cat"], TOKENS)
 
 
 def test_sizes_are_whole_cells(sd):

@@ -62,6 +62,7 @@ encoder = "eval"
 prompts = "prompts.txt"
 validation = "validation.tar" # class pictures of KID, unrelated ones of FID
 nouns = "nouns.txt" # classes it knows, for the neighbours of a concept's
+lookalikes = "../photos" # folders of other things, which rank and scr compare with
 """
 
 # What a concept is asked for by default, in words the denoiser knows.

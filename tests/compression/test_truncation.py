@@ -8,8 +8,8 @@ import itertools
 import pytest
 import torch
 
-from cdtool import compression
-from cdtool.compression import Goal
+from cdtool.compression import truncation
+from cdtool.compression.goals import Goal
 from cdtool.errors import ConceptError, InputError, NameTakenError, UsageError
 from cdtool.models import adapter, deltas, initializers, pipelines, spectra
 from cdtool.store import concept, registry
@@ -37,7 +37,7 @@ def opened(manifest):
 
     def make(tensors, name="dog", **values):
         entry = registry.save(manifest(name, **values), tensors, force=True)
-        source = compression.read(entry)
+        source = truncation.read(entry)
         return source, list(spectra.decompose(source.tensors))
 
     return make
@@ -91,7 +91,7 @@ def truncated(dense, rank):
 )
 def test_the_share_of_the_sum_decides(opened, values, share, rank):
     source, parts = opened({K: with_values(values)})
-    small = compression.compress(source, parts, Goal(energy=share), "small")
+    small = truncation.truncate(source, parts, Goal(energy=share), "small")
     assert small.ranks == {K: rank}
     assert small.kept == pytest.approx(sum(values[:rank]) / sum(values), rel=1e-3)
     squares = [value * value for value in values]
@@ -100,7 +100,7 @@ def test_the_share_of_the_sum_decides(opened, values, share, rank):
 
 def test_a_rank_for_all(dog):
     source, parts = dog
-    small = compression.compress(source, parts, Goal(rank=5), "small")
+    small = truncation.truncate(source, parts, Goal(rank=5), "small")
     assert small.ranks == {K: 5, V: 5}
     for name, product in products(small.tensors).items():
         torch.testing.assert_close(product, truncated(source.tensors[name], 5), atol=2e-3, rtol=0)
@@ -108,12 +108,12 @@ def test_a_rank_for_all(dog):
 
 def test_what_would_not_get_smaller_stays_as_it_was(dog):
     source, parts = dog
-    small = compression.compress(source, parts, Goal(energy=1.0), "small")
+    small = truncation.truncate(source, parts, Goal(energy=1.0), "small")
     assert small.ranks == {K: 0, V: 0}
     assert (small.error, small.kept) == (0, 1)
     assert all(torch.equal(tensor, small.tensors[name]) for name, tensor in source.tensors.items())
     # 18 ranks of K cost more than it does, 18 of V do not
-    mixed = compression.compress(source, parts, Goal(rank=18), "small")
+    mixed = truncation.truncate(source, parts, Goal(rank=18), "small")
     assert mixed.ranks == {K: 0, V: 18}
     assert torch.equal(mixed.tensors[K], source.tensors[K])
 
@@ -122,8 +122,8 @@ def test_the_size_is_foretold_and_kept_to(dog):
     source, parts = dog
     errors = []
     for most in range(3000, 9000, 250):
-        small = compression.compress(source, parts, Goal(bytes=most), "small")
-        entry = compression.save(source, small, force=True)
+        small = truncation.truncate(source, parts, Goal(bytes=most), "small")
+        entry = truncation.save(source, small, force=True)
         assert entry.bytes <= small.bytes <= most
         assert small.bytes - entry.bytes < 40  # a share in the manifest has fewer digits
         errors.append(small.error)
@@ -136,7 +136,7 @@ def test_a_size_is_filled_with_the_ranks_that_matter_most(dog):
     """Against all pairs of ranks: none in the same file size has a clearly smaller error."""
     source, parts = dog
     most = 4500
-    small = compression.compress(source, parts, Goal(bytes=most), "small")
+    small = truncation.truncate(source, parts, Goal(bytes=most), "small")
     best = min(
         spectra.error(parts, {K: k, V: v})
         for k, v in itertools.product(range(1, parts[0].most + 1), range(1, parts[1].most + 1))
@@ -149,18 +149,18 @@ def test_a_size_is_filled_with_the_ranks_that_matter_most(dog):
 def test_too_small_a_size_names_the_least(dog):
     source, parts = dog
     with pytest.raises(UsageError, match="one rank of each of its 2 matrices") as caught:
-        compression.compress(source, parts, Goal(bytes=700), "small")
+        truncation.truncate(source, parts, Goal(bytes=700), "small")
     least = int(str(caught.value).removesuffix(".").split()[-1])
-    assert compression.compress(source, parts, Goal(bytes=least), "small").ranks == {K: 1, V: 1}
+    assert truncation.truncate(source, parts, Goal(bytes=least), "small").ranks == {K: 1, V: 1}
     with pytest.raises(UsageError):
-        compression.compress(source, parts, Goal(bytes=least - 1), "small")
+        truncation.truncate(source, parts, Goal(bytes=least - 1), "small")
 
 
 def test_rows_tokens_and_origin_are_kept(dog):
     source, parts = dog
     registry.add_note("dog", photos=["here"], base="there", scores={"image": 0.5})
-    small = compression.compress(source, parts, Goal(energy=0.6), "dog-small")
-    entry = compression.save(source, small)
+    small = truncation.truncate(source, parts, Goal(energy=0.6), "dog-small")
+    entry = truncation.save(source, small)
     made, shapes = concept.read_header(entry.path)
     assert torch.equal(concept.read_tensors(entry.path)["token.1.text_encoder"], ROW)
     assert (made.tokens, made.base, made.method) == (source.manifest.tokens, source.manifest.base, "kv")
@@ -177,14 +177,14 @@ def test_rows_tokens_and_origin_are_kept(dog):
 
 def test_a_compressed_one_is_compressed_from_its_factors(dog, opened):
     source, parts = dog
-    ten = compression.compress(source, parts, Goal(rank=10), "ten")
+    ten = truncation.truncate(source, parts, Goal(rank=10), "ten")
     again = opened(dict(ten.tensors), "ten", parents=ten.manifest.parents)
     assert {part.name: len(part.values) for part in again[1]} == {K: 10, V: 10}
-    four = compression.compress(*again, Goal(rank=4), "four")
+    four = truncation.truncate(*again, Goal(rank=4), "four")
     assert [parent["name"] for parent in four.manifest.parents] == ["dog", "ten"]
     for name, product in products(four.tensors).items():
         torch.testing.assert_close(product, truncated(source.tensors[name], 4), atol=3e-3, rtol=0)
-    same = compression.compress(*again, Goal(rank=10), "same")
+    same = truncation.truncate(*again, Goal(rank=10), "same")
     assert same.ranks == {K: 0, V: 0}  # nothing would get smaller, so nothing is rounded again
 
 
@@ -192,8 +192,8 @@ def test_a_merge_is_compressed_as_its_dense_product_would_be(pair, opened):
     source, parts = pair
     dense = products(source.tensors)
     for goal in (Goal(energy=0.7), Goal(rank=2)):
-        small = compression.compress(source, parts, goal, "small")
-        other = compression.compress(*opened(dense, "dense"), goal, "small")
+        small = truncation.truncate(source, parts, goal, "small")
+        other = truncation.truncate(*opened(dense, "dense"), goal, "small")
         assert small.ranks == other.ranks
         assert small.error == pytest.approx(other.error, abs=1e-4)
         assert "down" not in small.tensors
@@ -206,7 +206,7 @@ def test_a_merge_never_grows_and_keeps_its_shared_factor_while_it_is_used(pair):
     source, parts = pair
     sizes = []
     for rank in range(1, 13):
-        small = compression.compress(source, parts, Goal(rank=rank), "small")
+        small = truncation.truncate(source, parts, Goal(rank=rank), "small")
         sizes.append(small.bytes)
         left = [name for name, found in small.ranks.items() if not found]
         assert ("down" in small.tensors) == bool(left)
@@ -216,8 +216,8 @@ def test_a_merge_never_grows_and_keeps_its_shared_factor_while_it_is_used(pair):
     assert sizes == sorted(sizes)
     errors = []
     for most in range(sizes[0] + 100, sizes[-1] + 400, 200):
-        small = compression.compress(source, parts, Goal(bytes=most), "small")
-        entry = compression.save(source, small, force=True)
+        small = truncation.truncate(source, parts, Goal(bytes=most), "small")
+        entry = truncation.save(source, small, force=True)
         assert entry.bytes <= most
         errors.append(small.error)
         assert products(concept.read_tensors(entry.path)).keys() == products(source.tensors).keys()
@@ -227,14 +227,14 @@ def test_a_merge_never_grows_and_keeps_its_shared_factor_while_it_is_used(pair):
 
 def test_the_curve(dog):
     source, parts = dog
-    points = compression.curve(source, parts)
-    assert [point.share for point in points] == list(compression.SHARES)
+    points = truncation.curve(source, parts)
+    assert [point.share for point in points] == list(truncation.SHARES)
     for one, other in itertools.pairwise(points):
         assert one.bytes >= other.bytes
         assert one.error <= other.error
         assert one.rank >= other.rank
     assert points[0].error == 0
-    middle = compression.compress(source, parts, Goal(energy=0.6), "dog")
+    middle = truncation.truncate(source, parts, Goal(energy=0.6), "dog")
     assert (points[2].bytes, points[2].error) == (middle.bytes, middle.error)
 
 
@@ -243,14 +243,14 @@ def test_what_cannot_be_compressed(opened, saved, dog):
         opened({"token.1.text_encoder": ROW}, "word")
     source, parts = dog
     with pytest.raises(NameTakenError):
-        compression.save(source, compression.compress(source, parts, Goal(rank=1), "dog"))
+        truncation.save(source, truncation.truncate(source, parts, Goal(rank=1), "dog"))
     path = source.entry.path
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     with pytest.raises(ConceptError, match="cut short"):
         registry.find("dog")
     with pytest.raises(ConceptError):
-        compression.read(source.entry)
+        truncation.read(source.entry)
 
 
 # ---------------------------------------------------------------- on a base
@@ -269,8 +269,8 @@ def test_a_compressed_concept_acts_as_its_truncated_matrices(base, opened):
     for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
         tensors[concept.row_name(0, name)] = torch.randn(encoder.config.hidden_size)
     source, parts = opened(tensors, tokens=tokens)
-    small = compression.compress(source, parts, Goal(rank=2), "small")
-    entry = compression.save(source, small)
+    small = truncation.truncate(source, parts, Goal(rank=2), "small")
+    entry = truncation.save(source, small)
     what = adapter.load_weights(base, tokens, concept.read_tensors(entry.path))
     features = torch.randn(2, 7, next(iter(base.kv.values())).shape[1], generator=torch.Generator().manual_seed(0))
     made = adapter.keys_and_values(base, what, features)
@@ -286,7 +286,7 @@ def test_methods_beyond_kv_compress_convolutions_and_leave_vectors(base, opened)
     generator = torch.Generator().manual_seed(4)
     tensors = {f"unet.{name}": torch.randn(p.shape, generator=generator).half() for name, p in parameters.items()}
     source, parts = opened(tensors, method="full")
-    small = compression.compress(source, parts, Goal(rank=3), "small")
+    small = truncation.truncate(source, parts, Goal(rank=3), "small")
     assert small.ranks["unet.mid_block.resnets.0.conv1.weight"] == 3
     made = adapter.read_deltas(base, small.tensors)
     assert made.keys() == parameters.keys()

@@ -1,4 +1,4 @@
-"""Compressing a concept: each matrix cut to the ranks that matter, by share of its spectrum, by rank, or to a size."""
+"""Truncating a concept: each matrix to the ranks that matter, by share of its spectrum, by rank, or to a size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cdtool import __version__
+from cdtool.compression.goals import Goal
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.models import deltas, spectra
 from cdtool.store import concept, registry
@@ -33,19 +34,6 @@ _SOME_SHARE = 0.123456
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What the ranks are chosen by: a share of each matrix's singular-value sum, one rank, or the file's bytes."""
-
-    energy: float = 0.0
-    rank: int = 0
-    bytes: int = 0
-
-    def __str__(self) -> str:
-        chosen = {"energy": self.energy, "rank": self.rank, "bytes": self.bytes}
-        return ", ".join(f"{name} {value}" for name, value in chosen.items() if value)
-
-
-@dataclass(frozen=True)
 class Source:
     """A concept opened to be compressed."""
 
@@ -58,7 +46,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Small:
+class Compressed:
     """A compressed concept that is not saved yet, and what it lost."""
 
     manifest: Manifest
@@ -74,7 +62,7 @@ class Small:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A point of the curve of size and error: this share of every matrix's spectrum kept."""
 
     share: float
@@ -96,8 +84,8 @@ def read(entry: Concept) -> Source:
     return Source(entry, entry.manifest, tensors, concept.read_header(entry.path)[1], matrices, sha256)
 
 
-def compress(source: Source, parts: Sequence[DecomposedDelta], goal: Goal, name: str) -> Small:
-    """Cut a concept's parts to a goal, as a concept called `name`; no matrix gets larger than it was.
+def truncate(source: Source, parts: Sequence[DecomposedDelta], goal: Goal, name: str) -> Compressed:
+    """Truncate a concept's matrices to a goal, as a concept called `name`; no matrix gets larger than it was.
 
     By energy, the value that crosses the share is kept too, and never fewer than one (paper, appendix C). By bytes,
     ranks go where they take away most squared error per byte. Raises UsageError for fewer bytes than one rank of each
@@ -112,23 +100,23 @@ def compress(source: Source, parts: Sequence[DecomposedDelta], goal: Goal, name:
     else:
         ranks = _smallest(parts, size, {part.name: _wanted(part, goal) for part in parts})
     error, kept = spectra.error(parts, ranks), spectra.kept(parts, ranks)
-    return Small(
+    return Compressed(
         _manifest(source, goal, name, error, kept), _tensors(source, parts, ranks), ranks, size(ranks), error, kept
     )
 
 
-def curve(source: Source, parts: Sequence[DecomposedDelta], shares: Sequence[float] = SHARES) -> list[Point]:
+def curve(source: Source, parts: Sequence[DecomposedDelta], shares: Sequence[float] = SHARES) -> list[CurvePoint]:
     """Size and error of a concept at each share of its spectrum."""
     points = []
     for share in shares:
         goal = Goal(energy=share)
-        small = compress(source, parts, goal, source.manifest.name)
+        small = truncate(source, parts, goal, source.manifest.name)
         used = median(_wanted(part, goal) for part in parts)
-        points.append(Point(share, small.bytes, small.error, used))
+        points.append(CurvePoint(share, small.bytes, small.error, used))
     return points
 
 
-def save(source: Source, small: Small, *, force: bool = False) -> Concept:
+def save(source: Source, small: Compressed, *, force: bool = False) -> Concept:
     """Put a compressed concept into the registry, with what this machine knows of the whole one.
 
     Raises what `registry.save` raises.

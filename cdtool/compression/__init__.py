@@ -1,0 +1,1 @@
+"""Smaller concepts: their deltas truncated to the ranks that matter."""

@@ -1,0 +1,186 @@
+"""Sampling from names to images: what to sample is checked before anything is loaded, then sampled step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+
+from cdtool import settings
+from cdtool.errors import InputError, UsageError
+from cdtool.models.libraries import quietly
+from cdtool.settings import Precision, SampleSettings, Scheduler
+from cdtool.store import bases, subject
+from cdtool.tokens import Prompt, bind_weighted, capitalised
+
+if TYPE_CHECKING:
+    from cdtool.sampling.records import Images, Record, SampledImage
+    from cdtool.store.registry import Concept
+    from cdtool.store.subject import Composition
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `sample`; what is left out, or None, has its default."""
+
+    seed: int | None
+    steps: int | None
+    guidance: float | None
+    scheduler: Scheduler | None
+    eta: float | None
+    negative: str | None
+    size: str | None
+    precision: Precision | None
+    batch: int | None
+    base: str | None
+    device: str
+    force: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be sampled, and how."""
+
+    subject: Composition
+    prompts: tuple[Prompt, ...]
+    settings: SampleSettings
+    device: str = "auto"
+    force: bool = False
+    record: Record | None = None  # of the image that is made again
+
+    @property
+    def total(self) -> int:
+        """How many images it makes."""
+        return len(self.prompts) * self.settings.count
+
+    def warnings(self) -> list[str]:
+        """What may not be meant: prompts that name no token, or not all of several joined concepts."""
+        tokens = self.subject.tokens
+        words = [f'"{token.words(number if len(tokens) > 1 else None)}"' for number, token in enumerate(tokens, 1)]
+        found = []
+        for prompt in self.prompts:
+            if tokens and not prompt.named:
+                meant = f' Is "{capitalised(prompt.text)}" meant?' if capitalised(prompt.text) else ""
+                found.append(f'"{prompt.text}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
+            elif len(self.subject.parts) > 1 and len(prompt.named) < len(tokens):
+                unnamed = " and ".join(word for index, word in enumerate(words) if index not in prompt.named)
+                found.append(f'"{prompt.text}" does not name {unnamed}, which will not show.')
+        return found
+
+
+class SampleStep(NamedTuple):
+    """How far sampling is, in denoising steps of images, and the images and the warnings that have come with it."""
+
+    done: int
+    total: int
+    images: tuple[SampledImage, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def sample(
+    concept: str | Path | Concept,
+    prompts: str | Sequence[str],
+    *,
+    n: int | None = None,
+    **options: Unpack[SampleOptions],
+) -> Images:
+    """Sample images of a concept, of several together, or of a bare base.
+
+    Args:
+        concept: a concept, its name or file, several joined ("dog+moongate", "dog:0.8+cat"), or a base's name.
+        prompts: one or several; `V*` is the concept's token, `V1`, `V2`... the tokens of several in order.
+        n: images per prompt, 4.
+        seed: of the first image of every prompt, 0; the next ones count up.
+        steps: denoising steps, 50.
+        guidance: how strongly images follow the prompt, 6.0; 1 is the conditional prediction alone.
+        scheduler: "ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc" or "pndm"; ddim.
+        eta: noise of ddim, 1.0 (as ddpm); 0 is none.
+        negative: what images lead away from; nothing.
+        size: "WIDTHxHEIGHT" in px; the base's own.
+        precision: "fp32", "bf16", "fp16", or "auto", what the device has.
+        batch: images sampled at once, 4; no image depends on it.
+        base: another base than the concept's own, which `force` must allow.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        force: let a base with other weights of the same shapes pass.
+
+    Returns the images in the order of the prompts, each with its prompt, seed and record.
+
+    Raises NotFoundError for an unknown concept or base, TokenError for a modifier token that the concept does not
+    hold, SettingsError, BaseError for another base, ConceptError for concepts that cannot be joined or are damaged.
+    """
+    from cdtool.sampling.records import Images
+
+    return Images(image for step in iter_sample(concept, prompts, n=n, **options) for image in step.images)
+
+
+def iter_sample(
+    concept: str | Path | Concept,
+    prompts: str | Sequence[str],
+    *,
+    n: int | None = None,
+    **options: Unpack[SampleOptions],
+) -> Iterator[SampleStep]:
+    """As `sample`, yielding after every denoising step, with the images that it finished."""
+    return run(plan(concept, prompts, n=n, **options))
+
+
+def plan(
+    concept: str | Path | Concept,
+    prompts: str | Sequence[str],
+    *,
+    n: int | None = None,
+    base: str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    **flags: Any,
+) -> Plan:
+    """Check what can be checked before anything is loaded; `flags` are sampling settings. See `sample`."""
+    settings.check_flags(SampleSettings, flags)
+    found = subject.find(subject.text_of(concept), base, force=force)
+    chosen, _ = settings.resolve(SampleSettings, {"count": n, **flags}, bases.locate(found.base))
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
+    bind_weighted(chosen.negative, found.tokens)  # what it cannot hold is told before anything is loaded
+    return Plan(found, tuple(bind_weighted(text, found.tokens) for text in texts), chosen, device, force)
+
+
+def replay(
+    path: Path, concept: str | None = None, *, base: str | None = None, device: str = "auto", force: bool = False
+) -> Plan:
+    """The plan that makes the image in a file again.
+
+    Raises InputError for a file without a record, and what `plan` raises.
+    """
+    from cdtool.sampling import records
+
+    record, chosen = records.read(path)
+    found = subject.find(concept or record.subject, base or record.base, force=force)
+    found = replace(found, base=base or record.base)  # of a bare base too
+    return Plan(found, (bind_weighted(record.prompt, found.tokens),), chosen, device, force, record)
+
+
+@quietly()
+def run(plan: Plan) -> Iterator[SampleStep]:
+    """Carry out a plan, yielding after every denoising step; the first step has the warnings alone.
+
+    Raises BaseError where the base is not the concept's, InputError where it is not that of the image made again.
+    """
+    from cdtool.models import pipelines
+    from cdtool.sampling import records
+    from cdtool.sampling import sample as sampling
+
+    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device)
+    if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
+        raise InputError(
+            f"The image was made on {plan.record.base}; {base.name} has other weights.",
+            f"Use --base {plan.record.base}.",
+        )
+    sampler = sampling.sampler(base, plan.subject.concepts, plan.subject.weights, force=plan.force)
+    encoded = [sampler.encode(prompt) for prompt in plan.prompts]
+    long = [f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
+            for one in encoded if one.parts > 1]  # fmt: skip
+    yield SampleStep(0, plan.total * plan.settings.steps, warnings=(*plan.warnings(), *long))
+    for step in sampling.steps(sampler, encoded, plan.settings):
+        images = tuple(records.sampled(one, plan.subject.text, base, plan.settings) for one in step.images)
+        yield SampleStep(step.done, step.total, images)
