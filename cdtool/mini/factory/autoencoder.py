@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cdtool.mini.factory import ahead
+from cdtool.mini.factory import ahead, keeping
 from cdtool.mini.factory.clutter import clutter
 from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit, sized, write
@@ -132,6 +132,7 @@ def trained(folder: Path, shelf: Shelf) -> AutoencoderKL:
     if path.exists():
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     else:
+        keeping.restore(folder, "vae")
         model.load_state_dict(torch.load(folder / "vae.pt", map_location="cpu", weights_only=True)["average"])
         normalise(model, np.stack([draw(Wide(), shelf, seed).pixels for seed in SCALED_ON]))
         write(model.state_dict(), path)
