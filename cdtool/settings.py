@@ -61,7 +61,7 @@ class SampleSettings:
     count: int = 4  # pictures per prompt
     seed: int = 0  # of the first picture of a prompt; the next ones count up
     steps: int = 50
-    guidance: float = 6.0
+    guidance: float = 6.0  # 1 or less is the prediction with the prompt alone (see `guided`)
     scheduler: Scheduler = "ddim"
     eta: float = 1.0
     negative: str = ""
@@ -340,6 +340,11 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
             )
     elif settings.size:
         parse_size(settings.size)
+
+
+def guided(guidance: float) -> bool:
+    """Whether a guidance scale needs the prediction without the prompt too; at 1 or less the other stands alone."""
+    return guidance > 1
 
 
 def parse_size(text: str) -> tuple[int, int]:

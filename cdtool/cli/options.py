@@ -182,7 +182,14 @@ Steps = Annotated[
 ]
 Guidance = Annotated[
     float | None,
-    setting(SampleSettings, "guidance", "--guidance", metavar="F", panel=parsing.METHOD, help="Guidance scale."),
+    setting(
+        SampleSettings,
+        "guidance",
+        "--guidance",
+        metavar="F",
+        panel=parsing.METHOD,
+        help="Guidance scale; 1 or less: the prompt alone.",
+    ),
 ]
 SchedulerFlag = Annotated[
     Scheduler | None,

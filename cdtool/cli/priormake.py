@@ -40,7 +40,10 @@ Floor = Annotated[
     typer.Option("--floor", metavar="F", help="Least text similarity of a caption; the encoder's own, 0.85 for CLIP."),
 ]
 Steps = Annotated[int | None, setting(Generation, "steps", "--steps", help="Denoising steps.", metavar="N")]
-Guidance = Annotated[float | None, setting(Generation, "guidance", "--guidance", help="Guidance scale.", metavar="F")]
+Guidance = Annotated[
+    float | None,
+    setting(Generation, "guidance", "--guidance", help="Guidance scale; 1 or less: the prompt alone.", metavar="F"),
+]
 Seed = Annotated[
     int | None, setting(Generation, "seed", "--seed", help="Of the first; the next count up.", metavar="N")
 ]

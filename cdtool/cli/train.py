@@ -102,6 +102,8 @@ def train(
         voice = out if ranks.rank == 0 else output.Output("quiet")
         _introduce(voice, job)
         if dry_run and ranks.rank == 0:
+            for warning in job.warnings:
+                out.warn(warning)
             plan = plans.plan(job, device, max(gpus, ranks.world), force=force)
             out.facts(plan.facts(), plan.data())
         elif not dry_run:

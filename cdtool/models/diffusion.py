@@ -12,6 +12,7 @@ import torch
 
 from cdtool.errors import UsageError
 from cdtool.models.text import Conditioning, join
+from cdtool.settings import guided
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,6 +191,7 @@ def denoise(
 ) -> Iterator[Tensor]:
     """Sample latents [b, c, h, w] for b prompts, yielding them after every step; the last ones are the result.
 
+    At a guidance of 1 or less the prediction with the prompt stands alone, in one pass, and `negative` is not read.
     Every picture draws its noise from its own seed on the CPU, so it does not depend on its batch or the device.
     size is (width, height) in px.
     """
@@ -203,18 +205,19 @@ def denoise(
     accepted = inspect.signature(schedule.step).parameters
     extra = {"eta": eta, "generator": generators}
     extra = {name: value for name, value in extra.items() if name in accepted}
-    both = join([negative, condition]) if guidance != 1 else condition
+    two = guided(guidance)
+    both = join([negative, condition]) if two else condition
     sizes = size_condition(base, height, width, len(both.features))
     masked = everything_masked(base, height, width)
     z = z * schedule.init_noise_sigma
     for t in schedule.timesteps:
-        noisy = torch.cat([z, z]) if guidance != 1 else z
+        noisy = torch.cat([z, z]) if two else z
         noisy = schedule.scale_model_input(noisy, t)
         if masked is not None:
             noisy = torch.cat([noisy, masked.expand(len(noisy), -1, -1, -1)], dim=1)
         noisy = noisy.to(base.dtype)
         found = predict(base, noisy, t, both, sizes)
-        if guidance != 1:
+        if two:
             without, with_text = found.chunk(2)
             found = without + guidance * (with_text - without)
             if base.zero_snr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from cdtool.sampling.records import Images, Record, SampledImage
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
+
+
+WITH_ETA = ("ddim", "ddim-trailing", "tcd")  # the schedulers that read eta
 
 
 class SampleOptions(TypedDict, total=False):
@@ -47,6 +50,7 @@ class Plan:
     device: str = "auto"
     force: bool = False
     record: Record | None = None  # of the image that is made again
+    without_effect: tuple[str, ...] = ()  # a sentence for each option that was given in vain
 
     @property
     def total(self) -> int:
@@ -54,10 +58,10 @@ class Plan:
         return len(self.prompts) * self.settings.count
 
     def warnings(self) -> list[str]:
-        """What may not be meant: prompts that name no token, or not all of several joined concepts."""
+        """What may not be meant: options without effect, prompts that name no token or not all of several concepts."""
         tokens = self.subject.tokens
         words = [f'"{token.words(number if len(tokens) > 1 else None)}"' for number, token in enumerate(tokens, 1)]
-        found = []
+        found = list(self.without_effect)
         for prompt in self.prompts:
             if tokens and not prompt.named:
                 meant = f' Is "{capitalised(prompt.text)}" meant?' if capitalised(prompt.text) else ""
@@ -92,9 +96,9 @@ def sample(
         n: images per prompt, 4.
         seed: of the first image of every prompt, 0; the next ones count up.
         steps: denoising steps, 50.
-        guidance: how strongly images follow the prompt, 6.0; 1 is the conditional prediction alone.
+        guidance: how strongly images follow the prompt, 6.0; 1 or less is the conditional prediction alone.
         scheduler: "ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc" or "pndm"; ddim.
-        eta: noise of ddim, 1.0 (as ddpm); 0 is none.
+        eta: noise of ddim and tcd, 1.0 (as ddpm); 0 is none.
         negative: what images lead away from; nothing.
         size: "WIDTHxHEIGHT" in px; the base's own.
         precision: "fp32", "bf16", "fp16", or "auto", what the device has.
@@ -137,12 +141,22 @@ def plan(
     """Check what can be checked before anything is loaded; `flags` are sampling settings. See `sample`."""
     settings.check_flags(SampleSettings, flags)
     found = subject.find(subject.text_of(concept), base, force=force)
-    chosen, _ = settings.resolve(SampleSettings, {"count": n, **flags}, bases.locate(found.base))
+    chosen, origins = settings.resolve(SampleSettings, {"count": n, **flags}, bases.locate(found.base))
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
     bind_weighted(chosen.negative, found.tokens)  # what it cannot hold is told before anything is loaded
-    return Plan(found, tuple(bind_weighted(text, found.tokens) for text in texts), chosen, device, force)
+    bound = tuple(bind_weighted(text, found.tokens) for text in texts)
+    given = [name for name, value in origins.items() if value.origin == "flag"]
+    return Plan(found, bound, chosen, device, force, without_effect=tuple(_without_effect(chosen, given)))
+
+
+def _without_effect(chosen: SampleSettings, given: Collection[str]) -> Iterator[str]:
+    """A sentence for each option that was given but that the others leave without effect."""
+    if "eta" in given and chosen.scheduler not in WITH_ETA:
+        yield f"--eta has no effect with --scheduler {chosen.scheduler}; {', '.join(WITH_ETA)} read it."
+    if "negative" in given and chosen.negative and not settings.guided(chosen.guidance):
+        yield f"--negative has no effect with --guidance {chosen.guidance:g}; it needs one above 1."
 
 
 def replay(

@@ -14,7 +14,7 @@ from cdtool.errors import SettingsError
 from cdtool.models import adapter, diffusion, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
-from cdtool.settings import SampleSettings, parse_size
+from cdtool.settings import SampleSettings, guided, parse_size
 from cdtool.store import concept
 from cdtool.store.subject import beyond_words, tokens_of
 from cdtool.tokens import Prompt, bind_weighted
@@ -150,9 +150,10 @@ def steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSe
 
     An image depends on its own seed alone, not on its batch. Raises SettingsError for an impossible size.
     """
-    shortest = sampler.negative(settings.negative).parts
+    unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
+    shortest = sampler.negative(unwanted).parts
     filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
-    negatives = {parts: sampler.negative(settings.negative, parts) for parts in {prompt.parts for prompt in filled}}
+    negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt in filled}}
     jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
     done, total = 0, len(jobs) * settings.steps
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
@@ -183,7 +184,7 @@ def _denoise(
     base, prompts = sampler.base, [prompt for prompt, _ in batch]
     negatives = [negative] * len(prompts)
     condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
-    every = [*negatives, *prompts] if settings.guidance != 1 else prompts
+    every = [*negatives, *prompts] if guided(settings.guidance) else prompts
     features = text.join([one.condition for one in every]).features
     with adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))

@@ -17,6 +17,7 @@ from cdtool import methods
 from cdtool.models import pipelines
 from cdtool.models.adapter import parameter_of
 from cdtool.models.diffusion import latent_batch
+from cdtool.settings import guided
 from cdtool.store import bases, families
 from cdtool.store.headers import ITEM_BYTES
 from cdtool.training.batches import resolution
@@ -117,7 +118,7 @@ def generation_seconds(folder: Path, how: Generation, device: torch.device, dtyp
     forward = _measure(
         pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True
     ).forward
-    passes = how.count * how.steps * (1 if how.guidance == 1 else 2)
+    passes = how.count * how.steps * (2 if guided(how.guidance) else 1)
     return forward * passes / (speed(device, dtype) * EFFICIENCY)
 
 

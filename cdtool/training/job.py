@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,10 @@ def job(
         origins={name: value.origin for name, value in found.items()},
         halved=halved,
         start=start,
-        warnings=tuple(_warnings(chosen, [good for good, _ in usable], folder)),
+        warnings=(
+            *_warnings(chosen, [good for good, _ in usable], folder),
+            *_without_effect(chosen, [name for name, value in found.items() if value.origin == "flag"]),
+        ),
     )
 
 
@@ -108,6 +111,14 @@ def _warnings(chosen: TrainSettings, groups: Sequence[Sequence[photos.Photo]], f
     if chosen.lr > HIGH_RATE * usual:
         times = f"{chosen.lr / usual:.0f} times the usual {usual:g}"
         yield f"The rate {chosen.lr:g} is {times}; the concept may come out as noise."
+
+
+def _without_effect(chosen: TrainSettings, given: Collection[str]) -> Iterator[str]:
+    """A sentence for each option that was given but that the method does not read."""
+    if "rank" in given and not methods.METHODS[chosen.method].low_rank:
+        yield f"--rank has no effect with --method {chosen.method}; only lora has a rank."
+    if "preserve_uncond" in given and chosen.preserve_uncond and methods.words_only(chosen.method):
+        yield f"--preserve-uncond has no effect with --method {chosen.method}, which trains no keys and values."
 
 
 def base_name(flag: str | None, start: Concept | None = None, like: Concept | None = None) -> str:

@@ -135,6 +135,13 @@ def test_sizes_guidance_and_negative_prompts(cdtool, sd_base):
     assert cdtool("sample", sd_base, "a dog", "--size", "17x16", *QUICK).code == 2
 
 
+def test_an_option_without_effect_is_said_in_one_line(cdtool, sd_base):
+    said = cdtool("sample", sd_base, "a dog", "-n", 1, "--eta", 0.5, "--scheduler", "unipc", *QUICK)
+    assert said.code == 0
+    assert said.err.count("Warning") == 1
+    assert "--eta has no effect with --scheduler unipc" in said.err
+
+
 def test_bf16_and_sdxl_draw(cdtool, sdxl_base):
     for precision in ("fp32", "bf16"):
         said = cdtool("sample", sdxl_base, "a dog", "-n", 1, "--steps", 2, "--precision", precision, "--device", "cpu")

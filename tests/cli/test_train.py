@@ -174,8 +174,10 @@ def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
 
 @pytest.mark.parametrize("method", ["crossattn", "full", "textual-inversion", "lora"])
 def test_a_concept_of_every_method_is_trained_shown_and_drawn(cdtool, arguments, sd_base, tmp_path, method):
-    plan = json.loads(cdtool(*arguments("--method", method, "--rank", 2, "--lr", 1e-2, "--dry-run", "--json")).out)
+    dry = cdtool(*arguments("--method", method, "--rank", 2, "--lr", 1e-2, "--dry-run", "--json"))
+    plan = json.loads(dry.out)
     said = cdtool(*arguments("--method", method, "--rank", 2, "--lr", 1e-2))
+    assert [one.err.count("--rank has no effect") for one in (dry, said)] == [int(method != "lora")] * 2
     assert (said.code, said.out) == (0, "dog\n"), said.err
     entry = registry.find("dog")
     assert entry.manifest.method == method

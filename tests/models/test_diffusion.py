@@ -137,3 +137,36 @@ def test_latents_do_not_depend_on_how_many_go_through_at_once(sd_base, monkeypat
         np.abs(diffusion.decode(base, together[:, 0]).astype(int)[0] - diffusion.decode(base, together[:1, 0])).max()
         <= 1
     )
+
+
+# ---------------------------------------------------------------- guidance
+
+
+def by_hand(base, condition, guidance, seed):
+    """DDIM, the prediction of each picture and each side in a pass of its own; guidance None is the prompt alone."""
+    schedule = diffusion.scheduler(base, "ddim")
+    schedule.set_timesteps(3)
+    z = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+    for t in schedule.timesteps:
+        found = base.unet(z, t, encoder_hidden_states=condition[1]).sample
+        if guidance is not None:
+            without = base.unet(z, t, encoder_hidden_states=condition[0]).sample
+            found = (1 - guidance) * without + guidance * found
+        z = schedule.step(found, t, z, eta=0.0).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("guidance", [-2.0, 0.0, 0.5, 1.0, 1.5, 6.0])
+def test_at_a_guidance_of_one_or_less_the_prompt_stands_alone_in_one_pass(sd_base, guidance):
+    base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("unet",))
+    negative, prompt = torch.randn(2, 1, 77, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = by_hand(base, (negative, prompt), guidance if guidance > 1 else None, seed=3)
+    passed = []
+    base.unet.register_forward_pre_hook(lambda module, arguments: passed.append(len(arguments[0])))
+    *_, found = diffusion.denoise(
+        base, diffusion.scheduler(base, "ddim"), Conditioning(prompt, None), Conditioning(negative, None),
+        seeds=[3], steps=3, guidance=guidance, eta=0.0, size=(16, 16),
+    )  # fmt: skip
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert passed == [2 if guidance > 1 else 1] * 3

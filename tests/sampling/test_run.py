@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import handmade
 import pytest
 from PIL import Image
 
 import cdtool
+from cdtool.models import diffusion
 from cdtool.sampling import records, run
 
 QUICK = {"steps": 3, "precision": "fp32", "device": "cpu"}
@@ -62,6 +65,28 @@ def test_prompts_are_checked_before_anything_is_loaded_and_warned_of_once(sd_bas
         run.plan("dog", "V3 cat")
     with pytest.raises(cdtool.UsageError, match="no prompt"):
         run.plan("dog", [])
+
+
+def test_options_without_effect_are_named(sd_base):
+    handmade.concept(sd_base)
+
+    def warned(**options):
+        return run.plan("dog", "V* dog", **options).warnings()
+
+    (eta,) = warned(eta=0.5, scheduler="euler")
+    assert eta.startswith("--eta has no effect with --scheduler euler")
+    (negative,) = warned(negative="a cat", guidance=0.5)
+    assert negative.startswith("--negative has no effect with --guidance 0.5")
+    for options in ({"scheduler": "euler"}, {"eta": 0.5}, {"guidance": 1.0}, {"negative": "a cat"}):
+        assert warned(**options) == []
+
+
+def test_eta_is_read_by_the_schedulers_that_take_it():
+    import diffusers
+
+    for name, row in diffusion.SCHEDULERS.items():
+        taken = inspect.signature(getattr(diffusers, row.cls).step).parameters
+        assert ("eta" in taken) is (name in run.WITH_ETA), name
 
 
 def test_what_is_no_record_is_refused(tmp_path):

@@ -106,3 +106,13 @@ def test_sizes_are_whole_cells(sd):
     assert sample.image_size(sd, SampleSettings(size="32x20")) == (32, 20)
     with pytest.raises(SettingsError, match="multiples of 4"):
         sample.image_size(sd, SampleSettings(size="32x18"))
+
+
+def test_without_guidance_the_prompt_counts_and_the_negative_one_does_not(sd):
+    """Guidance 0 draws what 1 draws: other images for other prompts, the same ones for any negative prompt."""
+    settings = replace(SETTINGS, count=1, guidance=1.0)
+    dog, beach = (one.image.tobytes() for one in sample.generate(sd, [], ["a dog", "the beach"], settings))
+    assert dog != beach
+    for negative in ("", "a cat", "dog " * 80):
+        changed = replace(settings, guidance=0.0, negative=negative)
+        assert [one.image.tobytes() for one in sample.generate(sd, [], ["a dog", "the beach"], changed)] == [dog, beach]

@@ -67,6 +67,19 @@ def test_photos_are_checked_against_the_bases_own_resolution(tmp_path, monkeypat
     assert jobs.job([folder], ["V* dog"], name=None, base="tiny", base_folder=tmp_path, flags=flags).groups
 
 
+def test_options_that_the_method_does_not_read_are_named(job, monkeypatch):
+    (rank,) = job(["V* dog"], rank=4).warnings
+    assert rank.startswith("--rank has no effect with --method kv")
+    held = job(["V* dog"], preserve_uncond=0.1, rank=4, method="textual-inversion").warnings
+    assert [text.split()[0] for text in held] == ["--rank", "--preserve-uncond"]
+    assert job(["V* dog"], rank=4, preserve_uncond=0.1, method="lora").warnings == ()
+    for method in ("kv", "crossattn", "full", "dreambooth"):
+        assert job(["V* dog"], preserve_uncond=0.1, method=method).warnings == ()
+    assert job(["V* dog"], preserve_uncond=0.0, method="textual-inversion").warnings == ()
+    monkeypatch.setenv("CDTOOL_TRAIN_RANK", "4")  # for whichever method reads it
+    assert job(["V* dog"]).warnings == ()
+
+
 def test_what_is_unlikely_to_be_meant_is_warned_of(job, tmp_path):
     assert job(["V* dog"]).warnings == ()
     assert job(["V* dog"], lr=1e-3).warnings == ()
