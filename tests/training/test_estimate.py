@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from cdtool import methods
 from cdtool.methods import METHODS
 from cdtool.models import initializers, pipelines
+from cdtool.priors.sets import Generation
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import Shape
 from cdtool.tokens import Token
@@ -215,3 +216,9 @@ def test_frozen_weights_are_counted_as_they_lie_in_memory(name, half, request, t
     linears = [layer for module in base.text_encoders for layer in module.modules() if isinstance(layer, nn.Linear)]
     copies = sum(layer.weight.numel() * 2 for layer in linears)
     assert plan._frozen(folder, base.unet, base.dtype, learned=True) == expected + copies
+
+
+def test_images_without_guidance_take_half_the_time(sd_base, monkeypatch):
+    monkeypatch.setattr(plan, "speed", lambda *_: 1e9)
+    took = [plan.generation_seconds(sd_base, Generation(guidance=scale), CPU, torch.float32) for scale in (0, 1, 1.5)]
+    assert took == [took[0], took[0], 2 * took[0]]
