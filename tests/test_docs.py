@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "methods",
+    "schema",
     "files",
     "settings",
     "tokens",
