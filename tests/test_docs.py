@@ -11,31 +11,11 @@ from pathlib import Path
 
 import pytest
 import tomli
+from house import ORDER
 
 from cdtool import __version__, cli
 
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "errors",
-    "methods",
-    "files",
-    "settings",
-    "tokens",
-    "cache",
-    "store",
-    "images",
-    "models",
-    "priors",
-    "training",
-    "sampling",
-    "merging",
-    "compression",
-    "interop",
-    "evaluation",
-    "reports",
-    "research",
-    "cli",
-]
 TEST_COMMAND = re.compile(r"^\.venv/bin/pip install -e .*pytest.*$", re.MULTILINE)
 
 

@@ -170,21 +170,35 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
-        code, text = explain(error)
+        code, text = explain(error, arguments)
         return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text
 
 
-def explain(error: Exception) -> tuple[int, str]:
+# What needs less memory and leaves the result what it is, up to rounding; a command without a row has no such option.
+_LESS_MEMORY = {
+    "train": "Try --accumulate 2 (or more) or --checkpointing.",
+    "sample": "Try --batch 1, or --precision bf16.",
+    "prior make": "Try --batch 1, or --precision bf16.",
+    "eval": "Free some memory, or try --precision bf16.",
+    "suite run": "Free some memory, or try --precision bf16.",
+    "analyze attention": "Free some memory, or try --precision bf16.",
+}
+
+
+def _less_memory(arguments: Sequence[str]) -> str:
+    words = [word for word in arguments if not word.startswith("-")]
+    rows = (_LESS_MEMORY.get(" ".join(words[:count])) for count in (1, 2))
+    return next(filter(None, rows), "Free some memory and run it again.")
+
+
+def explain(error: Exception, arguments: Sequence[str] = ()) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
     if isinstance(error, InterruptedRun):
         return error.exit_code, "\n".join(filter(None, [str(error), error.hint]))
     if isinstance(error, CdtoolError):
         return error.exit_code, "\n".join(filter(None, [f"Error: {error}", error.hint]))
     if is_out_of_memory(error):
-        return (
-            5,
-            "Error: There is not enough memory for this.\nTry a smaller --batch or --resolution, or --precision bf16.",
-        )
+        return 5, f"Error: There is not enough memory for this.\n{_less_memory(arguments)}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 5, f"Error: The disk is full ({error.filename or 'while writing'}).\nFree some space and run it again."
     if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE):

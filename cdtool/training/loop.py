@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -109,15 +109,7 @@ def fit(
     """
     begun = time.monotonic()
     with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
-        wanted = [
-            sample for step in range(settings.steps) for sample in shard(samples_of(settings, concepts, step), ranks)
-        ]
-        crops: CropCache = {}
-        for done, count, filled in encode_crops(base, settings, concepts, tokens, wanted):
-            crops = filled
-            if stop():
-                raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
-            yield Event("latents", done, count, seconds=time.monotonic() - begun)
+        crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
         run = _run(base, settings, tokens, trained, ranks, crops, any(concept.class_images for concept in concepts))
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _first_step(run, checkpoint, identity, resume)
@@ -149,6 +141,27 @@ def fit(
         if previews and ranks.rank == 0:
             yield Event("preview", settings.steps, images=_preview(run, previews))
         yield Event("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
+
+
+def _encoded(
+    base: Base,
+    concepts: Sequence[ConceptImages],
+    tokens: tuple[Token, ...],
+    settings: TrainSettings,
+    ranks: Ranks,
+    begun: float,
+    stop: Callable[[], bool],
+) -> Generator[Event, None, CropCache]:
+    """Encode every crop that this process will train on, yielding an event per batch; returns the crops."""
+    samples = [
+        sample for step in range(settings.steps) for sample in shard(samples_of(settings, concepts, step), ranks)
+    ]
+    crops: CropCache = {}
+    for done, count, crops in encode_crops(base, settings, concepts, tokens, samples):  # noqa: B007
+        if stop():
+            raise InterruptedRun("Stopped before the first step; there is nothing to go on from.")
+        yield Event("latents", done, count, seconds=time.monotonic() - begun)
+    return crops
 
 
 def _step(

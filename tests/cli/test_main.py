@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ def test_an_error_without_a_hint_is_one_line(failing):
     ("error", "code", "word"),
     [
         (MemoryError(), 5, "memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 5, "--batch"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 5, "Free some memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 5, "memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 5, "/a/b"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 4, "/a/b"),
@@ -67,6 +68,29 @@ def test_what_the_machine_lacks(failing, error, code, word):
     assert said.code == code
     assert word in said.err
     assert "Traceback" not in said.err
+
+
+def test_want_of_memory_names_options_the_command_has(monkeypatch, cdtool):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(registry, "find", fail)
+    said = cdtool("eval", "dog")
+    assert (said.code, "--precision bf16" in said.err, "--batch" in said.err) == (5, True, False)
+
+
+@pytest.mark.parametrize("words", [*cli._LESS_MEMORY, "list"])
+def test_the_hints_on_memory_are_options_that_keep_the_recipe(words):
+    _, said = cli.explain(MemoryError(), [*words.split(), "dog", "--steps", "5"])
+    hint = said.splitlines()[-1]
+    command = cli.tree()
+    for word in words.split():
+        command = command.commands[word]
+    options = {name for parameter in command.params for name in parameter.opts}
+    named = set(re.findall(r"--[a-z-]+", hint))
+    assert named <= options & {"--batch", "--accumulate", "--checkpointing", "--precision"}
+    assert bool(named) == (words != "list")
+    assert (words, "--batch" in named) != ("train", True)  # of a training the batch is part of the recipe
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), RuntimeError("odd"), OSError("odd"), AssertionError("odd")])

@@ -47,7 +47,7 @@ def test_a_new_registry_is_empty():
 def test_save_fills_in_and_find_reads(saved, manifest, tensors, disk):
     before = datetime.now(UTC).replace(microsecond=0)
     entry = saved("dog", settings={"steps": 5})
-    assert entry == registry.find("dog") == next(registry.concepts())
+    assert [entry] == [registry.find("dog")] == list(registry.concepts())
     assert entry.manifest.settings == {"steps": 5}
     assert entry.manifest.version == __version__
     assert before <= datetime.fromisoformat(entry.manifest.created) <= datetime.now(UTC)

@@ -1,0 +1,6 @@
+"""The import rule of the house, on one line."""
+
+from __future__ import annotations
+
+# A package may import only what stands before it, and itself.
+ORDER = "errors methods schema files settings tokens cache store images models priors training sampling merging compression interop evaluation reports research cli".split()  # noqa: E501, SIM905
