@@ -162,36 +162,36 @@ def test_processes_that_cannot_be_joined_do_not_train_apart(monkeypatch):
         pytest.fail("it went on alone")
 
 
-DRAWN_BY = """
+GENERATED_BY = """
 import os
-from cdtool.priors import make as collecting
+from cdtool.priors import make
 
-drawn = collecting.draw
+generate = make.generate
 
 def noted(*arguments, **settings):
     with open(os.environ["NOTES"], "a") as file:
         file.write(os.environ.get("RANK", "alone") + "\\n")
-    yield from drawn(*arguments, **settings)
+    yield from generate(*arguments, **settings)
 
-collecting.draw = noted
+make.generate = noted
 """
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_draws_the_prior_pictures(command, tmp_path):
+def test_the_first_process_alone_generates_the_class_images(command, tmp_path):
     notes = tmp_path / "notes"
-    (tmp_path / "sitecustomize.py").write_text(DRAWN_BY)  # Python runs it at the start of every process
-    drawing = ("--prior", "generated", "--prior-count", 6)
+    (tmp_path / "sitecustomize.py").write_text(GENERATED_BY)  # Python runs it at the start of every process
+    generating = ("--prior", "generated", "--prior-count", 6)
 
     def run(name, *more):
-        """The pictures that were drawn for a training, after which none are left."""
-        done = process(*command(name, *drawing, *more), PYTHONPATH=str(tmp_path), NOTES=str(notes))
+        """Hashes of the class images that a training generated, which are removed again."""
+        done = process(*command(name, *generating, *more), PYTHONPATH=str(tmp_path), NOTES=str(notes))
         assert (done.returncode, done.stdout.split()) == (0, [name]), done.stderr
-        assert done.stderr.count("Drawing 6 class images") == 1
+        assert done.stderr.count("Generating 6 class images") == 1
         (made,) = sets.entries()
         assert sets.unfinished() == []
         sets.remove(made.name)
-        return [picture.sha256 for picture in made.manifest.pictures]
+        return [image.sha256 for image in made.manifest.images]
 
     alone, together = run("one"), run("two", "--gpus", 2)
     assert notes.read_text().split() == ["alone", "0"]
