@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +52,7 @@ def find(paths: Sequence[Path], *, resolution: int = 0) -> tuple[list[Photo], li
     """
     usable: dict[str, Photo] = {}
     skipped: list[Skipped] = []
-    for path in {file.resolve(): file for file in _files(paths)}.values():
+    for path in {os.path.realpath(file): file for file in _files(paths)}.values():
         found = _examine(path, max(SMALLEST, resolution // 4))
         if isinstance(found, Skipped):
             skipped.append(found)

@@ -79,7 +79,8 @@ def read_delta(content: Content, layout: Layout) -> ParsedCheckpoint:
     if encoders := [name for name in ("text_encoder", "text_encoder_2") if _holds(tensors.get(name))]:
         raise refuse(content.file, encoders, layout, "a concept leaves the text encoder as it is")
     found = _sorted(content, tensors["unet"], layout)
-    words = tensors.get("modifier_token") or {}
+    words = tensors.get("modifier_token")
+    words = {} if words is None else words
     if not isinstance(words, Mapping):
         raise InputError(f"{content.file} holds no words under modifier_token.", "Copy it again.")
     for word, value in words.items():

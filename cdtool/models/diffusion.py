@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from cdtool.errors import UsageError
+from cdtool.errors import BaseError, UsageError
 from cdtool.models.text import Conditioning, join
+from cdtool.schema import shortened
 from cdtool.settings import guided
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ GUIDANCE_RESCALE = 0.7  # share of rescaling on bases with zero terminal SNR, as
 def scheduler(base: Base, name: str) -> Any:
     """A fresh diffusers scheduler of `SCHEDULERS` with the base's own noise schedule.
 
-    Raises UsageError for one that cannot begin at the pure noise a base with zero terminal SNR was trained from.
+    Raises UsageError for one that cannot begin at the pure noise a base with zero terminal SNR was trained from, and
+    BaseError for a schedule that diffusers cannot make.
     """
     import diffusers
 
@@ -69,7 +71,13 @@ def scheduler(base: Base, name: str) -> Any:
             "Use --scheduler ddim or euler.",
         )
     spacing = _TRAILING if base.zero_snr else {}
-    return getattr(diffusers, row.cls).from_config({**base.scheduler_config, **row.options, **spacing})
+    try:
+        return getattr(diffusers, row.cls).from_config({**base.scheduler_config, **row.options, **spacing})
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise BaseError(
+            f"The noise schedule of {base.name} cannot be read: {shortened(str(error), 160)}.",
+            "Fetch or copy the base again.",
+        ) from None
 
 
 def size_condition(base: Base, height: int, width: int, count: int) -> Tensor | None:

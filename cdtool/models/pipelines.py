@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cdtool.store.registry import Concept
 
 Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
+MAX_POSITIONS = 10_000  # tokens that any text encoder of ours could read
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -314,4 +315,10 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     with _readable(folder):
-        return cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+        tokenizer = cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+    if tokenizer.model_max_length > MAX_POSITIONS:  # what transformers sets where the configuration names no length
+        raise BaseError(
+            f"{folder} names no model_max_length of at most {MAX_POSITIONS} tokens.",
+            "Fetch or copy the base again; CLIP reads 77.",
+        )
+    return tokenizer

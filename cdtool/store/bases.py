@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import BaseError, NotFoundError, nearest
+from cdtool.files import is_file
 from cdtool.store import families, headers, hub, single_file
 from cdtool.store.families import read_json
 from cdtool.store.headers import Shape
@@ -91,11 +92,11 @@ def is_name(name: str) -> bool:
 def is_local(name: str) -> bool:
     """Whether a name is the path of a diffusers folder or of a single-file checkpoint."""
     path = Path(name).expanduser()
-    return (path / "model_index.json").is_file() or _is_checkpoint(path)
+    return is_file(path / "model_index.json") or _is_checkpoint(path)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.suffix in single_file.SUFFIXES and path.is_file()
+    return path.suffix in single_file.SUFFIXES and is_file(path)
 
 
 def describe(folder: Path) -> BaseSummary:

@@ -73,6 +73,14 @@ def test_every_unusable_file_has_its_reason(folder):
         assert part in given[name]
 
 
+def test_a_link_to_itself_is_skipped(folder):
+    save(folder / "good.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    found, skipped = photos.find([folder])
+    assert [photo.path.name for photo in found] == ["good.png"]
+    assert reasons(skipped) == {"loop.png": "not a file"}
+
+
 def test_heic_without_its_plugin_names_the_package(folder, monkeypatch):
     save(folder / "a.png")
     (folder / "phone.heic").write_bytes(b"\0\0\0 ftypheic" + bytes(200))

@@ -290,3 +290,20 @@ def test_a_damaged_component_is_one_sentence(sd_base, tmp_path, file, content):
     with pytest.raises(BaseError) as caught:
         pipelines.load(str(folder), precision="fp32", device="cpu", parts=("unet", "vae", "text", "tokenizers"))
     assert len(str(caught.value)) < 500
+
+
+def test_a_tokenizer_without_a_length_is_refused(sd_base, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(sd_base, folder)
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name != "model_max_length"}))
+    with pytest.raises(BaseError, match="model_max_length"):
+        pipelines.load_tokenizers(folder)
+
+
+def test_a_schedule_that_diffusers_lacks_is_an_error_of_the_base(sd_base):
+    base = pipelines.load(str(sd_base), device="cpu", parts=())
+    base.scheduler_config["beta_schedule"] = "scaled_lOnear"
+    with pytest.raises(BaseError, match="noise schedule"):
+        diffusion.scheduler(base, "ddim")

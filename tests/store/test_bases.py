@@ -266,3 +266,8 @@ def test_describe_a_damaged_base(tmp_path):
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no")
     with pytest.raises(BaseError, match="damaged"):
         bases.describe(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + ".safetensors"])
+def test_a_name_too_long_for_a_path_is_no_base_of_this_disk(name):
+    assert not bases.is_local(name)
