@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import NotFoundError, PhotoError
+from cdtool.files import is_dir
 from cdtool.images.pictures import decode, formats
+from cdtool.schema import shortened
 from cdtool.tokens import Token, article, modifier_tokens, numbered
 
 if TYPE_CHECKING:
@@ -115,14 +117,14 @@ def _none_usable(paths: Sequence[Path], skipped: Sequence[Skipped]) -> str:
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Every file that is neither hidden nor a caption."""
     for path in paths:
-        if path.is_dir():
+        if is_dir(path):
             files = [file for file in path.iterdir() if not file.name.startswith(".")]
             photographed = {file.stem for file in files if file.suffix.lower() != ".txt"}
             files = [file for file in files if not (file.suffix.lower() == ".txt" and file.stem in photographed)]
-        elif path.exists():
+        elif os.path.lexists(path):
             files = [] if _is_caption(path) else [path]
         else:
-            raise NotFoundError(f"There is no photo or folder {path}.", "Check the path.")
+            raise NotFoundError(f"There is no photo or folder {shortened(str(path))}.", "Check the path.")
         files = [file for file in files if file.name != CAPTIONS and file.name.lower() not in _LITTER]
         yield from sorted(files, key=lambda file: _natural(file.name))
 

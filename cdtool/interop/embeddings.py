@@ -32,7 +32,9 @@ def read(content: Content, _: Layout) -> ParsedCheckpoint:
     if "string_to_param" in tensors:
         held = tensors["string_to_param"]
         only = next(iter(held.values()), None) if isinstance(held, Mapping) else None
-        return ParsedCheckpoint(rows={str(tensors.get("name") or content.stem): [row(content.file, only)]})
+        name = tensors.get("name")
+        word = name if isinstance(name, str) and name else content.stem
+        return ParsedCheckpoint(rows={word: [row(content.file, only)]})
     if set(tensors) == set(_SDXL):
         return ParsedCheckpoint(rows={content.stem: [row(content.file, tensors[key]) for key in _SDXL]})
     ((key, tensor),) = tensors.items()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from cdtool.errors import ConceptError
 from cdtool.images import photos
 from cdtool.models import text
 from cdtool.tokens import article, bind
@@ -110,7 +111,13 @@ def _encoded(
     longest = max(end for _, end in owned) + 1
     tokenized = [text.truncate(text.tokenize(base, prompt, tokens), longest) for prompt in prompts]
     with torch.no_grad():
-        return text.encode(base, tokenized, embeddings).features.cpu().double()
+        features = text.encode(base, tokenized, embeddings).features.cpu().double()
+    if not features.isfinite().all():
+        raise ConceptError(
+            "The text features of these concepts are not finite: a learned token embedding is too large.",
+            "Train or import that concept again.",
+        )
+    return features
 
 
 def excluding(found: Targets, others: Targets) -> Targets:

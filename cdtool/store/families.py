@@ -132,7 +132,9 @@ def _component(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _check_unet(name: str, unet: dict[str, Any]) -> None:
-    taken, made = int(unet.get("in_channels", 4)), int(unet.get("out_channels", 4))
+    taken, made = (unet.get(key, 4) for key in ("in_channels", "out_channels"))
+    if not (isinstance(taken, int) and isinstance(made, int)):
+        raise BaseError(f"The UNet's configuration of this {name} is damaged.", "Fetch or copy it again.")
     if taken not in (made, 2 * made + 1):
         raise BaseError(
             f"This {name}'s UNet takes {taken} channels and makes {made}: it edits or enlarges a given image and "

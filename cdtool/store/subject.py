@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdtool.errors import BaseError, ConceptError, TokenError, UsageError
+from cdtool.files import is_file, user_path
 from cdtool.methods import METHODS, beyond_kv, words_only
 from cdtool.store import bases, checkpoints, registry
 
@@ -80,7 +81,7 @@ def parse(text: str) -> tuple[Part, ...]:
 
     Raises UsageError for an empty part and for a weight that is no number from 0 up.
     """
-    if text.endswith(registry.SUFFIX) and Path(text).expanduser().is_file():
+    if text.endswith(registry.SUFFIX) and is_file(user_path(text)):
         return (Part(text),)
     return tuple(_part(part, text) for part in text.split("+"))
 

@@ -81,6 +81,11 @@ def test_a_link_to_itself_is_skipped(folder):
     assert reasons(skipped) == {"loop.png": "not a file"}
 
 
+def test_a_name_too_long_for_a_path_is_not_there(folder):
+    with pytest.raises(NotFoundError, match="no photo or folder"):
+        photos.find([folder / ("x" * 5000)])
+
+
 def test_heic_without_its_plugin_names_the_package(folder, monkeypatch):
     save(folder / "a.png")
     (folder / "phone.heic").write_bytes(b"\0\0\0 ftypheic" + bytes(200))
