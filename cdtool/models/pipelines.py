@@ -122,9 +122,7 @@ def pick_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype,
 def check_base(entry: Concept, base: Base, *, force: bool = False) -> None:
     """Raises BaseError where a concept was trained on another base; `force` lets equal shapes pass."""
     assert entry.manifest is not None
-    if entry.manifest.base.fingerprint == base.fingerprint:
-        return
-    if not force:
+    if entry.manifest.base.fingerprint != base.fingerprint and not force:
         raise BaseError(
             f'"{entry.name}" was trained on {entry.manifest.base.name}; the weights of {base.name} are others.',
             f"Use --base {entry.manifest.base.name}, or --force if {base.name} is derived from it.",

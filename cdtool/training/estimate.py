@@ -39,7 +39,7 @@ AT_HAND = 1.25
 RECOMPUTED = 0.5
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
-ENCODED = 5  # numbers the autoencoder holds at once for each pixel and channel of its first level, measured at 512 px
+ENCODED = 5  # numbers the autoencoder holds per pixel and channel of its first level: from peaks told of 512 px
 _WEIGHTED = ("unet", "vae", "text_encoder")
 CALL_SECONDS = 2e-5  # of one operation however small, measured on mini's steps of 2 to 32 pictures on a CPU
 

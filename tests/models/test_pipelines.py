@@ -17,6 +17,8 @@ from cdtool.errors import BaseError, NotFoundError, SettingsError
 from cdtool.models import diffusion, pipelines
 from cdtool.settings import Scheduler
 from cdtool.store import families
+from cdtool.store.concept import BaseRef
+from cdtool.tokens import Token
 
 
 @pytest.fixture
@@ -307,3 +309,11 @@ def test_a_schedule_that_diffusers_lacks_is_an_error_of_the_base(sd_base):
     base.scheduler_config["beta_schedule"] = "scaled_lOnear"
     with pytest.raises(BaseError, match="noise schedule"):
         diffusion.scheduler(base, "ddim")
+
+
+def test_a_concept_with_another_number_of_token_ids_is_refused_on_its_own_base(sd_base, saved):
+    base = pipelines.load(str(sd_base), device="cpu", parts=())
+    reference = BaseRef("tiny", "sd", base.fingerprint)
+    entry = saved("dog", base=reference, tokens=(Token("dog", initializer="ktn", ids=(7, 7)),))
+    with pytest.raises(BaseError, match="other text encoders"):
+        pipelines.check_base(entry, base)
