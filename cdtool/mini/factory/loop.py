@@ -17,8 +17,6 @@ from cdtool.mini.factory import muon
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLLOWED = 4  # updates between two moves of the average, which costs as much as AdamW
-
 
 @dataclass(frozen=True)
 class Pace:
@@ -102,8 +100,8 @@ class Masters:
         self.update += 1
         self.pictures += self.pace.batch
         torch._foreach_copy_(self.working, self.weights)
-        if self.average and self.update % FOLLOWED == 0:
-            decay = min(self.pace.average, (self.update + 1) / (self.update + 20)) ** FOLLOWED
+        if self.average:
+            decay = min(self.pace.average, (self.update + 1) / (self.update + 20))
             torch._foreach_lerp_(self.average, [one.detach() for one in self.weights], 1 - decay)
 
     def state(self) -> dict[str, object]:
