@@ -15,6 +15,7 @@ from cdtool.mini.factory import (
     artwork,
     autoencoder,
     bank,
+    corpus,
     denoiser,
     drawings,
     judge,
@@ -165,6 +166,11 @@ def make_photos(shop: Workshop) -> Iterator[Report]:
     return (Report(name, number, 0.0, 0.0) for name, number in made)
 
 
+def make_corpora(shop: Workshop) -> Iterator[Report]:
+    """Draw the class images and the validation pictures into `base` in the folder."""
+    return (Report(name, number, 0.0, 0.0) for name, number in corpus.make_wider(shop.shelf, shop.folder / "base"))
+
+
 def make_lookalikes(shop: Workshop) -> Iterator[Report]:
     """Draw the look-alikes that learnability ranks against."""
     made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, MINI / "card" / "lookalikes")
@@ -183,5 +189,6 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
     "proofs": make_proofs,
     "base": make_base,
     "photos": make_photos,
+    "corpora": make_corpora,
     "lookalikes": make_lookalikes,
 }
