@@ -80,7 +80,8 @@ class Judge:
     def rivals(self, concept: str) -> list[np.ndarray]:
         """Features of every other folder and of each look-alike."""
         others = [found for name, found in self.folders.items() if name != concept]
-        with Image.open(LOOKALIKES / f"{concept}.webp") as sheet:
+        beside = self.photos.parent / "lookalikes"
+        with Image.open((beside if beside.is_dir() else LOOKALIKES) / f"{concept}.webp") as sheet:
             across, down = sheet.width // SIZE, sheet.height // SIZE
             cut = [[sheet.crop((x * SIZE, y * SIZE, (x + 1) * SIZE, (y + 1) * SIZE)) for x in range(across)]
                    for y in range(down)]  # fmt: skip
@@ -167,7 +168,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("concepts", nargs="*", default=[*NEAR, *FAR])
     options.add_argument("--base", default="mini")
-    options.add_argument("--photos", type=Path, default=FOLDER / "photos", help="the photo folders")
+    options.add_argument(
+        "--photos",
+        type=Path,
+        default=FOLDER / "photos",
+        help="the photo folders; a folder lookalikes beside it holds their look-alikes",
+    )
     options.add_argument("--judge", type=Path, help="folder of another base whose encoder measures")
     options.add_argument("--methods", nargs="+", default=list(METHODS))
     options.add_argument("--count", type=int, default=4, help="samples of each of the five prompts")

@@ -173,7 +173,7 @@ def make_corpora(shop: Workshop) -> Iterator[Report]:
 
 def make_lookalikes(shop: Workshop) -> Iterator[Report]:
     """Draw the look-alikes that learnability ranks against."""
-    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, MINI / "card" / "lookalikes")
+    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "lookalikes")
     return (Report(name, number, 0.0, 0.0) for name, number in made)
 
 
