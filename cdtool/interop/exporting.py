@@ -63,7 +63,10 @@ def export(
     assert row.write is not None
     assert entry.manifest is not None
     if row.holds != "factors" and (rank or energy):
-        raise UsageError(f"{to} keeps the concept's own matrices as they are.", "Leave --rank and --energy out.")
+        raise UsageError(
+            f"{to} has no rank to choose: the matrices are written whole, or as the concept has them.",
+            "Leave --rank and --energy out.",
+        )
     tensors = concept.read_tensors(entry.path)
     names = deltas.changed_parameters(tensors)
     made = ExportBundle(
