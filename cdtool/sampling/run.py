@@ -191,11 +191,10 @@ def run(plan: Plan) -> Iterator[SampleStep]:
             f"The image was made on {plan.record.base}; {base.name} has other weights.",
             f"Use --base {plan.record.base}.",
         )
-    sampler = sampling.sampler(base, plan.subject.concepts, plan.subject.weights, force=plan.force)
-    encoded = [sampler.encode(prompt) for prompt in plan.prompts]
-    long = [f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
-            for one in encoded if one.parts > 1]  # fmt: skip
-    yield SampleStep(0, plan.total * plan.settings.steps, warnings=(*plan.warnings(), *long))
-    for step in sampling.steps(sampler, encoded, plan.settings):
-        images = tuple(records.sampled(one, plan.subject.text, base, plan.settings) for one in step.images)
-        yield SampleStep(step.done, step.total, images)
+    subject, warnings = plan.subject, plan.warnings()
+    for step in sampling.steps(
+        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force
+    ):
+        images = tuple(records.sampled(one, subject.text, base, plan.settings) for one in step.images)
+        yield SampleStep(step.done, step.total, images, (*warnings, *step.warnings))
+        warnings = []
