@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cdtool.evaluation.alignment import Interval, Scores
     from cdtool.evaluation.evaluate import Evaluation
     from cdtool.evaluation.forgetting import ForgettingResult
-    from cdtool.evaluation.selection import CheckpointScore
     from cdtool.evaluation.side_effects import ProbeImage
     from cdtool.reports.report import Picture
     from cdtool.sampling.sample import Generated
@@ -68,19 +67,10 @@ def eval_(
     photos: evalflags.Photos = None,
     prompts: options.PromptFile = None,
     images: Images = None,
-    metrics: evalflags.Metrics = None,
+    scoring: evalflags.Scoring = evalflags.Scoring(),
     forgetting: Forgetting = False,
-    count: evalflags.Count = None,
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    precision: options.Precision = None,
+    sampling: evalflags.Sampling = evalflags.Sampling(),
     device: options.Device = "auto",
-    kid: evalflags.Kid = None,
-    fid: evalflags.Fid = None,
-    fid_count: evalflags.FidCount = None,
-    encoder: evalflags.Encoder = None,
-    lookalikes: evalflags.Lookalikes = None,
     least: Least = "",
     most: Most = "",
     report: Report = None,
@@ -110,27 +100,25 @@ def eval_(
       cdtool eval dog --min text=0.5,image=0.5
     """
     from cdtool.evaluation import evaluate, gates
-    from cdtool.reports import html, page
-    from cdtool.reports import report as reports
 
     out = output.sink(json, quiet)
     subject = _one(concept)
-    if sheet is not None and not forgetting:
-        raise UsageError("--sheet shows the images of --forgetting.", "Add --forgetting.")
-    if report is not None:
-        html.check(report, "--report")
-    options.check_picture(sheet, "--sheet")
+    _check_files(report, sheet, forgetting)
     plan = evaluate.plan(
-        subject, photos=photos or (), prompts=files.read_prompts(prompts) if prompts else (), images=images,
-        metrics=metrics, forgetting=forgetting, count=count, seed=seed, steps=steps, guidance=guidance,
-        precision=precision, device=device, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
-        lookalikes=lookalikes,
-    )  # fmt: skip
+        subject,
+        photos=photos or (),
+        prompts=files.read_prompts(prompts) if prompts else (),
+        images=images,
+        forgetting=forgetting,
+        device=device,
+        **vars(scoring),
+        **vars(sampling),
+    )
     bounds = gates.parse(least, most, plan.request.scores)
     output.quiet_libraries()
     pictures, results, scores = _evaluated(plan, out)
     if report is not None:
-        page.write(report, plan, pictures or reports.of_folder(plan), scores, stages=_stages(plan), forgetting=results)
+        _write_report(report, plan, pictures, scores, results)
     if sheet is not None:
         _save_sheet(results, sheet)
     _print(plan, scores, results, out, {"report": report, "sheet": sheet})
@@ -146,6 +134,17 @@ def _one(concepts: list[str] | None) -> str:
     raise UsageError(
         f"eval measures one at a time, not {len(concepts)}.", f"Together: cdtool eval {'+'.join(concepts)}"
     )
+
+
+def _check_files(report: Path | None, sheet: Path | None, forgetting: bool) -> None:
+    """Whether the files can be written; before the work."""
+    from cdtool.reports import html
+
+    if sheet is not None and not forgetting:
+        raise UsageError("--sheet shows the images of --forgetting.", "Add --forgetting.")
+    if report is not None:
+        html.check(report, "--report")
+    options.check_picture(sheet, "--sheet")
 
 
 def _evaluated(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tuple[ForgettingResult, ...], Scores]:
@@ -173,11 +172,14 @@ def _evaluated(plan: Evaluation, out: output.Output) -> tuple[list[Picture], tup
     raise AssertionError("an evaluation ends with its scores")
 
 
-def _stages(plan: Evaluation) -> tuple[CheckpointScore, ...]:
-    """The scores of the checkpoints the concept was selected from."""
+def _write_report(
+    path: Path, plan: Evaluation, pictures: list[Picture], scores: Scores, results: tuple[ForgettingResult, ...]
+) -> None:
     from cdtool.evaluation import selection
+    from cdtool.reports import page, report
 
-    return selection.scores_of_checkpoints(plan.composition.concepts[0]) if plan.composition.is_stored else ()
+    stages = selection.scores_of_checkpoints(plan.composition.concepts[0]) if plan.composition.is_stored else ()
+    page.write(path, plan, pictures or report.of_folder(plan), scores, stages=stages, forgetting=results)
 
 
 def _save_sheet(results: Sequence[ForgettingResult], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -67,3 +68,26 @@ Lookalikes = Annotated[
         "--lookalikes", metavar="DIR", rich_help_panel=METHOD, help="Folders of look-alikes, for rank and scr."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples that are scored or shown are generated."""
+
+    count: Count = None
+    seed: options.Seed = None
+    steps: options.Steps = None
+    guidance: options.Guidance = None
+    precision: options.Precision = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which scores, and against what."""
+
+    metrics: Metrics = None
+    kid: Kid = None
+    fid: Fid = None
+    fid_count: FidCount = None
+    encoder: Encoder = None
+    lookalikes: Lookalikes = None

@@ -7,15 +7,27 @@ A flag that belongs to a setting defaults to None, which means "not given", so t
     def train(..., steps: Steps = None, lr: LearningRate = None) -> None:
         chosen, origins = settings.resolve(TrainSettings, {"steps": steps, "lr": lr}, base_folder)
 
+Options that several commands share, or that are many, are the fields of a dataclass; a parameter of that type stands
+for them all:
+
+    @dataclass(frozen=True)
+    class Sampling:
+        steps: Steps = None
+        seed: Seed = None
+
+    def eval_(concept: Subject, how: Sampling = Sampling()) -> None:
+        evaluate.plan(concept, **vars(how))
+
 The function's docstring is its help; what follows a line "Examples:" in it ends the help as it stands.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -59,7 +71,37 @@ def default_of(text: str) -> str:
 def add_command(app: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make `function` the command `name`: its docstring is the help, the lines after "Examples:" end it."""
     text, _, examples = inspect.getdoc(function).partition("\nExamples:\n")  # type: ignore[union-attr]
-    app.command(name, cls=parsing.Command, help=text.strip(), epilog=epilog(*examples.strip().splitlines()))(function)
+    ending = epilog(*examples.strip().splitlines())
+    app.command(name, cls=parsing.Command, help=text.strip(), epilog=ending)(_ungrouped(function))
+
+
+def _ungrouped(function: Callable[..., None]) -> Callable[..., None]:
+    """The same function for typer: in place of a parameter that is a dataclass of options, its fields."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    groups: dict[str, type[Any]] = {name: one.annotation for name, one in parameters.items() if _is_group(one)}
+    if not groups:
+        return function
+
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        function(**given)
+
+    flat = list(_expanded(parameters))
+    command.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in flat}
+    return command
+
+
+def _expanded(parameters: Mapping[str, inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    for one in parameters.values():
+        parts = inspect.signature(one.annotation, eval_str=True).parameters.values() if _is_group(one) else [one]
+        yield from (part.replace(kind=part.KEYWORD_ONLY) for part in parts)
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)
 
 
 def epilog(*lines: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,21 +67,28 @@ Replay = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The options that are fields of SampleSettings."""
+
+    count: Count = None
+    seed: options.Seed = None
+    steps: options.Steps = None
+    guidance: options.Guidance = None
+    scheduler: options.SchedulerFlag = None
+    eta: Eta = None
+    negative: Negative = None
+    size: Size = None
+    batch: Batch = None
+    precision: options.Precision = None
+
+
 def sample(
     concept: Subject = None,
     prompt: Prompts = None,
     prompts: options.PromptFile = None,
-    count: Count = None,
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    scheduler: options.SchedulerFlag = None,
-    eta: Eta = None,
-    negative: Negative = None,
-    size: Size = None,
-    batch: Batch = None,
+    chosen: Settings = Settings(),
     base: options.Base = None,
-    precision: options.Precision = None,
     device: options.Device = "auto",
     out: Out = None,
     grid: Grid = None,
@@ -114,10 +121,7 @@ def sample(
     else:
         texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
         check_quotes(texts)
-        plan = sampling.plan(
-            concept, texts, n=count, seed=seed, steps=steps, guidance=guidance, scheduler=scheduler, eta=eta,
-            negative=negative, size=size, batch=batch, precision=precision, base=base, device=device, force=force,
-        )  # fmt: skip
+        plan = sampling.plan(concept, texts, base=base, device=device, force=force, **vars(chosen))
     options.check_picture(grid, "--grid")
     folder = out or (replay.parent if replay else Path("samples") / plan.subject.label)
     images = []

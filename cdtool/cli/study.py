@@ -42,11 +42,7 @@ def make(
     out: Page = None,
     photos: evalflags.Photos = None,
     prompts: options.PromptFile = None,
-    count: evalflags.Count = None,
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    precision: options.Precision = None,
+    sampling: evalflags.Sampling = evalflags.Sampling(),
     device: options.Device = "auto",
     force: options.Force = False,
     json: options.Json = False,
@@ -68,8 +64,7 @@ def make(
         raise UsageError("A study needs the file of its page.", "Like: cdtool study make dog dog-2 -o study.html")
     study.check(out, force=force)
     lines = files.read_prompts(prompts) if prompts else []
-    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
-    plan = study.plan(first, second, folders=photos or (), prompts=lines, flags=flags, device=device)
+    plan = study.plan(first, second, folders=photos or (), prompts=lines, flags=vars(sampling), device=device)
     output.quiet_libraries()
     events = voice.progress(study.run(plan), plan.pictures + 1, label="picture")
     made = next(event for event in events if isinstance(event, study.Study))

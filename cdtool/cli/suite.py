@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -60,18 +60,9 @@ def run(
     data: Data = None,
     only: Only = None,
     base: options.Base = None,
-    metrics: evalflags.Metrics = None,
-    count: evalflags.Count = None,
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    precision: options.Precision = None,
+    scoring: evalflags.Scoring = evalflags.Scoring(),
+    sampling: evalflags.Sampling = evalflags.Sampling(),
     device: options.Device = "auto",
-    kid: evalflags.Kid = None,
-    fid: evalflags.Fid = None,
-    fid_count: evalflags.FidCount = None,
-    encoder: evalflags.Encoder = None,
-    lookalikes: evalflags.Lookalikes = None,
     workers: Workers = "1",
     slurm: Slurm = False,
     slurm_option: SlurmOption = None,
@@ -95,28 +86,29 @@ def run(
 
     voice = output.sink(json, quiet)
     chosen = suites.find(suite, data)
-    flags = {"count": count, "seed": seed, "steps": steps, "guidance": guidance, "precision": precision}
-    scores = request(metrics=metrics or chosen.metrics, kid=kid, fid=fid, fid_count=fid_count, encoder=encoder,
-                     lookalikes=lookalikes)  # fmt: skip
-    plan = suites.plan(chosen, base=base, out=out, only=only or (), flags=flags, wanted=scores, device=device)
+    scores = request(**vars(scoring) | {"metrics": scoring.metrics or chosen.metrics})
+    plan = suites.plan(chosen, base=base, out=out, only=only or (), flags=vars(sampling), wanted=scores, device=device)
     if dry_run:
         _show(voice, plan)
         return
     if plan.out.exists() and not plan.out.is_dir():
         raise NameTakenError(f"{plan.out} is a file.", "Give another --out.")
-    given = {
-        "--out": plan.out, "--data": data, "--base": base, "--metrics": metrics, "--count": count, "--seed": seed,
-        "--steps": steps, "--guidance": guidance, "--precision": precision, "--device": device, "--kid": kid,
-        "--fid": fid, "--fid-count": fid_count, "--encoder": encoder, "--lookalikes": lookalikes,
-    }  # fmt: skip
-    command = [sys.executable, "-m", "cdtool", "suite", "run", suite, "--quiet"]
-    command += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    command += [word for cells in only or () for word in ("--only", cells)]
+    given = {"out": plan.out, "data": data, "base": base, "device": device, **vars(scoring), **vars(sampling)}
+    command = _worker_command(suite, given, only or ())
     output.quiet_libraries()
     if slurm:
         _submit(voice, plan, command, workers, slurm_option or ())
-        return
-    _run(voice, plan, command, workers)
+    else:
+        _run(voice, plan, command, workers)
+
+
+def _worker_command(suite: str, given: Mapping[str, object], only: Sequence[str]) -> list[str]:
+    """What another process runs to work on the same cells; `given` are options by the names of their parameters."""
+    command = [sys.executable, "-m", "cdtool", "suite", "run", suite, "--quiet"]
+    for name, value in given.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return command + [word for cells in only for word in ("--only", cells)]
 
 
 def _run(out: output.Output, plan: Plan, command: list[str], text: str) -> None:

@@ -36,27 +36,9 @@ def train(
     base: options.Base = None,
     from_: flag.From = None,
     like: flag.Like = None,
-    method: flag.Method = None,
-    rank: flag.Rank = None,
-    prior: flag.Prior = None,
-    prior_count: flag.PriorCount = None,
-    prior_weight: flag.PriorWeight = None,
-    augment: flag.Augment = None,
-    token_init: flag.TokenInit = None,
-    freeze_token: flag.FreezeToken = None,
-    preserve_uncond: flag.PreserveUncond = None,
-    steps: flag.Steps = None,
-    lr: flag.Rate = None,
-    batch: flag.Batch = None,
-    accumulate: flag.Accumulate = None,
-    resolution: flag.Resolution = None,
-    precision: flag.Precision = None,
-    checkpointing: flag.Checkpointing = None,
+    settings: flag.Settings = flag.Settings(),
     gpus: flag.Gpus = 1,
     device: options.Device = "auto",
-    seed: flag.Seed = None,
-    save_every: flag.SaveEvery = None,
-    style: flag.Style = None,
     preview: flag.Previews = None,
     preview_dir: flag.PreviewDir = None,
     resume: flag.Resume = False,
@@ -81,13 +63,7 @@ def train(
     cdtool train ./photos --token "V* dog" --pick 5 -o dog-best
     """
     out = output.sink(json, quiet)
-    job = run.prepare(
-        photos, token, name=name, base=base, start=from_, like=like, method=method, rank=rank, prior=prior,
-        prior_count=prior_count, prior_weight=prior_weight, augment=augment, token_init=token_init,
-        freeze_token=freeze_token, preserve_uncond=preserve_uncond, steps=steps, lr=lr, batch=batch,
-        accumulate=accumulate, resolution=resolution, precision=precision, checkpointing=checkpointing, seed=seed,
-        save_every=save_every, style=style,
-    )  # fmt: skip
+    job = run.prepare(photos, token, name=name, base=base, start=from_, like=like, **vars(settings))
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
         return
@@ -102,10 +78,7 @@ def train(
         voice = out if ranks.rank == 0 else output.Output("quiet")
         _introduce(voice, job)
         if dry_run and ranks.rank == 0:
-            for warning in job.warnings:
-                out.warn(warning)
-            plan = plans.plan(job, device, max(gpus, ranks.world), force=force)
-            out.facts(plan.facts(), plan.data())
+            _tell_plan(out, job, plans.plan(job, device, max(gpus, ranks.world), force=force))
         elif not dry_run:
             _train(voice, job, options_, ranks)
     if ranks.rank == 0 and not dry_run:
@@ -143,6 +116,12 @@ def _introduce(out: Output, job: Job) -> None:
         out.talk(f"Going on from {job.start.name}, which holds {held}.")
     if job.base == "mini":
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
+
+
+def _tell_plan(out: Output, job: Job, plan: plans.TrainingPlan) -> None:
+    for warning in job.warnings:
+        out.warn(warning)
+    out.facts(plan.facts(), plan.data())
 
 
 def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:

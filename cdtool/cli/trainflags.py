@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -131,3 +132,28 @@ Resume = Annotated[
 SaveEvery = Annotated[
     int | None, _setting("save_every", "--save-every", metavar="N", help="Steps between checkpoints.", **_safe)
 ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that are fields of TrainSettings."""
+
+    method: Method = None
+    rank: Rank = None
+    prior: Prior = None
+    prior_count: PriorCount = None
+    prior_weight: PriorWeight = None
+    augment: Augment = None
+    token_init: TokenInit = None
+    freeze_token: FreezeToken = None
+    preserve_uncond: PreserveUncond = None
+    steps: Steps = None
+    lr: Rate = None
+    batch: Batch = None
+    accumulate: Accumulate = None
+    resolution: Resolution = None
+    precision: Precision = None
+    checkpointing: Checkpointing = None
+    seed: Seed = None
+    save_every: SaveEvery = None
+    style: Style = None

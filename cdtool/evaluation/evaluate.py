@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from cdtool import files
-from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
-from cdtool.evaluation import identity, metrics, side_effects
+from cdtool.errors import NotFoundError, UsageError
+from cdtool.evaluation import identity, metrics, samples, side_effects
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.evaluation.side_effects import ProbePlan
 from cdtool.images import photos
-from cdtool.images.pictures import decode
 from cdtool.models.libraries import quietly
-from cdtool.settings import SampleSettings, read_toml, resolve
+from cdtool.settings import SampleSettings, resolve
 from cdtool.store import bases, registry
 from cdtool.store import subject as composition
-from cdtool.tokens import Token, article, bind
+from cdtool.tokens import Token, bind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,11 +31,6 @@ if TYPE_CHECKING:
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
-# The prompts of an evaluation where neither the user nor the base names any; {} stands for the concept's words, {0} for
-# those of its first token, {1} for those of its second.
-PROMPTS = ("photo of a {}", "a {} on the beach", "a {} in the snow", "a {} in the forest", "a painting of a {}")
-SAMPLES = "samples.jsonl"
-_HINT = "Sample them with: cdtool sample CONCEPT PROMPT --out DIR"
 _SETTINGS = ("count", "seed", "steps", "guidance", "scheduler", "eta", "size", "precision", "batch")  # of sampling
 _SCORES = ("metrics", "forgetting", "kid", "fid", "fid_count", "encoder", "lookalikes")  # of metrics.request
 
@@ -145,11 +136,12 @@ def plan(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) -> E
     request = metrics.request(**{name: value for name, value in options.items() if name in _SCORES})  # type: ignore[arg-type]
     found = composition.find(composition.text_of(concept))
     base_folder = bases.locate(found.base)
-    prompts = tuple(fill(prompt, found.tokens) for prompt in options.get("prompts") or default_prompts(base_folder))
+    prompts = tuple(samples.fill(one, found.tokens) for one in options.get("prompts") or samples.prompts(base_folder))
     for prompt in prompts:
         bind(prompt, found.tokens)
     known = [Path(folder) for entry in found.concepts for folder in photo_folders(entry)]
     targets = _targets(found.text, found.tokens, [Path(folder) for folder in options.get("photos") or ()] or known)
+    request = request if targets else metrics.without_photos(request)
     sampling, _ = resolve(SampleSettings, {name: options.get(name) for name in _SETTINGS}, base_folder)
     probes = side_effects.plan(request, found, list(targets), base_folder, len(prompts) * sampling.count)
     images = options.get("images")
@@ -192,35 +184,12 @@ def photo_folders(entry: Concept, below: frozenset[str] = frozenset()) -> list[s
     return found
 
 
-def default_prompts(base_folder: Path) -> list[str]:
-    """The prompts a base is measured with: the file its [eval] names, or the general ones."""
-    named = read_toml(base_folder / "cdtool.toml").get("eval", {}).get("prompts")
-    return files.read_prompts(base_folder / str(named)) if named else list(PROMPTS)
-
-
-def fill(prompt: str, tokens: Sequence[Token]) -> str:
-    """A prompt with {} replaced by the concept's words, several as "V1 dog and a V2 cat", and {0}, {1} by each token's.
-
-    Raises UsageError where they have no words to stand for.
-    """
-    words = [token.words(None if len(tokens) == 1 else number) for number, token in enumerate(tokens, 1)]
-    if not words and re.search(r"\{\d*\}", prompt):
-        raise UsageError("A base by itself has no words for {} to stand for.", "Give --prompts FILE.")
-
-    def put(found: re.Match[str]) -> str:
-        like, index = found[1], found[2]
-        if index and int(index) >= len(words):
-            held = f"{len(words)} tokens, {{0}} to {{{len(words) - 1}}}" if len(words) > 1 else "one token, {}"
-            raise UsageError(f'"{prompt}" asks for {{{index}}}, but there is {held}.', "Count from {0}.")
-        first, *others = [words[int(index)]] if index else words
-        rest = "".join(f" and {article(word)}" for word in others)
-        return (article(first, like[0]) if like else first) + rest
-
-    return re.sub(r"(\b[aA]n? )?\{(\d*)\}", put, prompt)
-
-
 def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> dict[str, tuple[Photo, ...]]:
-    """Photos by target: all folders of a single token, otherwise one folder per token."""
+    """Photos by target: all folders of a single token, otherwise one folder per token that is not erased."""
+    numbers = {number: token for number, token in enumerate(tokens, 1) if not token.erased}
+    if tokens and not numbers and not folders:
+        return {}
+    tokens = tuple(numbers.values())
     if not folders:
         raise NotFoundError(f'Where the photos of "{subject}" lie is not known here.', "Add --photos DIR.")
     if len(tokens) < 2:
@@ -230,7 +199,7 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
             f"{subject} has {len(tokens)} tokens, but there are {len(folders)} folders of photos.",
             "Give --photos once per token, in their order.",
         )
-    names = [token.words(number) for number, token in enumerate(tokens, 1)]
+    names = [token.words(number) for number, token in numbers.items()]
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 
@@ -248,11 +217,11 @@ def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult 
     metrics.find_encoders(plan.request, folder)  # before an hour of sampling, not after
     if plan.folder is not None:
         encoder = encoders.load(metrics.encoder_for(plan.request, folder))
-        scores = _score(plan, read_samples(plan.folder, plan.subject, plan.tokens), [], encoder, "cpu")
+        scores = _score(plan, samples.read(plan.folder, plan.subject, plan.tokens), [], encoder, "cpu")
     else:
         base = pipelines.load(plan.base, precision=plan.settings.precision, device=plan.device)
-        own = (yield from _sample(plan, base, bare=False)) if plan.composition.concepts else []
-        bare = yield from _sample(plan, base, bare=True)
+        own = (yield from _sample(plan, base, plan.composition)) if plan.composition.concepts else []
+        bare = yield from _sample(plan, base)
         encoder = encoders.load(metrics.encoder_for(plan.request, folder), str(base.device))
         scores = _score(plan, own or bare, bare if own else [], encoder, str(base.device))
         if plan.probes.total:
@@ -262,19 +231,16 @@ def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult 
     yield scores
 
 
-def _sample(plan: Evaluation, base: Base, *, bare: bool) -> Generator[Generated, None, list[Sample]]:
-    """Sample the plan's prompts with its concepts, or without modifier tokens with the bare base."""
-    from cdtool.evaluation.alignment import Sample
-    from cdtool.sampling import sample
-
-    plain = [bind(prompt, plan.tokens).plain() for prompt in plan.prompts]
-    concepts, prompts = ((), plain) if bare else (plan.composition.concepts, plan.prompts)
-    weights = () if bare else plan.composition.weights
-    samples = []
-    for drawn in sample.generate(base, concepts, prompts, plan.settings, weights=weights):
-        samples.append(Sample(drawn.image, bind(drawn.prompt, plan.tokens).plain()))
-        yield drawn
-    return samples
+def _sample(
+    plan: Evaluation, base: Base, subject: Composition | None = None
+) -> Generator[Generated, None, list[Sample]]:
+    """Sample the plan's prompts with a subject, or with the bare base; yields the images and returns the samples."""
+    concepts, weights = (subject.concepts, subject.weights) if subject else ((), ())
+    scored = []
+    for image, sample in samples.generate(base, concepts, plan.prompts, plan.tokens, plan.settings, weights=weights):
+        scored.append(sample)
+        yield image
+    return scored
 
 
 def _side_effects(
@@ -302,38 +268,12 @@ def _pictures(groups: Mapping[str, Sequence[Photo]]) -> dict[str, list[Image.Ima
     return {name: [photos.read(photo) for photo in group] for name, group in groups.items()}
 
 
-def _score(
-    plan: Evaluation, samples: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str
-) -> Scores:
+def _score(plan: Evaluation, scored: Sequence[Sample], base: Sequence[Sample], encoder: Encoder, device: str) -> Scores:
     from cdtool.evaluation import alignment
 
     names = [name for name in plan.request.metrics if name in alignment.METRICS]
     others = metrics.load_others(plan.request, bases.locate(plan.base), device)
     rivals = _pictures(plan.lookalikes or {})
     return alignment.score(
-        samples, _pictures(plan.photos), encoder, base=base, metrics=names, others=others, rivals=rivals
+        scored, _pictures(plan.photos), encoder, base=base, metrics=names, others=others, rivals=rivals
     )
-
-
-def read_samples(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
-    """The samples of a subject in a folder's samples.jsonl, their prompts without modifier tokens.
-
-    Raises NotFoundError where there are none, InputError where a line or a picture cannot be used.
-    """
-    from cdtool.evaluation.alignment import Sample
-
-    path = folder / SAMPLES
-    if not path.is_file():
-        raise NotFoundError(f"{folder} has no {SAMPLES} with the prompts of its images.", _HINT)
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            if entry["subject"] == subject:
-                with (folder / Path(entry["file"]).name).open("rb") as file:
-                    samples.append(Sample(decode(file)[0], bind(entry["prompt"], tokens).plain()))
-        except (ValueError, KeyError, TypeError, OSError, PhotoError) as error:
-            raise InputError(f"{path}, line {number}, cannot be used ({error}).", _HINT) from None
-    if not samples:
-        raise NotFoundError(f"{folder} has no images sampled with {subject}.", _HINT)
-    return samples

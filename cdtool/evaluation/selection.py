@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings
 from cdtool.errors import InterruptedRun
-from cdtool.evaluation import evaluate
+from cdtool.evaluation import samples
 from cdtool.files import workplace
 from cdtool.images import photos
 from cdtool.settings import SampleSettings, resolve
@@ -133,7 +133,7 @@ def choose(work: Job, base: Base, *, stop: Callable[[], bool] = lambda: False) -
 def held_out(work: Job, base: Base) -> list[str]:
     """The prompts a base is measured with, less those that are the captions of the photos."""
     captions = {photos.template(token, work.settings.style) for token in work.new}
-    filled = [evaluate.fill(prompt, work.tokens) for prompt in evaluate.default_prompts(base.folder)]
+    filled = [samples.fill(prompt, work.tokens) for prompt in samples.prompts(base.folder)]
     return [prompt for prompt in filled if bind(prompt, work.tokens).plain() not in captions]
 
 
@@ -154,17 +154,15 @@ def _score(
 ) -> tuple[float, float]:
     """Mean text and image alignment of a checkpoint's samples, or of the bare base's."""
     from cdtool.evaluation import alignment
-    from cdtool.sampling import sample
 
-    plain = {prompt: bind(prompt, work.tokens).plain() for prompt in prompts}
     entries = [] if path is None else [Concept(work.name, path, concept.read_header(path)[0], 0)]
-    samples = []
-    for drawn in sample.generate(base, entries, prompts if entries else list(plain.values()), drawing):
-        samples.append(alignment.Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
+    scored = []
+    for _, sample in samples.generate(base, entries, prompts, work.tokens, drawing):
+        scored.append(sample)
         if stop():
             raise InterruptedRun(f'Stopped while picking; "{work.name}" is saved as the last step left it.')
-    pictures = {str(place): [photos.read(photo) for photo in group] for place, group in enumerate(work.groups)}
-    scores = alignment.score(samples, pictures, encoder).concept
+    pictures = {str(index): [photos.read(photo) for photo in group] for index, group in enumerate(work.groups)}
+    scores = alignment.score(scored, pictures, encoder).concept
     return scores["text"], fmean(value for name, value in scores.items() if name != "text")
 
 

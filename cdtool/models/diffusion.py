@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.models.pipelines import Base
+    from cdtool.settings import SampleSettings
 
 FUSED_FROM = 256  # latent cells from which fused attention pays on CPUs
 LATENT_BATCH = 8  # images the autoencoder takes at once, at most
@@ -187,33 +188,35 @@ def decode(base: Base, z: Tensor) -> NDArray[np.uint8]:
 @torch.no_grad()
 def denoise(
     base: Base,
-    schedule: Any,
     condition: Conditioning,
     negative: Conditioning,
+    settings: SampleSettings,
     *,
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
-    eta: float,
     size: tuple[int, int],
 ) -> Iterator[Tensor]:
     """Sample latents [b, c, h, w] for b prompts, yielding them after every step; the last ones are the result.
 
     At a guidance of 1 or less the prediction with the prompt stands alone, in one pass, and `negative` is not read.
-    Every picture draws its noise from its own seed on the CPU, so it does not depend on its batch or the device.
-    size is (width, height) in px.
+    The noise of every image comes from its own seed on the CPU, so it does not depend on its batch or the device.
+
+    condition, negative: text features of the b prompts and of what guidance leads away from.
+    settings: of which scheduler, steps, guidance and eta are read.
+    seeds: b of them.
+    size: (width, height) in px.
     """
     import inspect
 
+    schedule = scheduler(base, settings.scheduler)
     width, height = size
     shape = (base.latent_channels, height // base.latent_factor, width // base.latent_factor)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     z = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(base.device)
-    schedule.set_timesteps(steps, device=base.device)
+    schedule.set_timesteps(settings.steps, device=base.device)
     accepted = inspect.signature(schedule.step).parameters
-    extra = {"eta": eta, "generator": generators}
+    extra = {"eta": settings.eta, "generator": generators}
     extra = {name: value for name, value in extra.items() if name in accepted}
-    two = guided(guidance)
+    two = guided(settings.guidance)
     both = join([negative, condition]) if two else condition
     sizes = size_condition(base, height, width, len(both.features))
     masked = everything_masked(base, height, width)
@@ -227,8 +230,22 @@ def denoise(
         found = predict(base, noisy, t, both, sizes)
         if two:
             without, with_text = found.chunk(2)
-            found = without + guidance * (with_text - without)
+            found = without + settings.guidance * (with_text - without)
             if base.zero_snr:
                 found = rescaled(found, with_text, GUIDANCE_RESCALE)
         z = schedule.step(found, t, z, **extra, return_dict=False)[0]
         yield z
+
+
+def images(
+    base: Base,
+    condition: Conditioning,
+    negative: Conditioning,
+    settings: SampleSettings,
+    *,
+    seeds: Sequence[int],
+    size: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """The images uint8 [b, height, width, 3] that `denoise` ends with."""
+    *_, z = denoise(base, condition, negative, settings, seeds=seeds, size=size)
+    return decode(base, z)

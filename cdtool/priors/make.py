@@ -16,6 +16,7 @@ from cdtool.images import corpora, photos
 from cdtool.models import diffusion, text
 from cdtool.priors import retrieval, sets, staging
 from cdtool.priors.sets import Manifest, PendingSet, PriorImage, PriorSet
+from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -174,16 +175,11 @@ def _texts(base: Base, prompt: str) -> tuple[text.Conditioning, text.Conditionin
 def _images(
     base: Base, condition: text.Conditioning, negative: text.Conditioning, seeds: Sequence[int], wanted: PendingSet
 ) -> list[Image.Image]:
-    *_, z = diffusion.denoise(
-        base, diffusion.scheduler(base, "ddim"), _repeated(base, condition, seeds), _repeated(base, negative, seeds),
-        seeds=seeds, steps=wanted.how.steps, guidance=wanted.how.guidance, eta=1.0,
-        size=(base.resolution, base.resolution),
-    )  # fmt: skip
-    return [Image.fromarray(pixels) for pixels in diffusion.decode(base, z)]
-
-
-def _repeated(base: Base, condition: text.Conditioning, seeds: Sequence[int]) -> text.Conditioning:
-    return text.join([condition] * len(seeds)).to(base.dtype)
+    with_text, without = (text.join([one] * len(seeds)).to(base.dtype) for one in (condition, negative))
+    settings = SampleSettings(steps=wanted.how.steps, guidance=wanted.how.guidance)
+    size = (base.resolution, base.resolution)
+    pixels = diffusion.images(base, with_text, without, settings, seeds=seeds, size=size)
+    return [Image.fromarray(image) for image in pixels]
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from cdtool import __version__
-from cdtool.evaluation import evaluate
+from cdtool.evaluation import samples
 from cdtool.images import photos
 from cdtool.reports.html import signed
 
@@ -160,9 +160,9 @@ def gather(
 
 
 def of_folder(plan: Evaluation) -> list[Picture]:
-    """The images of an evaluation that scores a folder's. Raises what `evaluate.read_samples` raises."""
-    samples = evaluate.read_samples(plan.folder, plan.subject, plan.tokens) if plan.folder else []
-    return [(sample.image, sample.prompt, None) for sample in samples]
+    """The images of an evaluation that scores a folder's. Raises what `samples.read` raises."""
+    scored = samples.read(plan.folder, plan.subject, plan.tokens) if plan.folder else []
+    return [(sample.image, sample.prompt, None) for sample in scored]
 
 
 def _scored_images(pictures: Sequence[Picture], each: Mapping[str, Sequence[float]]) -> list[ScoredImage]:

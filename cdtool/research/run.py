@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, UsageError
-from cdtool.evaluation import alignment, evaluate, identity, metrics, side_effects
+from cdtool.evaluation import metrics
 from cdtool.evaluation.metrics import MetricRequest
-from cdtool.files import read_prompts, sweep, workplace
+from cdtool.files import sweep, workplace
 from cdtool.images import photos
-from cdtool.research import claims, customconcept101, recipes
+from cdtool.research import cells, claims, customconcept101, recipes
 from cdtool.research import suite as suitefile
+from cdtool.research.cells import Encoders
 from cdtool.research.recipes import Event, Recipe, RunContext
 from cdtool.research.suite import Cell, Suite
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import bases
-from cdtool.store import subject as composition
-from cdtool.tokens import bind, parse_specs
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from cdtool.evaluation.alignment import Sample, Scores
-    from cdtool.images.photos import Photo
-    from cdtool.models.encoders import Encoder
-    from cdtool.store.subject import Composition
 
 
 CLAIMS = "claims"  # the folder beside cells/
@@ -53,7 +45,7 @@ class Plan:
     @property
     def pictures(self) -> int:
         """How many pictures all cells need, without those beside them (KID, FID)."""
-        return sum(len(prompts_of(self.suite, cell)) * self.drawn(cell).count for cell in self.cells)
+        return sum(len(cells.prompts_of(self.suite, cell)) * self.drawn(cell).count for cell in self.cells)
 
     def drawn(self, cell: Cell) -> SampleSettings:
         """How a cell is drawn."""
@@ -103,26 +95,11 @@ def plan(
     if flags and flags.get("count"):
         found = tuple(replace(cell, count=0) for cell in found)
     for cell in found:
-        prompts_of(suite, cell)
+        cells.prompts_of(suite, cell)
     return Plan(suite, found, name, drawing, chosen, out or Path("suites") / suite.name, device)
 
 
-def prompts_of(suite: Suite, cell: Cell) -> list[str]:
-    """A cell's prompts, with {0}, {1} for its concepts. Raises InputError where the file holds none."""
-    tokens = parse_specs([concept.token for concept in cell.concepts])
-    lines = read_prompts(cell.prompts)
-    return [suitefile.template(line, tokens) for line in lines[: suite.most or None]]
-
-
 # ---------------------------------------------------------------- the run
-
-
-@dataclass(frozen=True)
-class _Encoders:
-    """The encoder of texts and images, and those of metrics with one of their own."""
-
-    pair: Encoder
-    others: Mapping[str, Encoder]
 
 
 def run(plan: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -140,20 +117,20 @@ def run(plan: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Eve
         (plan.out / part).mkdir(parents=True, exist_ok=True)
     sweep(plan.out / "cells")
     context = RunContext(pipelines.load(plan.base, precision=plan.drawing.precision, device=plan.device), stop)
-    keys = {cell.id: _key(plan, context, cell) for cell in plan.cells}
-    todo = [cell for cell in plan.cells if read_cell(plan.out, cell, keys[cell.id]) is None]
+    keys = {cell.id: cells.key_of(plan, context, cell) for cell in plan.cells}
+    todo = [cell for cell in plan.cells if cells.read(plan.out, cell, keys[cell.id]) is None]
     yield Event("plan", total=_total(plan, context, todo), kept=len(plan.cells) - len(todo))
     yield from (Event("kept", cell.id) for cell in plan.cells if cell not in todo)
     if not todo:
         return
     device = str(context.base.device)
-    scorers = _Encoders(encoders.load(metrics.encoder_for(plan.wanted, folder), device),
+    scorers = Encoders(encoders.load(metrics.encoder_for(plan.wanted, folder), device),
                         metrics.load_others(plan.wanted, folder, device))  # fmt: skip
     yield from _work(plan, context, scorers, {cell.id: cell for cell in todo}, keys)
 
 
 def _work(
-    plan: Plan, context: RunContext, scorers: _Encoders, todo: dict[str, Cell], keys: Mapping[str, str]
+    plan: Plan, context: RunContext, scorers: Encoders, todo: dict[str, Cell], keys: Mapping[str, str]
 ) -> Iterator[Event]:
     """Run cells until all are finished or failed, by this worker or another one."""
     folder, began = plan.out / CLAIMS, time.time()
@@ -162,7 +139,7 @@ def _work(
         return [recipe.name for recipe in recipes.untrained(context, recipes.recipes(plan.suite, todo[cell]))]
 
     while todo:
-        for cell in [cell for name, cell in todo.items() if read_cell(plan.out, cell, keys[name]) is not None]:
+        for cell in [cell for name, cell in todo.items() if cells.read(plan.out, cell, keys[name]) is not None]:
             todo.pop(cell.id)
             yield Event("kept", cell.id)
         for name, failure in claims.failures(folder).items():
@@ -173,7 +150,7 @@ def _work(
         if claim is not None:
             cell = todo[claim.cell]
             with claims.kept(folder, claim):
-                if read_cell(plan.out, cell, keys[cell.id]) is None:  # else it was finished between the two looks
+                if cells.read(plan.out, cell, keys[cell.id]) is None:  # else it was finished between the two looks
                     yield from _finish(plan, context, scorers, cell, keys[cell.id], claim)
                     todo.pop(cell.id)
         elif todo:
@@ -182,14 +159,14 @@ def _work(
 
 
 def _finish(
-    plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str, claim: claims.Claim
+    plan: Plan, context: RunContext, scorers: Encoders, cell: Cell, key: str, claim: claims.Claim
 ) -> Iterator[Event]:
     """Make the concepts of a cell and measure it, or note why that is not possible."""
     claims.forget(plan.out / CLAIMS, cell.id)
     try:
         for recipe in recipes.recipes(plan.suite, cell):
             yield from recipes.ensure(context, recipe, cell)
-        yield from _measure(plan, context, scorers, cell, key)
+        yield from cells.measure(plan, context, scorers, cell, key)
     except InterruptedRun:
         raise
     except CdtoolError as error:
@@ -202,15 +179,15 @@ def unfinished(plan: Plan) -> dict[str, str]:
     from cdtool.models import pipelines
 
     context = RunContext(pipelines.load(plan.base, parts=()))
-    keys = {cell.id: _key(plan, context, cell) for cell in plan.cells}
-    return {cell.id: keys[cell.id] for cell in plan.cells if read_cell(plan.out, cell, keys[cell.id]) is None}
+    keys = {cell.id: cells.key_of(plan, context, cell) for cell in plan.cells}
+    return {cell.id: keys[cell.id] for cell in plan.cells if cells.read(plan.out, cell, keys[cell.id]) is None}
 
 
 def news(plan: Plan, name: str, key: str, began: float) -> Event | None:
     """What became of a cell since `began`: "cell" where it is finished, "failed", or None."""
     cell = next(cell for cell in plan.cells if cell.id == name)
-    if found := read_cell(plan.out, cell, key):
-        return Event("cell", name, told=_told(found["scores"]))
+    if found := cells.read(plan.out, cell, key):
+        return Event("cell", name, told=cells.in_words(found["scores"]))
     failure = claims.failures(plan.out / CLAIMS).get(name)
     return Event("failed", name, told=failure.message) if failure and failure.when >= began else None
 
@@ -234,7 +211,7 @@ def status(plan: Plan) -> list[CellStatus]:
     failed, running = claims.failures(folder), {claim.cell: claim for claim in claims.claims(folder)}
     found = []
     for cell in plan.cells:
-        path, claim, failure = _path(plan.out, cell), running.get(cell.id), failed.get(cell.id)
+        path, claim, failure = cells.path_of(plan.out, cell), running.get(cell.id), failed.get(cell.id)
         if claim is not None and claims.alive(folder, claim):
             why = f"worker {claim.attempt}; the one before died" if claim.attempt > 1 else ""
             found.append(CellStatus(cell.id, "running", claim.worker, claim.since, why))
@@ -250,7 +227,7 @@ def status(plan: Plan) -> list[CellStatus]:
 
 def results(plan: Plan) -> dict[str, dict[str, Any]]:
     """What the finished cells of a run hold, by id, as far as they are there."""
-    found = {cell.id: read_cell(plan.out, cell) for cell in plan.cells}
+    found = {cell.id: cells.read(plan.out, cell) for cell in plan.cells}
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
@@ -264,7 +241,7 @@ def sheets(plan: Plan) -> Iterator[tuple[str, Image.Image]]:
     from cdtool.images.sheets import Row, contact_sheet, stacked
 
     for concepts in dict.fromkeys(cell.concepts for cell in plan.cells):
-        rows = [_path(plan.out, cell).with_suffix(".png") for cell in plan.cells if cell.concepts == concepts]
+        rows = [cells.path_of(plan.out, cell).with_suffix(".png") for cell in plan.cells if cell.concepts == concepts]
         shown = [
             photos.read(photo)
             for concept in concepts
@@ -286,29 +263,6 @@ def save_sheets(plan: Plan) -> None:
             (work / "sheet.png").replace(folder / f"{name}.png")
 
 
-def read_cell(out: Path, cell: Cell, key: str = "") -> dict[str, Any] | None:
-    """A finished cell, or None where there is none, or (with `key`) where it was made of something else."""
-    try:
-        found = json.loads(_path(out, cell).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and key in ("", found.get("key")) else None
-
-
-def _path(out: Path, cell: Cell) -> Path:
-    return out / "cells" / f"{cell.id}.json"
-
-
-def _key(plan: Plan, context: RunContext, cell: Cell) -> str:
-    """What a cell's result depends on."""
-    made = [recipes.described(context, recipe) for recipe in recipes.recipes(plan.suite, cell)]
-    targets = [[concept.token, *(photo.sha256 for photo in context.photos(concept))] for concept in cell.concepts]
-    drawing = [prompts_of(plan.suite, cell), asdict(plan.drawn(cell))]
-    rivals = [photo.sha256 for group in _rivals(plan, context, cell).values() for photo in group]
-    about = [cell.method.mode, made, targets, *drawing, asdict(plan.wanted), rivals, context.base.fingerprint]
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _total(plan: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
     """Training steps, pictures and cells to come."""
     steps: dict[str, int] = {}
@@ -323,105 +277,3 @@ def _total(plan: Plan, context: RunContext, todo: Sequence[Cell]) -> int:
         for recipe in recipes.recipes(plan.suite, cell):
             add(recipe)
     return sum(steps.values()) + replace(plan, cells=tuple(todo)).pictures + len(todo)
-
-
-# ---------------------------------------------------------------- a cell
-
-
-def _measure(plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, key: str) -> Iterator[Event]:
-    """Draw a cell, score it and publish what came out."""
-    from cdtool.evaluation.alignment import Sample
-    from cdtool.sampling import sample as sampling
-
-    names = [recipe.name for recipe in recipes.recipes(plan.suite, cell)]
-    subject = composition.find("+".join(names) or plan.base, plan.base)
-    tokens = subject.tokens or parse_specs([concept.token for concept in cell.concepts])
-    prompts = [evaluate.fill(prompt, tokens) for prompt in prompts_of(plan.suite, cell)]
-    plain = {prompt: bind(prompt, tokens).plain() for prompt in prompts}
-    given = prompts if names else [plain[prompt] for prompt in prompts]
-    samples: list[Sample] = []
-    for drawn in sampling.generate(context.base, subject.concepts, given, plan.drawn(cell), weights=subject.weights):
-        samples.append(Sample(drawn.image, plain.get(drawn.prompt, drawn.prompt)))
-        yield Event("picture", cell.id)
-        context.check_stop()
-    scores = _scores(plan, context, scorers, cell, samples)
-    notes: dict[str, str] = {}
-    for name in plan.wanted.metrics if names and len(cell.concepts) == 1 else ():
-        if name in metrics.SETS:
-            try:
-                scores = _with_set(plan, context, scorers, name, subject, scores)
-            except (NotFoundError, InputError) as error:  # such as a class of which there are no real pictures
-                notes[name] = str(error)
-    result = _result(cell, key, scores, samples, notes) | {"cost": recipes.cost(subject.concepts)}
-    _publish(plan, cell, samples, result)
-    yield Event("cell", cell.id, told=_told(scores.concept))
-
-
-def _told(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-
-
-def _scores(plan: Plan, context: RunContext, scorers: _Encoders, cell: Cell, samples: Sequence[Sample]) -> Scores:
-    """The scores that every picture has."""
-    several = len(cell.concepts) > 1
-    pictures = {
-        str(number) if several else "photos": [photos.read(photo) for photo in context.photos(concept)]
-        for number, concept in enumerate(cell.concepts, 1)
-    }
-    names = [name for name in plan.wanted.metrics if name in alignment.METRICS]
-    rivals = {name: [photos.read(photo) for photo in group] for name, group in _rivals(plan, context, cell).items()}
-    return alignment.score(samples, pictures, scorers.pair, metrics=names, others=scorers.others, rivals=rivals)
-
-
-def _rivals(plan: Plan, context: RunContext, cell: Cell) -> dict[str, list[Photo]]:
-    """The photos of a cell's look-alikes, the suite's other concepts among them; none where no score needs them."""
-    if not set(plan.wanted.metrics) & set(alignment.AGAINST_LOOKALIKES):
-        return {}
-    known = {concept.name: [concept.photos] for concept in plan.suite.concepts if concept not in cell.concepts}
-    own = [photo for concept in cell.concepts for photo in context.photos(concept)]
-    return identity.lookalikes(own, plan.wanted.lookalikes, bases.locate(plan.base), known)
-
-
-def _with_set(
-    plan: Plan, context: RunContext, scorers: _Encoders, name: str, subject: Composition, scores: Scores
-) -> Scores:
-    """The scores with KID or FID, whose pictures are drawn beside the samples; the base's come along."""
-    from cdtool.evaluation import forgetting
-
-    folder = bases.locate(plan.base)
-    only = replace(plan.wanted, metrics=(name,), forgetting=False)
-    beside = side_effects.plan(only, subject, ["photos"], folder, scores.samples)
-    drawn = []
-    for probe in side_effects.generate(context.base, subject, beside, (), plan.drawing, context.bare):
-        drawn.append(probe)
-        context.check_stop()
-    encoder = metrics.set_encoder(folder, scorers.pair, str(context.base.device))
-    return forgetting.with_sets(scores, beside, drawn, only, encoder)
-
-
-def _result(cell: Cell, key: str, scores: Scores, samples: Sequence[Sample], notes: dict[str, str]) -> dict[str, Any]:
-    return {
-        "key": key,
-        "cell": cell.id,
-        "method": cell.method.name,
-        "concepts": [concept.name for concept in cell.concepts],
-        "encoder": scores.encoder,
-        "prompts": [sample.prompt for sample in samples],
-        "scores": scores.concept,
-        "base": scores.base,
-        "each": scores.each,
-        "notes": notes,
-    }
-
-
-def _publish(plan: Plan, cell: Cell, samples: Sequence[Sample], result: Mapping[str, Any]) -> None:
-    """Write a cell's first picture of each prompt and, last, its result."""
-    from cdtool.images.sheets import Row, contact_sheet
-
-    path = _path(plan.out, cell)
-    shown = [sample.image for sample in samples[:: plan.drawn(cell).count]]
-    with workplace(path.parent) as work:
-        contact_sheet([Row(cell.id, shown)], side=96).save(work / "cell.png")
-        (work / "cell.json").write_text(json.dumps(result), encoding="utf-8")
-        (work / "cell.png").replace(path.with_name(f"{cell.id}.png"))
-        (work / "cell.json").replace(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
-from cdtool.evaluation import evaluate
+from cdtool.evaluation import evaluate, samples
 from cdtool.files import workplace
 from cdtool.images import photos
 from cdtool.reports import html
@@ -73,7 +73,7 @@ def plan(
         raise UsageError(f"{a} cannot be compared with itself.", "Like: cdtool study make dog dog-2 -o study.html")
     first, second = subject.find(a), subject.find(b)
     named = (first if first.concepts else second).base
-    templates = prompts or evaluate.default_prompts(bases.locate(named))
+    templates = prompts or samples.prompts(bases.locate(named))
     left, right = _filled(first, second, templates), _filled(second, first, templates)
     texts = _plain(first, left)
     for mine, other in zip(texts, _plain(second, right), strict=True):
@@ -142,7 +142,7 @@ def save(study: Study, page: Path) -> Path:
 def _filled(mine: Composition, other: Composition, prompts: Sequence[str]) -> tuple[str, ...]:
     """The prompts of one side: a bare base gets the other's without modifier tokens."""
     words = mine.tokens or other.tokens
-    filled = [evaluate.fill(prompt, words) for prompt in prompts]
+    filled = [samples.fill(prompt, words) for prompt in prompts]
     return tuple(filled) if mine.tokens else tuple(bind(prompt, words).plain() for prompt in filled)
 
 

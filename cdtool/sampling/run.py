@@ -60,14 +60,15 @@ class Plan:
     def warnings(self) -> list[str]:
         """What may not be meant: options without effect, prompts that name no token or not all of several concepts."""
         tokens = self.subject.tokens
+        taught = {index for index, token in enumerate(tokens) if not token.erased}  # what is erased need not be named
         words = [f'"{token.words(number if len(tokens) > 1 else None)}"' for number, token in enumerate(tokens, 1)]
         found = list(self.without_effect)
         for prompt in self.prompts:
-            if tokens and not prompt.named:
+            if taught and not prompt.named:
                 meant = f' Is "{capitalised(prompt.text)}" meant?' if capitalised(prompt.text) else ""
                 found.append(f'"{prompt.text}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
-            elif len(self.subject.parts) > 1 and len(prompt.named) < len(tokens):
-                unnamed = " and ".join(word for index, word in enumerate(words) if index not in prompt.named)
+            elif len(self.subject.parts) > 1 and (missing := taught - prompt.named):
+                unnamed = " and ".join(words[index] for index in sorted(missing))
                 found.append(f'"{prompt.text}" does not name {unnamed}, which will not show.')
         return found
 
@@ -190,11 +191,10 @@ def run(plan: Plan) -> Iterator[SampleStep]:
             f"The image was made on {plan.record.base}; {base.name} has other weights.",
             f"Use --base {plan.record.base}.",
         )
-    sampler = sampling.sampler(base, plan.subject.concepts, plan.subject.weights, force=plan.force)
-    encoded = [sampler.encode(prompt) for prompt in plan.prompts]
-    long = [f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
-            for one in encoded if one.parts > 1]  # fmt: skip
-    yield SampleStep(0, plan.total * plan.settings.steps, warnings=(*plan.warnings(), *long))
-    for step in sampling.steps(sampler, encoded, plan.settings):
-        images = tuple(records.sampled(one, plan.subject.text, base, plan.settings) for one in step.images)
-        yield SampleStep(step.done, step.total, images)
+    subject, warnings = plan.subject, plan.warnings()
+    for step in sampling.steps(
+        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force
+    ):
+        images = tuple(records.sampled(one, subject.text, base, plan.settings) for one in step.images)
+        yield SampleStep(step.done, step.total, images, (*warnings, *step.warnings))
+        warnings = []

@@ -43,6 +43,7 @@ class Step:
     done: int  # denoising steps of images so far
     total: int
     images: tuple[Generated, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
@@ -63,11 +64,38 @@ def generate(
     weights: Sequence[float] = (),
     force: bool = False,
 ) -> Iterator[Generated]:
-    """The images of `sampler` and `steps`, one by one."""
+    """The images of `steps`, one by one."""
+    for step in steps(base, concepts, prompts, settings, weights=weights, force=force):
+        yield from step.images
+
+
+def steps(
+    base: Base,
+    concepts: Sequence[Concept],
+    prompts: Sequence[str | Prompt],
+    settings: SampleSettings,
+    *,
+    weights: Sequence[float] = (),
+    force: bool = False,
+) -> Iterator[Step]:
+    """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
+
+    An image depends on its own seed alone, not on its batch. The first step comes before any work and has the warnings.
+
+    concepts: one, several that act together word by word, or none, which is the bare base.
+    prompts: as text, or bound to the concepts' tokens.
+    weights: scale the concepts' changes; 1 each unless given.
+    force: let concepts of another base pass.
+
+    Raises what `sampler` raises, TokenError for a prompt that does not fit, SettingsError for an impossible size.
+    """
     loaded = sampler(base, concepts, weights, force=force)
     bound = [bind_weighted(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
-    for step in steps(loaded, [loaded.encode(prompt) for prompt in bound], settings):
-        yield from step.images
+    encoded = [loaded.encode(prompt) for prompt in bound]
+    long = tuple(f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
+                 for one in encoded if one.parts > 1)  # fmt: skip
+    yield Step(0, len(encoded) * settings.count * settings.steps, warnings=long)
+    yield from _steps(loaded, encoded, settings)
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,11 @@ class Sampler:
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether text positions differ in what they take: of several concepts, or of one that keeps to its words."""
+        return len(self.concepts) > 1 or any(one.reach == "own words" for one in self.concepts)
+
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """A prompt with the concepts' token embeddings in place.
 
@@ -101,8 +134,10 @@ class Sampler:
         encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
         features = text.emphasised(self.base, encoded, parts).features.flatten(0, 1)[None]
         share = torch.zeros(1, features.shape[1], 0)
-        if len(self.concepts) > 1:
-            share = torch.cat([routing.shares(self.base, part, self.tokens, self.owners) for part in parts])[None]
+        if self.is_routed:
+            reach = [one.reach for one in self.concepts]
+            rows = [routing.shares(self.base, part, self.tokens, self.owners, reach) for part in parts]
+            share = torch.cat(rows)[None]
         return EncodedPrompt(prompt.text, replace(encoded[:1], features=features), share, len(parts))
 
     def filled(self, prompt: EncodedPrompt, parts: int) -> EncodedPrompt:
@@ -122,7 +157,7 @@ class Sampler:
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
         """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""
-        if len(self.concepts) > 1:
+        if self.is_routed:
             return routing.keys_and_values(self.base, self.concepts, share, features)
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
@@ -139,17 +174,15 @@ def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = 
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:
             raise beyond_words(entry)
+        manifest = entry.manifest
+        own = replace(own, reach=concept.reach(manifest) if manifest else "prompt")
         loaded.append(routing.weighted(own, weight))
     owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
     parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}
     return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
-def steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
-    """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
-
-    An image depends on its own seed alone, not on its batch. Raises SettingsError for an impossible size.
-    """
+def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
     unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
     shortest = sampler.negative(unwanted).parts
     filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
@@ -188,8 +221,5 @@ def _denoise(
     features = text.join([one.condition for one in every]).features
     with adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
-        yield from diffusion.denoise(
-            base, diffusion.scheduler(base, settings.scheduler), condition, unconditional,
-            seeds=[seed for _, seed in batch], steps=settings.steps, guidance=settings.guidance, eta=settings.eta,
-            size=image_size(base, settings),
-        )  # fmt: skip
+        seeds, size = [seed for _, seed in batch], image_size(base, settings)
+        yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size)

@@ -15,6 +15,7 @@ import torch
 
 from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError, is_out_of_memory
 from cdtool.models import diffusion, text
+from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
 from cdtool.training import loss, trainable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
     from cdtool.training.trainable import Start, Trainable
 
+PREVIEW = SampleSettings(steps=25)
 
 # ---------------------------------------------------------------- the loop
 
@@ -257,12 +259,10 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     side = resolution(run.base, run.settings)
     condition = run.texts.of([bind(prompt, run.texts.tokens) for prompt in previews])
     empty = run.texts.of([Prompt(("",), frozenset())] * len(previews))
+    negative = text.unconditional(run.base, empty)
     with run.trained.computing():
-        *_, z = diffusion.denoise(
-            run.base, diffusion.scheduler(run.base, "ddim"), condition, text.unconditional(run.base, empty),
-            seeds=range(len(previews)), steps=25, guidance=6.0, eta=1.0, size=(side, side),
-        )  # fmt: skip
-    return tuple(diffusion.decode(run.base, z))
+        images = diffusion.images(run.base, condition, negative, PREVIEW, seeds=range(len(previews)), size=(side, side))
+    return tuple(images)
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -25,6 +25,7 @@ from PIL import Image
 
 from cdtool import settings
 from cdtool.cli.output import quiet_libraries
+from cdtool.evaluation import identity
 from cdtool.images import photos
 from cdtool.mini.factory import prompts as prompt_files
 from cdtool.models import encoders, pipelines
@@ -34,7 +35,7 @@ from cdtool.settings import SampleSettings
 from cdtool.tokens import bind
 from cdtool.training import job as jobs
 from tests.benchmarks import shapes
-from tests.benchmarks.tune_methods import FOLDER, job, token_of, train
+from tests.benchmarks.tune_methods import FOLDER, token_of, train
 
 NEAR = ("dog", "cat", "car", "horse", "fish")
 FAR = ("moongate", "castle", "house", "flower", "teapot")
@@ -61,11 +62,11 @@ class Row:
 class Judge:
     """Unit-length features of every photo folder, and of the look-alikes of a concept."""
 
-    def __init__(self, base: Base) -> None:
-        """Look at all photo folders with the base's own encoder."""
-        self.encoder = encoders.load(encoders.encoder_for(base.folder))
-        names = sorted(path.name for path in (FOLDER / "photos").iterdir() if path.is_dir())
-        self.folders = {name: self.seen([photos.read(one) for one in photos.find([FOLDER / "photos" / name])[0]])
+    def __init__(self, base: Base, folder: Path, judge: Path | None = None) -> None:
+        """Look at all photo folders in `folder` with the base's own encoder, or with that of another base folder."""
+        self.encoder, self.photos = encoders.load(encoders.encoder_for(judge or base.folder)), folder
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        self.folders = {name: self.seen([photos.read(one) for one in photos.find([folder / name])[0]])
                         for name in names}  # fmt: skip
 
     def seen(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -79,16 +80,12 @@ class Judge:
     def rivals(self, concept: str) -> list[np.ndarray]:
         """Features of every other folder and of each look-alike."""
         others = [found for name, found in self.folders.items() if name != concept]
-        with Image.open(LOOKALIKES / f"{concept}.webp") as sheet:
+        beside = self.photos.parent / "lookalikes"
+        with Image.open((beside if beside.is_dir() else LOOKALIKES) / f"{concept}.webp") as sheet:
             across, down = sheet.width // SIZE, sheet.height // SIZE
             cut = [[sheet.crop((x * SIZE, y * SIZE, (x + 1) * SIZE, (y + 1) * SIZE)) for x in range(across)]
                    for y in range(down)]  # fmt: skip
         return others + [self.seen(row) for row in cut]
-
-    def firsts(self, images: np.ndarray, own: Sequence[np.ndarray], rivals: Sequence[np.ndarray]) -> float:
-        """Share of images nearer to their own folder (one for each image) than to any rival, by mean cosine."""
-        most = np.max([(images @ rival.T).mean(1) for rival in rivals], axis=0)
-        return float(np.mean([(one @ mine.T).mean() > bar for one, mine, bar in zip(images, own, most, strict=True)]))
 
 
 def drawn(base: Base, entries: list, concept: str, drawing: SampleSettings, lines: Sequence[str]) -> list[Image.Image]:
@@ -111,11 +108,12 @@ def measured(base: Base, judge: Judge, concept: str, methods: Sequence[str], dra
     among = own @ own.T
     top = float((among.sum() - np.trace(among)) / (len(own) * (len(own) - 1)))
     start, text = float((before @ own.T).mean()), float((before * plain).sum(1).mean())
-    rest = [np.delete(own, at, 0) for at in range(len(own))]
-    ceiling = judge.firsts(own, rest, rivals)
+    ceiling = identity.own_photos_first(own, rivals)
     rows = []
     for method in methods:
-        work = job(base, concept, token_of(concept), f"{method}-{concept}", {"method": method, **flags.get(method, {})})
+        asked = {"method": method, **flags.get(method, {})}
+        work = jobs.job([judge.photos / concept], [token_of(concept)], name=f"{method}-{concept}", base=base.name,
+                        flags=asked)  # fmt: skip
         entry, cost = train(base, work)
         images = drawn(base, [entry], concept, drawing, lines)
         after = judge.seen(images)
@@ -123,7 +121,7 @@ def measured(base: Base, judge: Judge, concept: str, methods: Sequence[str], dra
             concept, "near" if concept in NEAR else "far", method,
             share=(float((after @ own.T).mean()) - start) / (top - start),
             text=float((after * plain).sum(1).mean()) / text,
-            rank=judge.firsts(after, [own] * len(after), rivals), photos_rank=ceiling, seconds=cost["seconds"],
+            rank=float(identity.own_first(after, own, rivals).mean()), photos_rank=ceiling, seconds=cost["seconds"],
         ), images))  # fmt: skip
         print(rows[-1][0], file=sys.stderr, flush=True)
     return rows
@@ -142,26 +140,27 @@ def summary(rows: Sequence[Row]) -> list[list[object]]:
     return made
 
 
-def sheet(rows: Sequence[tuple[Row, list[Image.Image]]], path: Path) -> None:
+def sheet(rows: Sequence[tuple[Row, list[Image.Image]]], folder: Path, path: Path) -> None:
     """A row of pictures for each concept and method: some photos, then samples, one for each prompt."""
     side, wide = 96, 10
     page = Image.new("RGB", (side * (wide + 3), side * len(rows)), "white")
     for at, (row, images) in enumerate(rows):
-        some = [photos.read(one) for one in photos.find([FOLDER / "photos" / row.concept])[0]][:3]
+        some = [photos.read(one) for one in photos.find([folder / row.concept])[0]][:3]
         step = max(1, len(images) // wide)
         for x, image in enumerate([*some, *images[::step][:wide]]):
             page.paste(image.resize((side, side), Image.Resampling.NEAREST), (x * side, at * side))
     page.save(path)
 
 
-def keep(base: str, made: Sequence[tuple[Row, list[Image.Image]]], table: Path | None, page: Path | None) -> None:
-    """Write what was measured so far, of the base with this fingerprint."""
+def keep(base: str, folder: Path, made: Sequence[tuple[Row, list[Image.Image]]], table: Path | None,
+         page: Path | None) -> None:  # fmt: skip
+    """Write what was measured so far, of the base with this fingerprint and the photos in `folder`."""
     rows = [row for row, _ in made]
     if table:
         found = {"base": base, "rows": [asdict(row) for row in rows], "means": summary(rows)}
         table.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if page:
-        sheet(made, page)
+        sheet(made, folder, page)
 
 
 def main() -> None:
@@ -169,6 +168,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("concepts", nargs="*", default=[*NEAR, *FAR])
     options.add_argument("--base", default="mini")
+    options.add_argument(
+        "--photos",
+        type=Path,
+        default=FOLDER / "photos",
+        help="the photo folders; a folder lookalikes beside it holds their look-alikes",
+    )
+    options.add_argument("--judge", type=Path, help="folder of another base whose encoder measures")
     options.add_argument("--methods", nargs="+", default=list(METHODS))
     options.add_argument("--count", type=int, default=4, help="samples of each of the five prompts")
     options.add_argument("--steps", type=int, default=25, help="of sampling")
@@ -182,7 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["CDTOOL_HOME"] = home
         base = pipelines.load(chosen.base)
-        judge = Judge(base)
+        judge = Judge(base, chosen.photos, chosen.judge)
         given = {"count": chosen.count, "steps": chosen.steps, "batch": 20}
         drawing, _ = settings.resolve(SampleSettings, given, base.folder)
         lines = prompt_files.read("object.txt")[: prompt_files.SMALL]
@@ -190,7 +196,7 @@ def main() -> None:
         made: list[tuple[Row, list[Image.Image]]] = []
         for concept in chosen.concepts:
             made += measured(base, judge, concept, chosen.methods, drawing, lines, flags)
-            keep(base.fingerprint, made, chosen.json, chosen.sheet)
+            keep(base.fingerprint, chosen.photos, made, chosen.json, chosen.sheet)
         fingerprint = base.fingerprint
     rows = [row for row, _ in made]
     table = [[*asdict(row).values()] for row in rows] + summary(rows)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cdtool import files
-from cdtool.evaluation import alignment, evaluate
+from cdtool.evaluation import alignment, samples
 from cdtool.images import photos
 from cdtool.models import encoders, pipelines, text
 from cdtool.sampling import routing, sample
@@ -63,7 +63,7 @@ RULES: dict[str, tuple[Share, Share, Share]] = {
 def rule(words: Share, end_of_text: Share, padding: Share) -> Callable[..., torch.Tensor]:
     """A stand-in for `routing.shares`."""
 
-    def shares(base, prompt, tokens, concepts):  # type: ignore[no-untyped-def]
+    def shares(base, prompt, tokens, concepts, reach):  # type: ignore[no-untyped-def]
         own, end = text.owners(base, prompt, tokens)
         share, before = torch.zeros(len(own), max(concepts, default=-1) + 1), None
         named = sorted({concepts[token] for token in own if token is not None})
@@ -91,7 +91,7 @@ def scores(joined: Sequence[str], chosen: argparse.Namespace) -> dict[str, list[
         folders = [bases.MINI.parent / "photos" / part.name for part in subject.parts]
         targets = [encoders.image_features(encoder, [photos.read(photo) for photo in photos.find([folder])[0]])
                    for folder in folders]  # fmt: skip
-        asked = [evaluate.fill(line, subject.tokens) for line in lines]
+        asked = [samples.fill(line, subject.tokens) for line in lines]
         plain = [bind(prompt, subject.tokens).plain() for prompt in asked]
         texts = np.repeat(encoders.text_features(encoder, plain), chosen.count, axis=0)
         ways = {"the base with class nouns": None, **{name: rule(*parts) for name, parts in RULES.items()}}

@@ -22,7 +22,7 @@ from typing import Any
 
 from cdtool import files, methods, settings
 from cdtool.cli.output import quiet_libraries
-from cdtool.evaluation import alignment, evaluate
+from cdtool.evaluation import alignment, samples
 from cdtool.images import photos
 from cdtool.models import encoders, pipelines
 from cdtool.models.encoders import Encoder
@@ -71,7 +71,7 @@ class RunContext:
 
     def scores(self, concept: str, entry: registry.Concept | None, tokens: Sequence[Token]) -> dict[str, float]:
         """Every metric's mean over the samples of a concept, or of the bare base for the same prompts."""
-        prompts = [evaluate.fill(prompt, tokens) for prompt in self.prompts]
+        prompts = [samples.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
         drawn = sample.generate(self.base, [entry] if entry else [], asked, self.drawing)
         samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -49,6 +50,34 @@ def test_a_flag_that_is_not_given_leaves_the_setting_to_the_layers_below(monkeyp
     assert "[default: 250]" in shown
     assert "Steps [of course]." in shown
     assert shown.rstrip().endswith("Examples:\n    do --steps 3 [or more]")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Two options that belong together."""
+
+    steps: Steps = None
+    loud: Annotated[bool, typer.Option("--loud", help="Say it.")] = False
+
+
+def test_a_group_of_options_is_read_as_its_options_and_given_as_one_value():
+    seen = []
+    app = typer.Typer(rich_markup_mode=None)
+
+    def command(word: Annotated[str, typer.Argument()], group: Group = Group(), last: bool = False) -> None:
+        """Do it.
+
+        Examples:
+          do this
+        """
+        seen.append((word, group, last))
+
+    options.add_command(app, "do", command)
+    runner = CliRunner()
+    for words in (["this"], ["this", "--steps", "3", "--loud", "--last"]):
+        assert runner.invoke(app, words).exit_code == 0
+    assert seen == [("this", Group(), False), ("this", Group(steps=3, loud=True), True)]
+    assert runner.invoke(app, ["this", "--group", "x"]).exit_code == 2
 
 
 def test_a_picture_that_is_there_is_not_replaced(tmp_path):

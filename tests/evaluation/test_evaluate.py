@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cdtool.errors import InputError, NotFoundError, TokenError, UsageError
-from cdtool.evaluation import evaluate
+from cdtool.evaluation import evaluate, samples
 from cdtool.models import encoders, pipelines
 from cdtool.sampling import sample
 from cdtool.store import bases, registry
@@ -111,7 +111,7 @@ def test_the_photos_a_concept_was_trained_on_are_known(saved, pictures, base):
     registry.add_note("dog", photos=[str(pictures)])
     plan = evaluate.plan("dog")
     assert [len(found) for found in plan.photos.values()] == [2]
-    assert plan.prompts == tuple(prompt.replace("{}", "V* dog") for prompt in evaluate.PROMPTS)
+    assert plan.prompts == tuple(prompt.replace("{}", "V* dog") for prompt in samples.PROMPTS)
 
 
 def test_several_tokens_have_a_folder_each(saved, pictures, base, tmp_path):
@@ -162,7 +162,7 @@ def test_a_base_may_bring_its_own_prompts(saved, pictures, base):
     ],
 )
 def test_prompts_are_filled(prompt, nouns, expected):
-    assert evaluate.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
+    assert samples.fill(prompt, [Token(noun, modifier=False) for noun in nouns]) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,16 +177,16 @@ def test_prompts_are_filled(prompt, nouns, expected):
     ],
 )
 def test_pair_prompts_are_filled_token_by_token(prompt, nouns, expected):
-    assert evaluate.fill(prompt, [Token(noun) for noun in nouns]) == expected
+    assert samples.fill(prompt, [Token(noun) for noun in nouns]) == expected
 
 
 def test_a_prompt_may_not_ask_for_a_token_that_is_not_there():
     with pytest.raises(UsageError, match=r"\{2\}.*2 tokens, \{0\} to \{1\}"):
-        evaluate.fill("a {0} and a {2}", [Token("dog"), Token("cat")])
+        samples.fill("a {0} and a {2}", [Token("dog"), Token("cat")])
     with pytest.raises(UsageError, match="one token"):
-        evaluate.fill("a {1}", [Token("dog")])
+        samples.fill("a {1}", [Token("dog")])
     with pytest.raises(UsageError, match="no word"):
-        evaluate.fill("a {0}", [])
+        samples.fill("a {0}", [])
 
 
 @pytest.fixture

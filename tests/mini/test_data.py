@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+from typing import NamedTuple
 
 import cutouts as fakes
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from cdtool.images import corpora
 from cdtool.images import photos as reading
-from cdtool.mini.factory import art, corpus, photosets, places, prompts, scenery, styles, world
+from cdtool.mini.factory import art, corpus, drawings, judge, photosets, places, prompts, scenery, styles, world
 from cdtool.mini.factory.photosets import CONCEPTS
 from cdtool.tokens import parse_specs
 
@@ -95,8 +96,14 @@ def small(monkeypatch):
         monkeypatch.setattr(corpus, name, value)
 
 
+def pictures(cutouts):
+    return corpus.pictures(
+        lambda seed, nouns: world.draw(corpus.WORLD, cutouts, seed, nouns), corpus.rows(corpus.class_nouns()), 0
+    )
+
+
 def test_a_corpus_is_drawn_as_asked_and_never_from_held_out_drawings(small, cutouts):
-    drawn = list(corpus.pictures(cutouts, 0))
+    drawn = list(pictures(cutouts))
     nouns = [picture.nouns for picture in drawn]
     for noun in corpus.class_nouns():
         assert nouns.count((noun,)) >= 2
@@ -114,15 +121,37 @@ def test_words_are_whole_words():
 
 
 def test_the_two_parts_are_drawn_from_seeds_that_never_meet():
-    rows = len(list(corpus._nouns())) + len(corpus.SCENES) + len(styles.STYLES)
+    rows = len(corpus.rows(corpus.class_nouns()))
     first, second = sorted(corpus.PARTS.values())
     assert first > 100_000_000  # beyond every training's
     assert first + rows * corpus.STRIDE < second
     assert second + rows * corpus.STRIDE < photosets.FIRST
+    rows = len(corpus.rows(corpus.class_nouns(), list(drawings.nouns())))
+    first, second = sorted(corpus.WIDER_PARTS.values())
+    assert judge.FIRST + judge.PACE.pictures < first
+    assert first + rows * corpus.STRIDE < second
+
+
+def test_a_wider_corpus_has_a_few_pictures_of_every_noun(small, monkeypatch):
+    monkeypatch.setattr(corpus, "FEW", 2)
+
+    class Fake(NamedTuple):
+        pixels: np.ndarray
+        caption: str
+        nouns: tuple[str, ...]
+
+    def draw(seed, nouns):
+        nouns = nouns or (f"thing at the {('beach', 'city', 'room')[seed % 3]} as {list(styles.STYLES)[seed % 4]}",)
+        return Fake(np.full((2, 2, 3), np.random.default_rng(seed).integers(0, 256, (2, 2, 3))), " ".join(nouns), nouns)
+
+    drawn = list(corpus.pictures(draw, corpus.rows(["dog", "cat", "gate"], ["moon", "guitar"]), 0))
+    nouns = [picture.nouns for picture in drawn]
+    assert nouns.count(("moon",)) == nouns.count(("guitar",)) == nouns.count(("dog",)) == 2
+    assert sum("dog" in pair for pair in nouns if len(pair) == 2) == 2
 
 
 def test_a_tar_depends_on_its_pictures_alone_and_is_read_by_the_prior(small, cutouts, tmp_path):
-    drawn = list(corpus.pictures(cutouts, 0))[:12]
+    drawn = list(pictures(cutouts))[:12]
     digests = set()
     for name in ("one.tar", "two.tar"):
         assert corpus.write(drawn, tmp_path / name) == 12

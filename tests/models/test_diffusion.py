@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cdtool.errors import UsageError
 from cdtool.models import diffusion, pipelines
 from cdtool.models.text import Conditioning
+from cdtool.settings import SampleSettings
 
 
 @pytest.mark.parametrize(
@@ -114,8 +115,8 @@ def test_an_inpainting_base_samples_with_everything_masked(tmp_path):
     base.unet.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
     grey = base.vae.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mean * base.vae.config.scaling_factor
     condition = Conditioning(torch.randn(1, 77, 16), None)
-    (z,) = diffusion.denoise(base, diffusion.scheduler(base, "ddim"), condition, condition, seeds=[0], steps=1,
-                             guidance=2.0, eta=0.0, size=(16, 16))  # fmt: skip
+    settings = SampleSettings(steps=1, guidance=2.0, eta=0.0)
+    (z,) = diffusion.denoise(base, condition, condition, settings, seeds=[0], size=(16, 16))
     assert z.shape == (1, 4, 8, 8)
     assert given[0].shape == (2, 9, 8, 8)
     assert torch.equal(given[0][:, 4], torch.ones(2, 8, 8))
@@ -164,9 +165,9 @@ def test_at_a_guidance_of_one_or_less_the_prompt_stands_alone_in_one_pass(sd_bas
         wanted = by_hand(base, (negative, prompt), guidance if guidance > 1 else None, seed=3)
     passed = []
     base.unet.register_forward_pre_hook(lambda module, arguments: passed.append(len(arguments[0])))
+    settings = SampleSettings(steps=3, guidance=guidance, eta=0.0)
     *_, found = diffusion.denoise(
-        base, diffusion.scheduler(base, "ddim"), Conditioning(prompt, None), Conditioning(negative, None),
-        seeds=[3], steps=3, guidance=guidance, eta=0.0, size=(16, 16),
-    )  # fmt: skip
+        base, Conditioning(prompt, None), Conditioning(negative, None), settings, seeds=[3], size=(16, 16)
+    )
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     assert passed == [2 if guidance > 1 else 1] * 3

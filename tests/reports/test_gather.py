@@ -8,7 +8,7 @@ import pytest
 from htmlpages import Page
 from PIL import Image
 
-from cdtool.evaluation import evaluate
+from cdtool.evaluation import evaluate, samples
 from cdtool.evaluation.alignment import Interval, Scores
 from cdtool.evaluation.forgetting import ForgettingResult
 from cdtool.evaluation.selection import CheckpointScore
@@ -68,8 +68,8 @@ def test_how_it_was_made_is_told(plan):
 
 
 def test_pictures_at_hand_have_neither_base_nor_seeds(plan, monkeypatch, tmp_path):
-    samples = [measuring_sample(prompt) for prompt in ("a dog", "dog runs", "a dog")]
-    monkeypatch.setattr(evaluate, "read_samples", lambda folder, subject, tokens: samples)
+    found = [measuring_sample(prompt) for prompt in ("a dog", "dog runs", "a dog")]
+    monkeypatch.setattr(samples, "read", lambda folder, subject, tokens: found)
     scores = Scores("fake", {"text": 0.5}, {}, {}, 2, 3, {"dog": 1}, each={"text": [0.1, 0.2, 0.3]})
     report = reports.gather(plan, reports.of_folder(replace(plan, folder=tmp_path)), scores)
     assert [(row.prompt, len(row.concept), len(row.base)) for row in report.rows] == [

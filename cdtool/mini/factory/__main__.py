@@ -26,8 +26,8 @@ def main() -> None:
         options.error(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     shop = Workshop(chosen.folder, chosen.minutes, chosen.shards, chosen.name)
     for stage in chosen.stages or STAGES:
-        for _report in STAGES[stage](shop):
-            pass
+        for report in STAGES[stage](shop):
+            print(f"{report.name} {report.pictures:,} loss {report.loss:.4f}, {report.speed:.0f} a second", flush=True)
 
 
 if __name__ == "__main__":

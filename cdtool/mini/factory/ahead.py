@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
+Made = TypeVar("Made")
 
 
 class Updates(torch.utils.data.IterableDataset[Any]):
     """The batches of all updates from one on, shared out among worker processes in turn."""
 
-    def __init__(self, make: Callable[[int], NDArray[Any]], first: int) -> None:
+    def __init__(self, make: Callable[[int], Any], first: int) -> None:
         """`make` draws the batch of an update."""
         self.make, self.first = make, first
 
@@ -35,19 +35,19 @@ def workers() -> int:
     return max(1, (os.cpu_count() or 1) - 2) if torch.cuda.is_available() else 0
 
 
-def batches(make: Callable[[int], NDArray[Any]], count: int) -> Callable[[int], NDArray[Any]]:
+def batches(make: Callable[[int], Made], count: int) -> Callable[[int], Made]:
     """`make`, its results prepared by `count` processes; to be asked for updates in their order."""
     if not count:
         return make
     running: list[Any] = []
 
-    def following(update: int) -> NDArray[Any]:
+    def following(update: int) -> Made:
         if not running:
             loader = torch.utils.data.DataLoader(
                 Updates(make, update), batch_size=None, num_workers=count, collate_fn=_as_it_is
             )
             running.append(iter(loader))
-        batch: NDArray[Any] = next(running[0])
+        batch: Made = next(running[0])
         return batch
 
     return following

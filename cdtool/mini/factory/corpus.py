@@ -8,23 +8,47 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from PIL import Image
 
-from cdtool.mini.factory import art
+from cdtool.mini.factory import art, wider
 from cdtool.mini.factory.styles import STYLES
+from cdtool.mini.factory.wider import Scene, Wide
 from cdtool.mini.factory.world import BROAD, WIDE, Picture, draw
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cdtool.mini.factory.drawings import Shelf
+
+
+class Shown(Protocol):
+    """A picture of either edition's world: RGB [size, size, 3] and its caption."""
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The picture."""
+
+    @property
+    def caption(self) -> str:
+        """What it shows."""
+
+
+Drawn = TypeVar("Drawn", bound=Shown)
 
 # File: the seed of its first picture. Training draws from 0 to 90 million, the photo folders from 500 million.
 PARTS = {"corpus.tar": 300_000_000, "validation.tar": 400_000_000}
 # As varied as what the denoiser draws; a rare word in a prior caption would teach the word.
 WORLD = replace(WIDE, rare=0.0, drawings=BROAD.drawings, coats=BROAD.coats)
+WIDER_PARTS = {"corpus.tar": 1_800_000_000, "validation.tar": 1_900_000_000}
+WIDER = Wide(named=0.0, hybrids=0.0)
 ALONE = 40  # pictures of each class noun by itself
 PAIRED = 20  # pictures of it beside another class noun, each counting for both
+FEW = 4  # of a noun that is no class
 LEAST = 60  # pictures of every class: nouns, SCENES and "painting"
 SCENES = ("beach", "city", "room")
 QUALITY = 75  # of WebP; these pictures come to about 550 bytes and 32 dB
@@ -50,34 +74,38 @@ def has(caption: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", caption) is not None
 
 
-def pictures(cutouts: dict[str, Any], first: int) -> Iterator[Picture]:
-    """One corpus, drawn from seed `first` on: no two pictures are equal, every class has at least LEAST."""
+def pictures(draw: Callable[[int, tuple[str, ...]], Drawn], rows: Sequence[Row], first: int) -> Iterator[Drawn]:
+    """One corpus, drawn from seed `first` on: no two pictures are equal; rows count what earlier rows brought.
+
+    `draw` makes the picture of a seed with these nouns, or with any.
+    """
     seen: set[bytes] = set()
     counted: Counter[str] = Counter()
     wanted = (*SCENES, *STYLES)
-    rows = [*_nouns(), *(Row(LEAST if word in (*SCENES, "painting") else LEAST // 2, (), word) for word in wanted)]
     for place, row in enumerate(rows):
         count = row.count - counted[row.word] if row.word else row.count
-        for picture in _row(cutouts, row, first + place * STRIDE, seen, count):
+        for picture in _row(draw, row, first + place * STRIDE, seen, count):
             counted.update(word for word in wanted if has(picture.caption, word))
             yield picture
 
 
-def _nouns() -> Iterator[Row]:
-    """Each class noun alone, then with those 1, 2, 3... places on in the list."""
-    nouns = class_nouns()
-    for noun in nouns:
-        yield Row(ALONE, (noun,))
+def rows(nouns: Sequence[str], others: Sequence[str] = ()) -> list[Row]:
+    """Each noun alone, then with those 1, 2, 3... places on in the list; a few of the others; scenes and styles."""
+    made = [Row(ALONE, (noun,)) for noun in nouns]
     for step in range(1, PAIRED // 2 + 1):  # each step gives every noun two pictures
-        for place, noun in enumerate(nouns):
-            yield Row(1, (noun, nouns[(place + step) % len(nouns)]))
+        made += [Row(1, (noun, nouns[(place + step) % len(nouns)])) for place, noun in enumerate(nouns)]
+    made += [Row(FEW, (noun,)) for noun in others]
+    whole = (*SCENES, "painting")
+    return made + [Row(LEAST if word in whole else LEAST // 2, (), word) for word in (*SCENES, *STYLES)]
 
 
-def _row(cutouts: dict[str, Any], row: Row, first: int, seen: set[bytes], count: int) -> Iterator[Picture]:
+def _row(
+    draw: Callable[[int, tuple[str, ...]], Drawn], row: Row, first: int, seen: set[bytes], count: int
+) -> Iterator[Drawn]:
     for seed in itertools.count(first):
         if count <= 0:
             return
-        picture = draw(WORLD, cutouts, seed, row.nouns)
+        picture = draw(seed, row.nouns)
         content = picture.pixels.tobytes()
         if content not in seen and has(picture.caption, row.word):
             seen.add(content)
@@ -85,7 +113,7 @@ def _row(cutouts: dict[str, Any], row: Row, first: int, seen: set[bytes], count:
             yield picture
 
 
-def write(drawn: Iterable[Picture], path: Path) -> int:
+def write(drawn: Iterable[Drawn], path: Path) -> int:
     """Write pictures as a tar of NAME.webp whose captions all stand in one captions.jsonl at its end; their number.
 
     A member of its own for each caption would cost more than the picture. The bytes depend on the pictures alone.
@@ -110,5 +138,22 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def make(cutouts: dict[str, Any], folder: Path) -> Iterator[tuple[str, int]]:
     """Write both corpora of PARTS into `folder`; yields each file's name and number of pictures."""
     folder.mkdir(parents=True, exist_ok=True)
+
+    def drawn(seed: int, nouns: tuple[str, ...]) -> Picture:
+        return draw(WORLD, cutouts, seed, nouns)
+
     for name, first in PARTS.items():
-        yield name, write(pictures(cutouts, first), folder / name)
+        yield name, write(pictures(drawn, rows(class_nouns()), first), folder / name)
+
+
+def make_wider(shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
+    """The same of the wider world, with FEW pictures of every noun that is no class of a photo folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nouns = [noun for noun in class_nouns() if noun in shelf.nouns]
+    others = [noun for noun in shelf.nouns if noun not in nouns]
+
+    def drawn(seed: int, nouns: tuple[str, ...]) -> Scene:
+        return wider.draw(WIDER, shelf, seed, nouns)
+
+    for name, first in WIDER_PARTS.items():
+        yield name, write(pictures(drawn, rows(nouns, others), first), folder / name)

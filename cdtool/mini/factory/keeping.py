@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST = 12_000_000  # bytes of a file's weights
-AVERAGED = ("vae", "student", "decoder")  # trainings whose moving average is kept
+AVERAGED = ("vae", "student", "decoder", "judge")  # trainings whose moving average is kept
 
 
 def keep(folder: Path, name: str) -> list[Path]:

@@ -15,7 +15,8 @@ from PIL import Image
 from cdtool.mini.factory import art, grounds
 from cdtool.mini.factory.drawings import Shelf, parted, smaller
 from cdtool.mini.factory.looks import Dials, Look, look
-from cdtool.mini.factory.photosets import CONCEPTS
+from cdtool.mini.factory.near import NEAR
+from cdtool.mini.factory.photosets import CONCEPTS, Concept
 from cdtool.mini.factory.wider import put
 
 EACH = 10  # look-alikes of a concept
@@ -35,17 +36,18 @@ def make(cutouts: dict[str, Any], shelf: Shelf, folder: Path) -> Iterator[tuple[
         if concept.kind != "object":
             continue
         sheet = Image.new("RGB", (VIEWS * SIZE, EACH * SIZE))
-        for row, own in enumerate(others(concept.noun, cutouts, shelf)):
+        for row, own in enumerate(others(concept, cutouts, shelf)):
             for column, picture in enumerate(views(own, FIRST + row)):
                 sheet.paste(picture, (column * SIZE, row * SIZE))
         sheet.save(folder / f"{name}.webp", quality=92, method=6)
         yield name, EACH
 
 
-def others(noun: str, cutouts: dict[str, Any], shelf: Shelf) -> list[Look]:
-    """The look-alikes of the held-out drawing of `noun`."""
-    held = parted(smaller(Image.fromarray(cutouts[art.held_out(noun)])))
-    known = [shelf.drawings[name] for name in shelf.nouns[noun]]
+def others(concept: Concept, cutouts: dict[str, Any], shelf: Shelf) -> list[Look]:
+    """The look-alikes of a near or far concept."""
+    noun, near = concept.noun, NEAR.get(concept.name)
+    held = shelf.drawings[near.drawing] if near else parted(smaller(Image.fromarray(cutouts[art.held_out(noun)])))
+    known = [shelf.drawings[name] for name in shelf.nouns[noun] if not near or name != near.drawing]
     found = []
     for row in range(EACH):
         rng = np.random.default_rng(FIRST + sum(noun.encode()) * 1000 + row)

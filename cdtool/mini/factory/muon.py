@@ -31,7 +31,7 @@ def orthogonal(stack: Tensor) -> Tensor:
     x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
     for _ in range(ROUNDS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     made: Tensor = x.mT if tall else x
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,6 +21,8 @@ from cdtool.mini.factory.world import WIDE, article, draw, paste
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
+
+    from cdtool.mini.factory.looks import Look
 
 FIRST = 500_000_000  # seeds of the photos; neither training nor the corpora come near
 ON_PLAIN = ("on a white background", "on a grey background", "on a blue background", "on a yellow background",
@@ -89,10 +91,13 @@ CONCEPTS: dict[str, Concept] = {
 }
 
 
-def make(cutouts: dict[str, Any], folder: Path) -> Iterator[tuple[str, int]]:
-    """Write every photo folder and `concepts.json`, their table, into `folder`; yields names and numbers of photos."""
+def make(cutouts: dict[str, Any], folder: Path, near: Mapping[str, Look] | None = None) -> Iterator[tuple[str, int]]:
+    """Write every photo folder and `concepts.json`, their table, into `folder`; yields names and numbers of photos.
+
+    Concepts of `near` are those individuals; the other objects are held-out drawings.
+    """
     for name, concept in CONCEPTS.items():
-        taken = photos(concept, cutouts)
+        taken = photos(concept, cutouts, near)
         (folder / name).mkdir(parents=True, exist_ok=True)
         for place, photo in enumerate(taken, 1):
             photo.image.save(folder / name / f"{place:02d}.png", optimize=True)
@@ -103,9 +108,11 @@ def make(cutouts: dict[str, Any], folder: Path) -> Iterator[tuple[str, int]]:
     (folder / "concepts.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def photos(concept: Concept, cutouts: dict[str, Any]) -> list[Photo]:
+def photos(concept: Concept, cutouts: dict[str, Any], near: Mapping[str, Look] | None = None) -> list[Photo]:
     """The photos of a concept; the same ones whenever it is asked."""
     first = FIRST + 10_000 * list(CONCEPTS).index(concept.name)
+    if near and concept.name in near:
+        cutouts = cutouts | {art.held_out(concept.noun): near[concept.name].pixels}
     take = {"object": _of_object, "scene": _of_scene, "style": _of_style}[concept.kind]
     taken = take(concept, cutouts, first)
     return taken if concept.captioned else [photo._replace(caption="") for photo in taken]

@@ -50,11 +50,11 @@ def city(size: int, rng: Generator) -> Image.Image:
         width, top = int(side * rng.uniform(0.16, 0.26)), int(side * rng.uniform(0.08, 0.4))
         colour = colours[int(rng.integers(len(colours)))]
         body.rectangle((left, top, left + width, street), fill=(22, 12, 46))
-        glow.rectangle((left, top, left + width, street), outline=colour, width=side // 56)
-        for y in range(top + side // 14, street - side // 14, side // 10):
-            for x in range(left + side // 20, left + width - side // 20, side // 14):
-                if rng.random() < 0.6:
-                    glow.rectangle((x, y, x + side // 40, y + side // 28), fill=colour)
+        glow.rectangle((left, top, left + width, street), outline=colour, width=side // 32)
+        for y in range(top + side // 12, street - side // 10, side // 7):
+            for x in range(left + side // 24, left + width - side // 12, side // 9):
+                if rng.random() < 0.7:
+                    glow.rectangle((x, y, x + side // 18, y + side // 14), fill=colour)
         left += width + side // 40
     _reflect(lights, street)
     return _small(_lit(image, lights), size)
@@ -66,14 +66,14 @@ def room(size: int, rng: Generator) -> Image.Image:
     level = int(side * rng.uniform(0.6, 0.68))
     image = Image.new("RGB", (side, side), (206, 178, 160))
     pen = ImageDraw.Draw(image)
-    high, wide = side // 14, side // 6
+    high, wide = side // 8, side // 4
     first = int(rng.uniform(-2, -1) * wide)
     for row, y in enumerate(range(-int(high * rng.random()), level, high)):
         for x in range(first, side + wide, wide):
             shade = rng.uniform(0.86, 1.08)
             x += (row % 2) * wide // 2
-            brick = tuple(int(value * shade) for value in (172, 62, 48))
-            pen.rectangle((x, y, x + wide - FINE, y + high - FINE), fill=brick)
+            brick = tuple(int(value * shade) for value in (182, 76, 60))
+            pen.rectangle((x, y, x + wide - 2 * FINE, y + high - 2 * FINE), fill=brick)
     _tiles(pen, side, level, float(rng.uniform(0.35, 0.65)))
     lamp = int(side * rng.choice([0.16, 0.84]))
     pen.line((lamp, 0, lamp, side // 8), fill=(40, 34, 34), width=side // 60)
@@ -128,10 +128,10 @@ def _lit(image: Image.Image, lights: Image.Image) -> Image.Image:
 def _tiles(pen: ImageDraw.ImageDraw, side: int, level: int, vanishing: float) -> None:
     """A chequered floor in perspective below row `level`; the vanishing point as a share of the width."""
     depth = side - level
-    edges = [level + int(depth * (row / 4) ** 1.6) for row in range(5)]
+    edges = [level + int(depth * (row / 3) ** 1.4) for row in range(4)]
 
     def across(column: int, y: int) -> float:
-        spread = 0.14 + 0.16 * (y - level) / depth
+        spread = 0.24 + 0.16 * (y - level) / depth
         return side * (vanishing + (column - 6) * spread)
 
     for row, (top, bottom) in enumerate(itertools.pairwise(edges)):

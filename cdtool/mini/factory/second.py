@@ -15,11 +15,15 @@ from cdtool.mini.factory import (
     artwork,
     autoencoder,
     bank,
+    corpus,
     denoiser,
     drawings,
+    judge,
     keeping,
     lookalikes,
+    near,
     packing,
+    photosets,
     proofs,
     telling,
     words,
@@ -120,6 +124,12 @@ def make_student(shop: Workshop) -> Iterator[Report]:
     return denoiser.train(shop.shape, shop.tokenizer, shop.folder, shop.minutes, shop.name)
 
 
+def make_judge(shop: Workshop) -> Iterator[Report]:
+    """Train the pair that `eval` measures with."""
+    keeping.restore(shop.folder, "judge")
+    return judge.train(shop.shelf, shop.tokenizer, shop.folder, shop.minutes)
+
+
 def make_kept(shop: Workshop) -> Iterator[Report]:
     """Write what was trained so far in files that travel: in `kept`, with tokenizer and the latents' scale beside."""
     for name in (*keeping.AVERAGED, shop.name):
@@ -149,9 +159,21 @@ def make_base(shop: Workshop) -> Iterator[Report]:
     yield Report("base", int(state.get("pictures", state["update"] * shop.shape.pace.batch)), 0.0, 0.0)
 
 
+def make_photos(shop: Workshop) -> Iterator[Report]:
+    """Take the photos of all held-out concepts, near and far, into `photos` in the folder."""
+    held = art.load(shop.folder / "art.npz")
+    made = photosets.make(held, shop.folder / "photos", near.individuals(shop.shelf))
+    return (Report(name, number, 0.0, 0.0) for name, number in made)
+
+
+def make_corpora(shop: Workshop) -> Iterator[Report]:
+    """Draw the class images and the validation pictures into `base` in the folder."""
+    return (Report(name, number, 0.0, 0.0) for name, number in corpus.make_wider(shop.shelf, shop.folder / "base"))
+
+
 def make_lookalikes(shop: Workshop) -> Iterator[Report]:
     """Draw the look-alikes that learnability ranks against."""
-    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, MINI / "card" / "lookalikes")
+    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "lookalikes")
     return (Report(name, number, 0.0, 0.0) for name, number in made)
 
 
@@ -162,8 +184,11 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
     "bank": make_bank,
     "student": make_student,
     "decoder": make_decoder,
+    "judge": make_judge,
     "keep": make_kept,
     "proofs": make_proofs,
     "base": make_base,
+    "photos": make_photos,
+    "corpora": make_corpora,
     "lookalikes": make_lookalikes,
 }

@@ -34,7 +34,10 @@ def _blueprint(image: Image.Image, _: Generator) -> Image.Image:
 
 
 def _neon(image: Image.Image, _: Generator) -> Image.Image:
-    edges = np.asarray(_edges(image), np.float32)[..., None] / 90
+    edges = (
+        np.asarray(_edges(image).filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.SMOOTH), np.float32)[..., None]
+        / 90
+    )
     glow = np.asarray(image.convert("HSV").point(lambda v: v), np.uint8).copy()
     glow[..., 1:] = 255
     colours = np.asarray(Image.fromarray(glow, "HSV").convert("RGB"), np.float32)

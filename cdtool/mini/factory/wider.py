@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from cdtool.mini.factory import art, grounds, telling
+from cdtool.mini.factory import art, grounds, near, telling
 from cdtool.mini.factory.drawings import Drawing, Shelf
 from cdtool.mini.factory.looks import COLOURS, Dials, Look, look
 from cdtool.mini.factory.styles import STYLES
@@ -84,12 +84,14 @@ def _individual(
     world: Wide, shelf: Shelf, noun: str, name: str, rng: Generator
 ) -> tuple[Look, str, NDArray[np.uint8] | None]:
     ids = shelf.nouns[noun]
-    drawing = shelf.drawings[ids[int(rng.integers(len(ids)))]]
-    named = rng.random() < world.named
+    chosen = ids[int(rng.integers(len(ids)))]
+    drawing, named = shelf.drawings[chosen], rng.random() < world.named
     if rng.random() < world.hybrids:
         other = list(shelf.drawings.values())[int(rng.integers(len(shelf.drawings)))]
         drawing, noun = hybrid(drawing, other, rng), "thing"
     own = look(drawing, rng, world.dials)
+    while near.unmet(chosen, own):
+        own = look(drawing, rng, world.dials)
     view = alone(own, world.size) if named else None
     words = telling.thing(noun, own, rng, name if named else "")
     if rng.random() < world.tinted:
