@@ -139,7 +139,7 @@ def test_a_set_by_its_name_and_a_folder_of_the_same_name_behind_it(base, tmp_pat
     entry = made("dogs", count=5)
     found = choose.gather("dogs", Token("corgi"), base_folder=base, count=3)
     assert [image.caption for image in found.images] == ["dog 0", "dog 1", "dog 3"]
-    assert [image.sha256 for image in found.images] == [entry.manifest.images[n].sha256 for n in (0, 2, 4)]
+    assert [image.sha256 for image in found.images] == [entry.manifest.images[n].sha256 for n in (0, 1, 3)]
     assert found.images[0].load().size == (40, 40)
     (tmp_path / "dogs").mkdir()
     (tmp_path / "dogs" / "1.png").write_bytes(picture(1))
