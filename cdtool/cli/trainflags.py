@@ -46,6 +46,11 @@ PreviewDir = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=parsing.BASICS, help="Print the plan and do nothing.")
 ]
+Crops = Annotated[
+    Path | None,
+    typer.Option("--crops", metavar="FILE", rich_help_panel=parsing.BASICS,
+                 help="Write a contact sheet of the crops, to look at before it starts; with --dry-run too."),
+]  # fmt: skip
 
 Prior = Annotated[
     str | None,

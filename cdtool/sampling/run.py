@@ -50,12 +50,14 @@ class Plan:
     device: str = "auto"
     force: bool = False
     record: Record | None = None  # of the image that is made again
+    skip: frozenset[tuple[str, int]] = frozenset()  # prompts and seeds of images that are there already
     without_effect: tuple[str, ...] = ()  # a sentence for each option that was given in vain
 
     @property
     def total(self) -> int:
         """How many images it makes."""
-        return len(self.prompts) * self.settings.count
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.count)
+        return sum((prompt.text, seed) not in self.skip for prompt in self.prompts for seed in seeds)
 
     def warnings(self) -> list[str]:
         """What may not be meant: options without effect, prompts that name no token or not all of several concepts."""
@@ -193,7 +195,7 @@ def run(plan: Plan) -> Iterator[SampleStep]:
         )
     subject, warnings = plan.subject, plan.warnings()
     for step in sampling.steps(
-        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force
+        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force, skip=plan.skip
     ):
         images = tuple(records.sampled(one, subject.text, base, plan.settings) for one in step.images)
         yield SampleStep(step.done, step.total, images, (*warnings, *step.warnings))

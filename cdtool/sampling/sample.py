@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,6 +77,7 @@ def steps(
     *,
     weights: Sequence[float] = (),
     force: bool = False,
+    skip: Collection[tuple[str, int]] = (),
 ) -> Iterator[Step]:
     """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
 
@@ -86,6 +87,7 @@ def steps(
     prompts: as text, or bound to the concepts' tokens.
     weights: scale the concepts' changes; 1 each unless given.
     force: let concepts of another base pass.
+    skip: prompts and seeds of images that are not wanted.
 
     Raises what `sampler` raises, TokenError for a prompt that does not fit, SettingsError for an impossible size.
     """
@@ -94,8 +96,10 @@ def steps(
     encoded = [loaded.encode(prompt) for prompt in bound]
     long = tuple(f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
                  for one in encoded if one.parts > 1)  # fmt: skip
-    yield Step(0, len(encoded) * settings.count * settings.steps, warnings=long)
-    yield from _steps(loaded, encoded, settings)
+    seeds = range(settings.seed, settings.seed + settings.count)
+    jobs = [(prompt, seed) for prompt in encoded for seed in seeds if (prompt.text, seed) not in skip]
+    yield Step(0, len(jobs) * settings.steps, warnings=long)
+    yield from _steps(loaded, jobs, settings)
 
 
 @dataclass(frozen=True)
@@ -182,12 +186,12 @@ def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = 
     return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
-def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
+def _steps(sampler: Sampler, jobs: Sequence[tuple[EncodedPrompt, int]], settings: SampleSettings) -> Iterator[Step]:
+    """Sample prompts with their seeds, in batches."""
     unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
     shortest = sampler.negative(unwanted).parts
-    filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
-    negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt in filled}}
-    jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
+    jobs = [(sampler.filled(prompt, max(prompt.parts, shortest)), seed) for prompt, seed in jobs]
+    negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt, _ in jobs}}
     done, total = 0, len(jobs) * settings.steps
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
         for batch in _batches(jobs, settings.batch):

@@ -13,7 +13,11 @@ from cdtool.training import run
 from cdtool.training.job import Job
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cdtool.training.estimate import Cost
+
+CROPS = 8  # of each photo on the sheet
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,29 @@ def plan(job: Job, device: str = "auto", world: int = 1, *, force: bool = False)
     pending = {one.pending.name: one.pending for one in found if one.pending}
     drawing = sum(estimate.generation_seconds(folder, one.how, where, dtype) for one in pending.values())
     return TrainingPlan(job, cost, str(where), precision, world, told, drawing)
+
+
+def crop_sheet(job: Job) -> Image.Image:
+    """A row for each photo: the photo, and the first of its crops as they are trained on.
+
+    It shows what a crop cuts off, and how small the shrunk ones become. Raises PhotoError for a photo that has gone.
+    """
+    from PIL import Image
+
+    from cdtool.images import augmentation, photos
+    from cdtool.images.sheets import Row, contact_sheet
+    from cdtool.training.batches import MOST_PHOTOS
+
+    side = job.settings.resolution or bases.describe(bases.locate(job.base)).resolution
+    rows = []
+    for concept, group in enumerate(job.groups):
+        for number, photo in enumerate(group):
+            image = photos.read(photo)
+            how: dict[str, Any] = {"seed": job.settings.seed, "augment": job.settings.augment}
+            how["photo"] = concept * MOST_PHOTOS + number
+            shown = range(min(CROPS, job.settings.crops))
+            crops = [augmentation.crop(image, side, side // 8, index=index, **how) for index in shown]
+            words = [f'"{crop.prefix.strip()}"' for crop in crops if crop.prefix]
+            label = photo.path.name + (f"   ({', '.join(dict.fromkeys(words))})" if words else "")
+            rows.append(Row(label, [image, *(Image.fromarray(crop.pixels) for crop in crops)]))
+    return contact_sheet(rows)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,25 @@ def record(path):
 
 
 # ---------------------------------------------------------------- pictures and records
+
+
+def test_what_is_there_is_not_made_again(cdtool, concept, tmp_path):
+    entry = concept()
+    made = ("sample", "dog", "photo of a V* dog", "V* dog on grass", "--seed", 5, *QUICK)
+    first = cdtool(*made, "-n", 2).out.splitlines()
+    again = cdtool(*made, "-n", 3, "--skip-existing", "--grid", "grid.png")
+    assert again.code == 0
+    assert again.out.splitlines() == ["samples/dog/photo-of-a-v-dog-7.png", "samples/dog/v-dog-on-grass-7.png"]
+    assert "2 images. 4 more were there already." in again.err
+    assert Path("grid.png").is_file()
+    nothing = cdtool(*made, "-n", 3, "--skip-existing")
+    assert (nothing.code, nothing.out) == (0, "")
+    Path(first[0]).unlink()
+    assert cdtool(*made, "-n", 3, "--skip-existing").out.splitlines() == first[:1]
+    other = cdtool(*made, "-n", 1, "--guidance", 2, "--skip-existing").out
+    assert len(other.splitlines()) == 2, "other settings make other images"
+    os.utime(entry.path, (time.time() + 9, time.time() + 9))
+    assert len(cdtool(*made, "-n", 1, "--skip-existing").out.splitlines()) == 2, "the concept is newer"
 
 
 def test_pictures_are_named_told_and_recorded(cdtool, concept, sd_base, tmp_path):

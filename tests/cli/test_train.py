@@ -15,6 +15,7 @@ import tiny_pipelines
 import torch
 from PIL import Image
 
+from cdtool.images import augmentation
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest, read_header, read_tensors
 from cdtool.tokens import Token
@@ -154,6 +155,30 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos,
     assert {"time", "memory", "base", "tokens"} <= facts.keys()
     assert not home.exists() or files(home) == []
     assert os.listdir() == []
+
+
+def test_the_sheet_of_crops_shows_those_that_are_trained_on(cdtool, arguments, monkeypatch):
+    seen = []
+    crop = augmentation.crop
+
+    def spy(*given, **named):
+        made = crop(*given, **named)
+        seen.append(((named["photo"], named["index"]), made.pixels.tobytes()))
+        return made
+
+    monkeypatch.setattr(augmentation, "crop", spy)
+    said = cdtool(*arguments("--dry-run", "--crops", "crops.png"))
+    assert said.code == 0
+    assert "Crops: crops.png" in said.err
+    shown = dict(seen)
+    assert {photo for photo, _ in shown} == {0, 1, 2}
+    with Image.open("crops.png") as sheet:
+        assert sheet.height > 3 * 128
+    seen.clear()
+    assert cdtool(*arguments()).code == 0
+    both = shown.keys() & dict(seen).keys()
+    assert both
+    assert all(shown[key] == dict(seen)[key] for key in both)
 
 
 def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
