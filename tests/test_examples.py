@@ -182,12 +182,12 @@ BEFORE = {"./shared/rex": _shared_concept, "./dog-output": _dog_output, "delta.b
 def commands(page):
     """The commands of a page that are run, in order and once each: what is written, and what is run for it."""
     found = [line for block in blocks(page.read_text(encoding="utf-8")) for line in shell_lines(block)]
-    for line in dict.fromkeys(found):
+    for line in dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in found):
         if not any(part in line for part in LEFT_OUT):
             run = line
             for part, other in STAND_INS.items():
                 run = run.replace(part, other)
-            yield line, shlex.split(run, comments=True)[1:]
+            yield line, shlex.split(run)[1:]
 
 
 @pytest.mark.slow

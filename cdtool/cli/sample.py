@@ -1,4 +1,4 @@
-"""cdtool sample: pictures of a concept, or of the bare base."""
+"""cdtool sample: images of a concept, or of the bare base."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Eta = Annotated[
 ]
 Negative = Annotated[
     str | None,
-    setting(_Set, "negative", "--negative", metavar="TEXT", panel=BASICS, shown="nothing", help="What not to draw."),
+    setting(_Set, "negative", "--negative", metavar="TEXT", panel=BASICS, shown="nothing", help="What not to show."),
 ]
 Size = Annotated[
     str | None,
@@ -67,7 +67,7 @@ SkipExisting = Annotated[
 ]
 Replay = Annotated[
     Path | None,
-    typer.Option("--replay", metavar="IMG.png", rich_help_panel=OUTPUT, help="Draw that picture again."),
+    typer.Option("--replay", metavar="IMG.png", rich_help_panel=OUTPUT, help="Generate that image again."),
 ]
 
 
@@ -102,7 +102,7 @@ def sample(
     json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw pictures of a concept or of the bare base.
+    """Generate images of a concept or of the bare base.
 
     Each has a seed of its own and holds all that makes it again.
 

@@ -36,7 +36,7 @@ Seed = Annotated[int | None, _setting("seed", "--seed", help="Seed of everything
 Previews = Annotated[
     list[str] | None,
     typer.Option("--preview", metavar="PROMPT", rich_help_panel=parsing.BASICS,
-                 help="Draw it at the start, at checkpoints and at the end."),
+                 help="Sample it at the start, at checkpoints and at the end."),
 ]  # fmt: skip
 PreviewDir = Annotated[
     Path | None,
@@ -99,7 +99,7 @@ FreezeToken = Annotated[
 PreserveUncond = Annotated[
     float | None,
     _setting("preserve_uncond", "--preserve-uncond", metavar="F", **_how,
-             help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
+             help="Keep what the empty prompt gives, down to this share of its features; 0: the paper's way."),
 ]  # fmt: skip
 Pick = Annotated[
     int | None,

@@ -47,7 +47,7 @@ class TrainingPlan:
             "prior": "; ".join(self.priors),
             "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
             "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.embeddings, 'row')}",
-            "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
+            "steps": f"{chosen.steps} of {chosen.batch} images ({targets} targets) "
             f"in {counted(chosen.accumulate, 'pass')}{shared}"
             f"{', half as many because there is no prior' if job.halved else ''}",
             "rate": f"{chosen.lr:g}",
@@ -58,7 +58,7 @@ class TrainingPlan:
             "memory": f"about {cost.memory / 1e9:.1f} GB",
         }
         if self.drawing:
-            facts["prior"] += f"; about {_minutes(self.drawing)} of drawing"
+            facts["prior"] += f"; about {_minutes(self.drawing)} of sampling them"
         return facts
 
     def data(self) -> dict[str, Any]:

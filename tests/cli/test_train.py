@@ -148,7 +148,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos,
     assert facts["photos skipped"].startswith("notes.pdf: ")
     assert facts["prior"].startswith("2 class images")
     assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 row"
-    assert facts["steps"] == "30 of 4 pictures (2 targets) in 2 passes"
+    assert facts["steps"] == "30 of 4 images (2 targets) in 2 passes"
     assert facts["precision"] == "float32 (asked for) on cpu"
     assert facts["latent cache"].startswith("100 crops")
     assert facts["concept"] == "dog, 0.0 MB"
@@ -167,6 +167,7 @@ def test_the_sheet_of_crops_shows_those_that_are_trained_on(cdtool, arguments, m
         return made
 
     monkeypatch.setattr(augmentation, "crop", spy)
+    monkeypatch.setenv("CDTOOL_TRAIN_CROPS", "2")
     said = cdtool(*arguments("--dry-run", "--crops", "crops.png"))
     assert said.code == 0
     assert "Crops: crops.png" in said.err
