@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +44,11 @@ class Parent:
     tensors: Mapping[str, Tensor]
     weight: float
     label: str  # its name; of two files of one name the path
+
+    @property
+    def is_focused(self) -> bool:
+        """Whether it changes nothing but its own words."""
+        return concept.reach(self.manifest) == "own words"
 
     @property
     def erases(self) -> bool:
@@ -111,8 +116,9 @@ def _solved(
     parents = [parent for parent in every if not parent.erases]
     order = [parents.index(parent) if parent in parents else -1 for parent in every]
     concept_of = [place for place, parent in zip(order, every, strict=True) for _ in parent.manifest.tokens]
-    bound = _targets(base, tokens, styled, embeddings).by_concept(concept_of)
-    held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings, whole=False)
+    whole = {index for index, place in enumerate(concept_of) if place >= 0 and not parents[place].is_focused}
+    bound = _targets(base, tokens, styled, embeddings, whole).by_concept(concept_of)
+    held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
     width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
     down, condition = dual_basis(_augmented(bound.features, width), cholesky(stats.moment[:width, :width]))
@@ -151,12 +157,13 @@ def _sum(base: Base, parts: Sequence[Parent | dict[str, Tensor]]) -> dict[str, T
 
 
 def _targets(
-    base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]]
-) -> Targets:
+    base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]],
+    whole: Collection[int],
+) -> Targets:  # fmt: skip
     """The targets of a merge; prompts that name two tokens are left out where theirs would fill the text width."""
     for pairs in (True, False):
         prompts = targets.prompts(tokens, styled, pairs=pairs)
-        found = targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=True))
+        found = targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=whole))
         if len(found.features) <= found.features.shape[1] * CROWDED:
             break
     return found
@@ -281,6 +288,7 @@ def _manifest(
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]
     settings: dict[str, Any] = {"captions": stats.captions} | ({"style": styled} if any(styled) else {})
+    settings |= {"focus": True} if all(parent.is_focused for parent in parents) else {}
     return Manifest(
         name=name,
         base=BaseRef(base.name, base.family.name, base.fingerprint),

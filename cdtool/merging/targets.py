@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,12 +85,13 @@ def _fill(template: str, *words: str) -> str:
 
 
 def collect(
-    base: Base, texts: Sequence[str], tokens: Sequence[Token], embeddings: Sequence[Sequence[Tensor]], *, whole: bool
-) -> Targets:
+    base: Base, texts: Sequence[str], tokens: Sequence[Token], embeddings: Sequence[Sequence[Tensor]],
+    *, whole: Collection[int] = (),
+) -> Targets:  # fmt: skip
     """The text features of `texts` that belong to a token; `embeddings[e][k]` is the row of token k in encoder e.
 
-    Each token's own words, its modifier and noun. If `whole`, a prompt that names one token is its own to the end:
-    from its own first word to the first end-of-text. Padding binds nothing (tests/benchmarks/padding_rules.py).
+    Each token's own words, its modifier and noun. A prompt that names one of the `whole` tokens alone is its own to the
+    end: from its own first word to the first end-of-text. Padding binds nothing (tests/benchmarks/padding_rules.py).
     """
     features: list[Tensor] = []
     owners: list[tuple[int, ...]] = []
@@ -100,7 +101,7 @@ def collect(
         owned = [text.owners(base, prompt, tokens) for prompt in part]
         for prompt, row, (own, end) in zip(part, _encoded(base, part, tokens, embeddings, owned), owned, strict=True):
             named = [(position, token) for position, token in enumerate(own) if token is not None]
-            if whole and len(prompt.named) == 1:
+            if len(prompt.named) == 1 and named and named[0][1] in whole:
                 named = [(position, named[0][1]) for position in range(named[0][0], end + 1)]
             features += [row[position] for position, _ in named]
             owners += [(token,) for _, token in named]
