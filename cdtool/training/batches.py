@@ -110,7 +110,7 @@ CropKey = tuple[bool, int, int, int]  # is_class, concept, image, crop
 CropCache = dict[CropKey, CachedCrop]
 
 
-def crop_key(sample: SampleIndex, prior: str) -> CropKey:
+def crop_key(sample: SampleIndex, prior: str = "auto") -> CropKey:
     """Where the crop of a sample lies in the cache; with the prior "self" every sample is a photo's."""
     return sample.is_class and prior != "self", sample.concept, sample.image, sample.crop
 
