@@ -27,7 +27,7 @@ from cdtool import files, settings
 from cdtool.cli.output import quiet_libraries
 from cdtool.evaluation import alignment, distances, identity, references, samples
 from cdtool.evaluation.alignment import bootstrap
-from cdtool.models import encoders, pipelines, vision
+from cdtool.models import pipelines, vision
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
 from cdtool.tokens import article, bind
