@@ -80,6 +80,15 @@ class CompressSettings:
     energy: float = 0.6  # share of the sum of each matrix's singular values
 
 
+@dataclass(frozen=True)
+class MergeRule:
+    """What a merge of concepts asks for; the defaults are chosen by tests/benchmarks/merge_many.py."""
+
+    crowded: float = 0.5  # share of the text width that targets may fill; prompts that name two concepts only below it
+    softness: float = 0.0  # by how much targets may be missed so that other text moves less; 0 meets them exactly
+    held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
+
+
 # Names of settings in files of earlier versions, and what they are called now.
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
