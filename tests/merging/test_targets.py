@@ -108,3 +108,35 @@ def test_a_common_beginning_is_no_trial(base, tokens, learned):
     found = targets.excluding(tried, bound)
     assert torch.equal(found.features, tried.features[2:])
     assert found.owners == [(0,)] * 2
+
+
+NOUNS = ("dog", "cat", "beach", "photo", "moongate")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("focused", [False, True])
+def test_the_count_told_before_encoding_is_that_of_the_targets(base, plain, focused):
+    """Where no two coincide but by a common beginning; a plain word's neighbours may."""
+    tokens = initializers.assign(base.tokenizers, [Token(noun, modifier=not plain) for noun in NOUNS[:3]])
+    draw = torch.Generator().manual_seed(1)
+    rows = [[torch.randn(160, generator=draw) if token.modifier else torch.empty(0) for token in tokens]]
+    styles = [False, False, not plain]
+    whole = () if focused else range(3)
+    texts = targets.prompts(tokens, styles)
+    found = targets.distinct(targets.collect(base, texts, tokens, rows, whole=whole))
+    count = len(found.features)
+    assert not targets.fit_in(base, tokens, styles, whole, count - 1)
+    assert plain or targets.fit_in(base, tokens, styles, whole, count)
+
+
+def test_a_focused_token_binds_its_own_words_alone(base, tokens, learned):
+    one, other = (targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=whole) for whole in ({1}, {0}))
+    assert len(other.features) == len(one.features) + 1  # the end of the text
+
+
+def test_many_tokens_are_tried_on_some_of_their_pairs():
+    assert len(targets._some_pairs(4)) == 12
+    some = targets._some_pairs(40)
+    assert len(some) == 80
+    assert {one for one, _ in some} == {other for _, other in some} == set(range(40))
+    assert all(one != other for one, other in some)
