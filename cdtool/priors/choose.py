@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
+from cdtool.files import is_dir, user_path
 from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
 from cdtool.models import encoders, pipelines
@@ -115,10 +116,10 @@ def _offered(base_folder: Path) -> dict[str, Any]:
 
 def _named(wanted: str, token: Token, style: bool, count: int) -> ClassImages:
     """A set by its name, else a folder."""
-    folder = Path(wanted).expanduser()
+    folder = user_path(wanted)
     if wanted in sets.names():
         return from_set(sets.find(wanted), token, style=style, count=count)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise NotFoundError(
             f'There is no prior set "{wanted}", nor a folder of that name.',
             nearest(wanted, [*sets.names(), *sets.RESERVED])
