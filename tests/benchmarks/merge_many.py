@@ -43,7 +43,10 @@ RULES = {
     "soft .001": MergeRule(softness=1e-3),
     "soft .01": MergeRule(softness=1e-2),
     "soft .1": MergeRule(softness=1e-1),
+    "soft 1": MergeRule(softness=1.0),
     "pairs, soft .01": MergeRule(crowded=1e9, softness=1e-2),
+    "pairs, soft .1": MergeRule(crowded=1e9, softness=1e-1),
+    "pairs, soft 1": MergeRule(crowded=1e9, softness=1.0),
     "start and padding held": MergeRule(held=0.05),
 }
 RANK = 8
