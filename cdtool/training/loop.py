@@ -75,7 +75,7 @@ class _Run:
         steps = self.schedule.config.num_train_timesteps
         noises = [loss.noise_of(self.settings, step, sample.position, item.moments.shape[1:], steps)
                   for sample, item in zip(part, items, strict=True)]  # fmt: skip
-        return loss.per_image(self.base, self.schedule, self.texts, self.trained, items, noises, like_base)
+        return loss.per_image(self.base, self.schedule, self.texts, items, noises, self.trained, like_base)
 
     def class_prompt(self, prompt: Prompt, sample: SampleIndex, step: int) -> Prompt:
         """What stays as it was: a photo's caption without the modifier, or, of a plain word, some other caption."""

@@ -91,9 +91,9 @@ def per_image(
     base: Base,
     schedule: Any,
     texts: Texts,
-    trained: Trainable,
     items: Sequence[CachedCrop],
     noises: Sequence[tuple[Tensor, Tensor, int]],
+    trained: Trainable,
     like_base: Sequence[int] = (),
 ) -> Tensor:
     """The loss of each picture [b] of a pass, with the noises `noise_of` gives.

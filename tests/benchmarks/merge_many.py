@@ -4,8 +4,9 @@
     python -m tests.benchmarks.merge_many sd15 --counts 2 8 32 101
 
 Concepts are random changes of rank 8, a twentieth of the base's own spread, whose modifier tokens begin as different
-rare words and moved a little. `sd15` is a random network of SD 1.5's shape with CLIP's real vocabulary. Fidelity is
-measured on prompts that bind nothing, drift on regularization captions, both relative to the concepts' own changes.
+words, rare ones as far as there are, and moved a little. `sd15` is a random network of SD 1.5's shape with CLIP's real
+vocabulary. Fidelity is measured on prompts that bind nothing, drift on regularization captions, both relative to the
+concepts' own changes. Pairs that would not fit are tried up to eight concepts, where they are few enough to encode.
 """
 
 from __future__ import annotations
@@ -42,17 +43,22 @@ RULES = {
     "soft .001": MergeRule(softness=1e-3),
     "soft .01": MergeRule(softness=1e-2),
     "soft .1": MergeRule(softness=1e-1),
+    "soft 1": MergeRule(softness=1.0),
     "pairs, soft .01": MergeRule(crowded=1e9, softness=1e-2),
+    "pairs, soft .1": MergeRule(crowded=1e9, softness=1e-1),
+    "pairs, soft 1": MergeRule(crowded=1e9, softness=1.0),
     "start and padding held": MergeRule(held=0.05),
 }
 RANK = 8
+FEW = 8  # concepts, up to which pairs are tried that do not fit
 
 
 def concepts(base: Base, count: int) -> list[registry.Concept]:
     """Random concepts in the registry, of different nouns as far as there are enough."""
     table = cast("nn.Embedding", base.text_encoders[0].get_input_embeddings()).weight
     nouns = captions.class_nouns(base.folder)
-    tokens = initializers.assign(base.tokenizers, [Token(nouns[at % len(nouns)]) for at in range(count)])
+    tokens = [Token(nouns[at % len(nouns)], initializer=word) for at, word in enumerate(words(base, count))]
+    tokens = list(initializers.assign(base.tokenizers, tokens))
     made = []
     for seed, token in enumerate(tokens):
         draw = torch.Generator().manual_seed(seed)
@@ -69,6 +75,15 @@ def concepts(base: Base, count: int) -> list[registry.Concept]:
         where = BaseRef(base.name, base.family.name, base.fingerprint)
         made.append(registry.save(Manifest(f"c{seed}", where, (token,)), tensors))
     return made
+
+
+def words(base: Base, count: int) -> list[str]:
+    """Different words to begin as: rare ones, and where there are too few others from the end of the vocabulary."""
+    vocabulary = base.tokenizers[0].get_vocab()
+    rare = initializers.words([vocabulary])
+    whole = [entry.removesuffix("</w>") for entry in sorted(vocabulary, key=vocabulary.__getitem__, reverse=True)
+             if entry.endswith("</w>") and len(entry) > 7 and entry[:-4].isalpha()]  # fmt: skip
+    return list(dict.fromkeys([*rare, *whole]))[:count]
 
 
 def row(
@@ -106,7 +121,8 @@ def main() -> None:
             base = merge_initializers.random_base(Path(home))
         stats = captions.known(base, captions.read(captions.find(None, base.folder))[: chosen.captions])
         entries = concepts(base, max(chosen.counts))
-        rows = [row(base, stats, entries[:count], name) for count in chosen.counts for name in chosen.rules]
+        rows = [row(base, stats, entries[:count], name) for count in chosen.counts for name in chosen.rules
+                if count <= FEW or RULES[name].crowded <= 1]  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     head = ("N", "rule", "rows", "condition", "fidelity", "least", "drift", "CPU s", "MB")
     about = f"text width {stats.width}, {stats.captions} captions, peak memory {peak:.1f} GB; {shapes.machine()}"
