@@ -207,10 +207,6 @@ def sampler(
     return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
 
 
-<<<<<<< HEAD
-def _steps(sampler: Sampler, jobs: Sequence[tuple[EncodedPrompt, int]], settings: SampleSettings) -> Iterator[Step]:
-    """Sample prompts with their seeds, in batches."""
-=======
 def _unnamed(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> set[int]:
     """The concepts that no prompt names and that do not act on every prompt."""
     named = {token for prompt in prompts for token in prompt.named}
@@ -223,8 +219,8 @@ def _unnamed(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> set[int]
     return idle
 
 
-def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
->>>>>>> main
+def _steps(sampler: Sampler, jobs: Sequence[tuple[EncodedPrompt, int]], settings: SampleSettings) -> Iterator[Step]:
+    """Sample prompts with their seeds, in batches."""
     unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
     shortest = sampler.negative(unwanted).parts
     jobs = [(sampler.filled(prompt, max(prompt.parts, shortest)), seed) for prompt, seed in jobs]
