@@ -118,7 +118,8 @@ def complete_subjects(incomplete: str) -> list[str]:
     """Concepts and bases, also behind the "+" of a joined subject."""
     head, plus, last = incomplete.rpartition("+")
     known = registry.names() + ([] if plus else list(bases.NAMES))
-    return [head + plus + name for name in known if name.startswith(last)]
+    given = [part.partition(":")[0] for part in head.split("+")]
+    return [head + plus + name for name in known if name.startswith(last) and name not in given]
 
 
 def complete_list(known: Sequence[str], incomplete: str) -> list[str]:

@@ -44,7 +44,7 @@ def train(
     resume: flag.Resume = False,
     pick: flag.Pick = None,
     dry_run: flag.DryRun = False,
-    crops: flag.Crops = None,
+    crop_sheet: flag.CropSheet = None,
     force: options.Force = False,
     if_missing: options.IfMissing = False,
     json: options.Json = False,
@@ -57,7 +57,7 @@ def train(
     Examples:
     cdtool train ./photos --token "V* dog"
     cdtool train ./gate --token moongate --preview "moongate in the snow"
-    cdtool train ./art --token "V* art" --style --dry-run --crops crops.png
+    cdtool train ./art --token "V* art" --style --dry-run --crop-sheet crops.png
     cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat" -o pets
     cdtool train ./cat --token "V2 cat" --from dog
     cdtool train ./cat --token "V* cat" --like dog --method lora
@@ -68,7 +68,7 @@ def train(
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
         return
-    options.check_picture(crops, "--crops")
+    options.check_picture(crop_sheet, "--crop-sheet")
     folder = preview_dir or Path("samples") / f"{job.name}-preview"
     go_on: Resume = resume or ("auto" if if_missing else False)
     options_ = _Options(device, resume=go_on, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
@@ -78,7 +78,7 @@ def train(
     output.quiet_libraries()
     with processes.distributed(device) as ranks:
         voice = out if ranks.rank == 0 else output.Output("quiet")
-        _introduce(voice, job, crops if ranks.rank == 0 else None)
+        _introduce(voice, job, crop_sheet if ranks.rank == 0 else None)
         if dry_run and ranks.rank == 0:
             _tell_plan(out, job, plans.plan(job, device, max(gpus, ranks.world), force=force))
         elif not dry_run:

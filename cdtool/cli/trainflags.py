@@ -46,9 +46,9 @@ PreviewDir = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=parsing.BASICS, help="Print the plan and do nothing.")
 ]
-Crops = Annotated[
+CropSheet = Annotated[
     Path | None,
-    typer.Option("--crops", metavar="FILE", rich_help_panel=parsing.BASICS,
+    typer.Option("--crop-sheet", metavar="FILE", rich_help_panel=parsing.BASICS,
                  help="Write a contact sheet of the crops, to look at before it starts; with --dry-run too."),
 ]  # fmt: skip
 

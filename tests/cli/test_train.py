@@ -168,7 +168,7 @@ def test_the_sheet_of_crops_shows_those_that_are_trained_on(cdtool, arguments, m
 
     monkeypatch.setattr(augmentation, "crop", spy)
     monkeypatch.setenv("CDTOOL_TRAIN_CROPS", "2")
-    said = cdtool(*arguments("--dry-run", "--crops", "crops.png"))
+    said = cdtool(*arguments("--dry-run", "--crop-sheet", "crops.png"))
     assert said.code == 0
     assert "Crops: crops.png" in said.err
     shown = dict(seen)
