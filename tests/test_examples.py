@@ -97,6 +97,7 @@ def user(monkeypatch):
     }
     for name, text in texts.items():
         (here / name).write_text(text)
+    shutil.copy(next((here / "photos").iterdir()), here / "sketch.png")
     _corpora(here)
     for alias in ("sd14", "sd15"):
         _cached(bases.ALIASES[alias][0], lambda folder: folder.symlink_to(bases.MINI))

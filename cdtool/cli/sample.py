@@ -61,6 +61,15 @@ Grid = Annotated[
     Path | None,
     typer.Option("--grid", metavar="FILE", rich_help_panel=OUTPUT, help="Also write a labelled contact sheet."),
 ]
+InitImage = Annotated[
+    Path | None,
+    typer.Option("--init-image", metavar="FILE", rich_help_panel=METHOD, help="Begin with this image, not with noise."),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option("--strength", metavar="F", rich_help_panel=METHOD,
+                 help="Share of the steps that change it." + options.default_of("0.6")),
+]  # fmt: skip
 SkipExisting = Annotated[
     bool,
     typer.Option("--skip-existing", rich_help_panel=SAFETY, help="Leave out what is there, made with these settings."),
@@ -92,6 +101,8 @@ def sample(
     prompt: Prompts = None,
     prompts: options.PromptFile = None,
     chosen: Settings = Settings(),
+    init_image: InitImage = None,
+    strength: Strength = None,
     base: options.Base = None,
     device: options.Device = "auto",
     out: Out = None,
@@ -116,6 +127,7 @@ def sample(
     cdtool sample dog+moongate "V1 dog in front of V2 moongate"
     cdtool sample dog:0.8+cat "V1 dog next to V2 cat"
     cdtool sample mini "a dog on the beach"
+    cdtool sample dog "a watercolour of V* dog" --init-image sketch.png --strength 0.7
     cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
     """
     talk = output.sink(json, quiet)
@@ -126,7 +138,8 @@ def sample(
     else:
         texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
         check_quotes(texts)
-        plan = sampling.plan(concept, texts, base=base, device=device, force=force, **vars(chosen))
+        plan = sampling.plan(concept, texts, base=base, device=device, force=force, init_image=init_image,
+                             strength=strength, **vars(chosen))  # fmt: skip
     options.check_picture(grid, "--grid")
     folder = out or (replay.parent if replay else Path("samples") / plan.subject.label)
     there = _existing(plan, folder) if skip_existing else {}
@@ -150,7 +163,7 @@ def sample(
 def _existing(plan: Plan, folder: Path) -> dict[tuple[str, int], Path]:
     from cdtool.sampling import records
 
-    return records.existing(folder, plan.subject, plan.settings)
+    return records.existing(folder, plan.subject, plan.settings, plan.init)
 
 
 def _saved(talk: Output, plan: Plan, folder: Path) -> Iterator[tuple[SampledImage, Path]]:

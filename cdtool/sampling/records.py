@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import html
 import io
 import json
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, PngImagePlugin
 
@@ -42,6 +43,14 @@ class Record:
     fingerprint: str
     settings: dict[str, Any]
     versions: dict[str, str]
+    init: dict[str, Any] | None = None  # the image it began with: file, sha256, strength
+
+
+class InitImage(NamedTuple):
+    """An image file to begin with, and the share of the denoising steps that change it: 1 is all of them."""
+
+    path: Path
+    strength: float = 0.6
 
 
 class SampledImage(Image.Image):
@@ -84,7 +93,9 @@ def _base64(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> SampledImage:
+def sampled(
+    generated: Generated, subject: str, base: Base, chosen: SampleSettings, init: dict[str, Any] | None = None
+) -> SampledImage:
     """An image with its record; the precision recorded is the one really used."""
     import diffusers
     import torch
@@ -96,7 +107,7 @@ def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettin
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())
     image.prompt, image.seed = generated.prompt, generated.seed
-    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions)
+    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions, init)
     return image
 
 
@@ -116,7 +127,19 @@ def save(image: SampledImage, folder: Path) -> Path:
     return path
 
 
-def existing(folder: Path, subject: Composition, chosen: SampleSettings) -> dict[tuple[str, int], Path]:
+def about_init(init: InitImage) -> dict[str, Any]:
+    """What the record says of an image to begin with. Raises NotFoundError, SettingsError for the strength."""
+    if not 0 < init.strength <= 1:
+        raise SettingsError(f"strength is a share above 0 and up to 1, not {init.strength:g}.", "Like --strength 0.6.")
+    if not init.path.is_file():
+        raise NotFoundError(f"There is no image {init.path}.", "Check the path given with --init-image.")
+    sha256 = hashlib.sha256(init.path.read_bytes()).hexdigest()
+    return {"file": str(init.path), "sha256": sha256, "strength": init.strength}
+
+
+def existing(
+    folder: Path, subject: Composition, chosen: SampleSettings, init: dict[str, Any] | None = None
+) -> dict[tuple[str, int], Path]:
     """The images of a subject in a folder that were made with these settings, by prompt and seed.
 
     Those that are older than one of the concepts were made by another one of its name, and do not count.
@@ -130,7 +153,7 @@ def existing(folder: Path, subject: Composition, chosen: SampleSettings) -> dict
         path = folder / Path(str(line.get("file"))).name
         made = line.get("settings")
         same = (line.get("subject"), line.get("base")) == (subject.text, subject.base)
-        same = same and isinstance(made, dict) and wanted.items() <= made.items()
+        same = same and isinstance(made, dict) and wanted.items() <= made.items() and line.get("init") == init
         if same and path.is_file() and path.stat().st_mtime >= newest:
             found[line["prompt"], line["seed"]] = path
     return found

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cdtool.errors import SettingsError
+from cdtool.errors import BaseError, PhotoError, SettingsError
+from cdtool.images.pictures import decode
 from cdtool.models import adapter, diffusion, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
+    from cdtool.sampling.records import InitImage
     from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
@@ -78,6 +81,7 @@ def steps(
     weights: Sequence[float] = (),
     force: bool = False,
     skip: Collection[tuple[str, int]] = (),
+    init: InitImage | None = None,
 ) -> Iterator[Step]:
     """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
 
@@ -88,6 +92,7 @@ def steps(
     weights: scale the concepts' changes; 1 each unless given.
     force: let concepts of another base pass.
     skip: prompts and seeds of images that are not wanted.
+    init: an image to begin with in place of noise alone.
 
     Raises what `sampler` raises, TokenError for a prompt that does not fit, SettingsError for an impossible size.
     """
@@ -100,8 +105,21 @@ def steps(
                  for one in encoded if one.parts > 1)  # fmt: skip
     seeds = range(settings.seed, settings.seed + settings.count)
     jobs = [(prompt, seed) for prompt in encoded for seed in seeds if (prompt.text, seed) not in skip]
-    yield Step(0, len(jobs) * settings.steps, warnings=long)
-    yield from _steps(loaded, jobs, settings)
+    begin = _encoded(base, init, settings) if init else None
+    yield Step(0, len(jobs) * (begin.steps(settings.steps) if begin else settings.steps), warnings=long)
+    yield from _steps(loaded, jobs, settings, begin)
+
+
+def _encoded(base: Base, init: InitImage, settings: SampleSettings) -> diffusion.Init:
+    """An image as latents, cut to the size of the images. Raises PhotoError, BaseError for an inpainting base."""
+    if base.inpainting:
+        raise BaseError(f"{base.name} is for inpainting; it cannot begin with an image.", "Leave --init-image out.")
+    try:
+        with init.path.open("rb") as file:
+            image = ImageOps.fit(decode(file)[0], image_size(base, settings), Image.Resampling.LANCZOS)
+    except OSError as error:
+        raise PhotoError(f"{init.path} cannot be read: {error.strerror or error}.") from None
+    return diffusion.Init(diffusion.moments(base, [np.asarray(image)])[:, 0], init.strength)
 
 
 @dataclass(frozen=True)
@@ -219,23 +237,29 @@ def _unnamed(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> set[int]
     return idle
 
 
-def _steps(sampler: Sampler, jobs: Sequence[tuple[EncodedPrompt, int]], settings: SampleSettings) -> Iterator[Step]:
+def _steps(
+    sampler: Sampler,
+    jobs: Sequence[tuple[EncodedPrompt, int]],
+    settings: SampleSettings,
+    init: diffusion.Init | None = None,
+) -> Iterator[Step]:
     """Sample prompts with their seeds, in batches."""
     unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
     shortest = sampler.negative(unwanted).parts
     jobs = [(sampler.filled(prompt, max(prompt.parts, shortest)), seed) for prompt, seed in jobs]
     negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt, _ in jobs}}
-    done, total = 0, len(jobs) * settings.steps
+    each = init.steps(settings.steps) if init else settings.steps
+    done, total = 0, len(jobs) * each
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
         for batch in _batches(jobs, settings.batch):
             negative = negatives[batch[0][0].parts]
-            for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
-                if number < settings.steps:
-                    yield Step(done * settings.steps + number * len(batch), total)
+            for number, latents in enumerate(_denoise(sampler, batch, negative, settings, init), 1):  # noqa: B007
+                if number < each:
+                    yield Step(done * each + number * len(batch), total)
             done += len(batch)
             images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
             made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
-            yield Step(done * settings.steps, total, tuple(made))
+            yield Step(done * each, total, tuple(made))
 
 
 def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[list[tuple[EncodedPrompt, int]]]:
@@ -248,7 +272,11 @@ def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[l
 
 @torch.no_grad()
 def _denoise(
-    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings
+    sampler: Sampler,
+    batch: Sequence[tuple[EncodedPrompt, int]],
+    negative: EncodedPrompt,
+    settings: SampleSettings,
+    init: diffusion.Init | None,
 ) -> Iterator[Tensor]:
     """The latents of a batch after every denoising step, with the concepts' keys and values in place meanwhile."""
     base, prompts = sampler.base, [prompt for prompt, _ in batch]
@@ -259,4 +287,4 @@ def _denoise(
     with adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
         seeds, size = [seed for _, seed in batch], image_size(base, settings)
-        yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size)
+        yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size, init=init)

@@ -60,6 +60,28 @@ def test_what_is_there_is_not_made_again(cdtool, concept, tmp_path):
     assert len(cdtool(*made, "-n", 1, "--skip-existing").out.splitlines()) == 2, "the concept is newer"
 
 
+def test_an_image_to_begin_with_is_recorded_and_replayed(cdtool, concept, tmp_path):
+    concept()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("sketch.png")
+    made = ("sample", "dog", "photo of a V* dog", "-n", 1, *QUICK)
+    plain, begun = cdtool(*made), cdtool(*made, "--init-image", "sketch.png", "--strength", 0.7)
+    assert (plain.code, begun.code) == (0, 0), begun.err
+    first, second = plain.out.strip(), begun.out.strip()
+    assert furthest(first, second) > 0
+    about = record(second)["init"]
+    assert (about["file"], about["strength"]) == ("sketch.png", 0.7)
+    assert json.loads(cdtool("sample", "--replay", second, "--json").out)["difference"] == 0
+    assert cdtool(*made, "--init-image", "sketch.png", "--strength", 0.7, "--skip-existing").out == ""
+    assert cdtool(*made, "--init-image", "sketch.png", "--skip-existing").out != ""
+    assert cdtool(*made, "--strength", 0.5).code == 2
+    assert cdtool(*made, "--init-image", "sketch.png", "--strength", 0).code == 2
+    assert cdtool(*made, "--init-image", "nothing.png").code == 3
+    Image.new("RGB", (40, 60)).save("sketch.png")
+    other = cdtool("sample", "--replay", second)
+    assert other.code == 4
+    assert "another image" in other.err
+
+
 def test_pictures_are_named_told_and_recorded(cdtool, concept, sd_base, tmp_path):
     entry = concept()
     prompts = ("photo of a V* dog", "V* dog on the beach")
@@ -359,7 +381,7 @@ def test_what_changes_more_than_its_method_says_is_not_joined(cdtool, concept):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
     tensors[name] = torch.zeros(16, 16)
     registry.save(Manifest(name="odd", base=entry.manifest.base, tokens=entry.manifest.tokens), tensors)
-    said = cdtool("sample", "dog+odd", "V1 dog", *QUICK)
+    said = cdtool("sample", "dog+odd", "V1 dog by V2 dog", *QUICK)
     assert said.code == 4
     assert '"odd"' in said.err
 
