@@ -118,8 +118,7 @@ def complete_subjects(incomplete: str) -> list[str]:
     """Concepts and bases, also behind the "+" of a joined subject."""
     head, plus, last = incomplete.rpartition("+")
     known = registry.names() + ([] if plus else list(bases.NAMES))
-    given = [part.partition(":")[0] for part in head.split("+")]
-    return [head + plus + name for name in known if name.startswith(last) and name not in given]
+    return [head + plus + name for name in known if name.startswith(last)]
 
 
 def complete_list(known: Sequence[str], incomplete: str) -> list[str]:
