@@ -61,7 +61,7 @@ def workplace(folder: Path) -> Iterator[Path]:
         lock.unlink(missing_ok=True)
 
 
-def publish(source: Path, target: Path) -> bool:
+def publish(source: Path, target: Path, *, durable: bool = True) -> bool:
     """Give a file another name; False, and nothing happened, where that one is in use."""
     try:
         os.link(source, target)
@@ -73,7 +73,8 @@ def publish(source: Path, target: Path) -> bool:
             raise
         if not _publish_without_links(source, target):
             return False
-    flush(target.parent)
+    if durable:
+        flush(target.parent)
     return True
 
 
@@ -118,16 +119,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in `folder`: their workplaces, and empty files that claimed a name."""
+    """Remove what killed processes left in a folder of cdtool's own: workplaces, and empty files that claim a name."""
+    sweep_workplaces(folder)
+    for path in folder.iterdir():
+        if _is_stale_claim(path):
+            path.unlink(missing_ok=True)
+
+
+def sweep_workplaces(folder: Path) -> None:
+    """Remove the workplaces that killed processes left in `folder`, which may be a user's."""
     from filelock import FileLock, Timeout
 
     for lock in folder.glob(".?*.lock"):
         with contextlib.suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
             shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
             lock.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if _is_stale_claim(path):
-            path.unlink(missing_ok=True)
 
 
 def _is_stale_claim(path: Path) -> bool:
