@@ -61,7 +61,7 @@ def prepare(ground: Ground) -> Path:
     (work / "other.safetensors").write_bytes(ground.content)
     (work / "photos").mkdir()
     for number, colour in enumerate([(200, 30, 30), (30, 200, 30)]):
-        Image.new("RGB", (24, 24), colour).save(work / "photos" / f"{number}.png")
+        Image.new("RGB", (40, 40), colour).save(work / "photos" / f"{number}.png")
     for words in (("remove", "gone", "--yes"), ("prior", "add", work / "photos", "--class", "dog", "--name", "old")):
         if words[:2] != ("prior", "add") or "old" not in sets.names():
             wait(begin(words, work / "prepared"))
