@@ -206,6 +206,19 @@ def read_regular(path: Path, most: int = 16_000_000) -> bytes:
     return content
 
 
+def read_text(path: Path, most: int = 64_000_000) -> str:
+    """The UTF-8 text of a file or a pipe, without waiting for a pipe that nobody writes to.
+
+    Raises OSError, for more than `most` bytes too, and UnicodeDecodeError.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        os.set_blocking(file.fileno(), True)  # reading waits for a writer that is there, and only for that
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:g} MB", str(path))
+    return content.decode("utf-8-sig")
+
+
 def parse_json(path: Path, most: int = 16_000_000) -> Any:
     """The JSON of a regular file of at most `most` bytes. Raises OSError, or SchemaError (a ValueError)."""
     return schema.loads(read_regular(path, most))
@@ -269,7 +282,7 @@ def read_prompts(path: Path) -> list[str]:
     """
     named = "standard input" if str(path) == STDIN else str(path)
     try:
-        text = sys.stdin.read() if str(path) == STDIN else path.read_text(encoding="utf-8-sig")
+        text = sys.stdin.read() if str(path) == STDIN else read_text(path)
     except FileNotFoundError:
         raise NotFoundError(f"There is no file of prompts {path}.", "Check the path.") from None
     except IsADirectoryError:

@@ -261,6 +261,7 @@ def rename(old: str, new: str, *, force: bool = False) -> None:
     try:
         if force:
             path.replace(_path(new))
+            flush(concepts_dir())
         elif not publish(path, _path(new)):
             raise NameTakenError(f'There is a concept "{new}" already.', "Replace it with --force.")
     except FileNotFoundError:
@@ -369,4 +370,5 @@ def _publish_near(temporary: Path, name: str) -> str:
 
 def _publish_over(temporary: Path, name: str) -> str:
     temporary.replace(_path(name))
+    flush(concepts_dir())
     return name
