@@ -82,7 +82,6 @@ def read(folder: Path) -> Configs:
     name = check_class(index)
     unet, scheduler = (_component(folder, part) for part in ("unet", "scheduler"))
     _check_unet(name, unet)
-    _check_sizes(folder, name, unet)
     _check_scheduler(name, scheduler)
     width = unet.get("cross_attention_dim")
     family = next(row for row in FAMILIES if name in row.pipelines and row.width in (0, width))
@@ -146,13 +145,20 @@ def _check_unet(name: str, unet: dict[str, Any]) -> None:
         raise BaseError(f"This {name}'s UNet cannot be a base: {reason}.", "Use the base it was distilled from.")
 
 
-def _check_sizes(folder: Path, name: str, unet: dict[str, Any]) -> None:
-    """Raises BaseError where the sides of its latents and what a latent cell stands for cannot be read."""
-    side, vae = unet.get("sample_size"), folder / "vae" / "config.json"
-    blocks = read_json(vae).get("block_out_channels") if vae.is_file() else [1]
-    if not (isinstance(side, int) and 0 < side <= 4096 and isinstance(blocks, list) and 0 < len(blocks) <= 16):
-        raise BaseError(f"The configuration of this {name} does not tell the size of its pictures.",
-                        "Fetch or copy it again.")  # fmt: skip
+def shrinking(config: dict[str, Any]) -> int:
+    """By how much an autoencoder or a UNet makes a side smaller: twice per block but the last. Raises BaseError."""
+    blocks = config.get("block_out_channels")
+    if not isinstance(blocks, list) or not 0 < len(blocks) <= 16:
+        raise BaseError("A configuration of the base does not tell its block_out_channels.", "Fetch or copy it again.")
+    return int(2 ** (len(blocks) - 1))
+
+
+def resolution(unet: dict[str, Any], factor: int) -> int:
+    """The side of the pictures a base was trained on, px. Raises BaseError where its configuration does not tell."""
+    side = unet.get("sample_size")
+    if not isinstance(side, int) or not 0 < side <= 4096:
+        raise BaseError("The UNet's configuration does not tell its sample_size.", "Fetch or copy the base again.")
+    return side * factor
 
 
 def _check_scheduler(name: str, scheduler: dict[str, Any]) -> None:
