@@ -36,7 +36,7 @@ def put(name: str) -> bool:
         if notes.exists():
             notes.replace(entry / notes.name)
     except FileNotFoundError:  # another process removed it meanwhile
-        entry.rmdir()
+        _delete(entry)
         raise NotFoundError(f'The concept "{name}" was removed or renamed meanwhile.', "See: cdtool list") from None
     except OSError as error:
         if error.errno not in _FULL:
