@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,13 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
     return Encoder(spec, text, image, cache.fingerprint(folder))
 
 
+def lazy(spec: EncoderSpec) -> Encoder:
+    """The same, loaded when something is asked that is not in the cache. Raises NotFoundError where it is missing."""
+    loaded = functools.cache(lambda: load(spec))
+    return Encoder(spec, lambda texts: loaded().text(texts), lambda images: loaded().image(images),
+                   cache.fingerprint(find(spec)))  # fmt: skip
+
+
 def _numbers(made: Any) -> Features:
     tensor = getattr(made, "pooler_output", made)  # newer transformers wrap the features
     numbers: Features = tensor.float().cpu().numpy()
@@ -133,10 +141,17 @@ def _numbers(made: Any) -> Features:
 
 
 def text_features(encoder: Encoder, texts: Sequence[str]) -> Features:
-    """Features [n, d] of texts: float32 of unit length; texts are cut at the encoder's own length."""
+    """Features [n, d] of texts: float32 of unit length; texts are cut at the encoder's own length.
+
+    Those of the same texts together are kept in the cache under the encoder's fingerprint.
+    """
     if not texts:
         return np.zeros((0, 0), dtype=np.float32)
-    return unit(np.concatenate([encoder.text(batch) for batch in _batches(texts)]))
+
+    def encode() -> Features:
+        return np.concatenate([encoder.text(batch) for batch in _batches(texts)])
+
+    return unit(cache.text_rows(texts, encode, encoder.fingerprint) if encoder.fingerprint else encode())
 
 
 def image_features(encoder: Encoder, images: Iterable[Image.Image]) -> Features:

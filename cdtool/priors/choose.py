@@ -87,7 +87,7 @@ def gather(
     floor = float(offered.get("floor", spec.floor))
     return from_corpus(
         base_folder / str(offered["corpus"]), photos.template(token, style), floor=floor, count=count,
-        encoder=encoder or encoders.load(spec),
+        encoder=encoder or encoders.lazy(spec),
     )  # fmt: skip
 
 
