@@ -184,7 +184,8 @@ def run(plan: Plan) -> Iterator[SampleStep]:
     from cdtool.sampling import records
     from cdtool.sampling import sample as sampling
 
-    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device)
+    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device,
+                          sparing=True, vae=plan.settings.vae)  # fmt: skip
     if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
         raise InputError(
             f"The image was made on {plan.record.base}; {base.name} has other weights.",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cdtool.errors import SettingsError
-from cdtool.models import adapter, diffusion, text
+from cdtool.models import adapter, diffusion, pipelines, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, guided, parse_size
@@ -123,7 +123,7 @@ class Sampler:
 
         The features of the parts of a long one follow one another [1, parts l, d]; the pooled text is the first's.
         """
-        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.family.encoders)
         parts = text.split(self.base, prompt, self.tokens)
         tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
         encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
@@ -180,6 +180,8 @@ def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleS
     negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt in filled}}
     jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
     done, total = 0, len(jobs) * settings.steps
+    pipelines.done(sampler.base, "text")
+    pipelines.need(sampler.base, "unet")
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
         for batch in _batches(jobs, settings.batch):
             negative = negatives[batch[0][0].parts]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError, is_out_of_memory
-from cdtool.models import diffusion, text
+from cdtool.models import diffusion, pipelines, text
 from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
@@ -111,8 +111,13 @@ def fit(
     another run; TokenError for a word to begin as that the base lacks; UsageError where nothing is to be learned.
     """
     begun = time.monotonic()
-    with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
+    with (
+        trainable.attached(base, tokens, settings, start) as trained,
+        _checkpointing(base, settings),
+        text.in_compute_precision(base),
+    ):
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
+        pipelines.done(base, "vae")
         run = _run(base, settings, tokens, trained, ranks, crops, any(concept.class_images for concept in concepts))
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _first_step(run, checkpoint, identity, resume)

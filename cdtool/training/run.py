@@ -98,7 +98,8 @@ def iter_train(
     resume = resume or ("auto" if if_missing else False)
     check(job, previews=preview, resume=resume, force=force)
     with processes.distributed(device) as ranks:
-        loaded = pipelines.load(job.base, precision=job.settings.precision, device=device)
+        loaded = pipelines.load(job.base, precision=job.settings.precision, device=device, sparing=True,
+                                vae=job.settings.vae)  # fmt: skip
         yield from train_job(job, loaded, previews=preview, resume=resume, force=force, stop=stop, ranks=ranks)
 
 
