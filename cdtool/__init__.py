@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cdtool.compression.run import compress
+    from cdtool.erasure.run import forget, iter_forget
     from cdtool.errors import (
         BaseError,
         CdtoolError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 # Where each public name is defined; it is imported at its first use (PEP 562).
 _PUBLIC = {
     "compress": "cdtool.compression.run",
+    "forget": "cdtool.erasure.run",
+    "iter_forget": "cdtool.erasure.run",
     "evaluate": "cdtool.evaluation.evaluate",
     "iter_evaluate": "cdtool.evaluation.evaluate",
     "iter_merge": "cdtool.merging.run",
@@ -89,7 +92,9 @@ __all__ = [
     "compress",
     "concepts",
     "evaluate",
+    "forget",
     "iter_evaluate",
+    "iter_forget",
     "iter_merge",
     "iter_sample",
     "iter_train",

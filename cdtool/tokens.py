@@ -37,6 +37,7 @@ class Token:
     modifier: bool = True
     initializer: str = ""  # the vocabulary entry whose embedding it began as, e.g. "ktn"
     ids: tuple[int, ...] = ()  # the initializer's id in each tokenizer, which a prompt has in the modifier's place
+    erased: bool = False  # the noun is what the concept makes the base forget, not what it teaches
 
     def words(self, number: int | None = None) -> str:
         """The words as a prompt has them: "V* dog", with a number "V2 dog", without a modifier "moongate"."""

@@ -6,8 +6,8 @@ import numpy as np
 import tiny_pipelines
 
 from cdtool.evaluation import metrics
-from cdtool.merging import captions
 from cdtool.models import encoders
+from cdtool.priors import captions
 
 TEXT = """
 name = "tiny"

@@ -18,9 +18,14 @@ from cdtool.tokens import counted
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
 
-To = Annotated[Literal["diffusers", "kohya", "custom-diffusion"], typer.Option("--to", help="Whose files.")]
+To = Annotated[
+    Literal["diffusers", "kohya", "custom-diffusion", "comfyui-node"], typer.Option("--to", help="Whose files.")
+]
 Target = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", help="The folder; CONCEPT-FORMAT. kohya: also a file.")
+]
+Into = Annotated[
+    Path | None, typer.Option("--into", metavar="DIR", help="Where ComfyUI or A1111 is; each file in its place.")
 ]
 Rank = Annotated[int | None, typer.Option("--rank", metavar="R", min=1, help="Keep so many ranks of each matrix.")]
 Energy = Annotated[
@@ -39,6 +44,7 @@ def export(
     concept_name: options.Concept,
     to: To,
     out: Target = None,
+    into: Into = None,
     rank: Rank = None,
     energy: Energy = None,
     base: options.Base = None,
@@ -50,25 +56,32 @@ def export(
 
     It becomes a LoRA and its words' embeddings. Whole matrices become a LoRA of the rank they need, which loses
     nothing; --rank and --energy make it smaller. custom-diffusion writes whole weights as the public example script
-    does. To share a concept with another cdtool, copy its file instead.
+    does; comfyui-node writes the concept and nodes that read it, for several concepts in one picture too. To share a
+    concept with another cdtool, copy its file instead.
 
     Examples:
       cdtool export dog --to diffusers
       cdtool export dog --to kohya --energy 0.6 -o models/dog.safetensors
       cdtool export dog --to custom-diffusion -o dog-weights
+      cdtool export dog --to comfyui-node -o dog-nodes
     """
     voice = output.sink(json, quiet)
     if rank is not None and energy is not None:
         raise UsageError("--rank and --energy exclude each other.", "Give one of them.")
     if energy is not None and not 0 < energy <= 1:
         raise UsageError(f"--energy is a share above 0 and up to 1, not {energy:g}.", "Like --energy 0.6.")
+    if into is not None and out is not None:
+        raise UsageError("--into and -o exclude each other.", "Give one of them.")
     entry = registry.find(concept_name)
     where = base or registry.base_of(entry)
-    folder, stem = _target(out, to, entry)
+    folder, stem = (into, "") if into else _target(out, to, entry)
     output.quiet_libraries()
-    from cdtool.interop import exporting
+    from cdtool.interop import exporting, placing
 
-    events = exporting.export(entry, to, folder, stem=stem, base=where, rank=rank, energy=energy, force=force)
+    events = exporting.export(
+        entry, to, folder, stem=stem, base=where, rank=rank, energy=energy,
+        tool=placing.find(into, to) if into else None, force=force,
+    )  # fmt: skip
     done = list(voice.progress(events, exporting.steps(entry, to), label="matrix"))[-1]
     voice.talk(done.usage)
     if done.rank:

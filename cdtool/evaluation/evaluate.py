@@ -141,6 +141,7 @@ def plan(concept: str | Path | Concept, **options: Unpack[EvaluateOptions]) -> E
         bind(prompt, found.tokens)
     known = [Path(folder) for entry in found.concepts for folder in photo_folders(entry)]
     targets = _targets(found.text, found.tokens, [Path(folder) for folder in options.get("photos") or ()] or known)
+    request = request if targets else metrics.without_photos(request)
     sampling, _ = resolve(SampleSettings, {name: options.get(name) for name in _SETTINGS}, base_folder)
     probes = side_effects.plan(request, found, list(targets), base_folder, len(prompts) * sampling.count)
     images = options.get("images")
@@ -184,7 +185,11 @@ def photo_folders(entry: Concept, below: frozenset[str] = frozenset()) -> list[s
 
 
 def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> dict[str, tuple[Photo, ...]]:
-    """Photos by target: all folders of a single token, otherwise one folder per token."""
+    """Photos by target: all folders of a single token, otherwise one folder per token that is not erased."""
+    numbers = {number: token for number, token in enumerate(tokens, 1) if not token.erased}
+    if tokens and not numbers and not folders:
+        return {}
+    tokens = tuple(numbers.values())
     if not folders:
         raise NotFoundError(f'Where the photos of "{subject}" lie is not known here.', "Add --photos DIR.")
     if len(tokens) < 2:
@@ -194,7 +199,7 @@ def _targets(subject: str, tokens: Sequence[Token], folders: Sequence[Path]) -> 
             f"{subject} has {len(tokens)} tokens, but there are {len(folders)} folders of photos.",
             "Give --photos once per token, in their order.",
         )
-    names = [token.words(number) for number, token in enumerate(tokens, 1)]
+    names = [token.words(number) for number, token in numbers.items()]
     return {name: tuple(photos.find([folder])[0]) for name, folder in zip(names, folders, strict=True)}
 
 

@@ -12,6 +12,7 @@ from cdtool.evaluation import alignment, distances, references
 from cdtool.evaluation.alignment import Interval
 from cdtool.images import sheets
 from cdtool.models import encoders, vision
+from cdtool.tokens import article
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,11 +81,18 @@ def measure(
         names: of the concept and of the base.
     """
     results: dict[str, ForgettingResult] = {}
-    plain = [probe for probe in probes.classes if not probe.is_own_word]
+    plain = [probe for probe in probes.classes if not (probe.is_own_word or probe.is_erased)]
     for probe in plain:
         suffix = f" {probe.noun}" if len(plain) > 1 else ""
         moved, leak = _class_results(probe, images, targets, encoder, names)
         results |= {f"class{suffix}": moved, f"leak{suffix}": leak}
+    gone = [probe for probe in probes.classes if probe.is_erased]
+    for probe in gone:
+        suffix = f" {probe.noun}" if len(gone) > 1 else ""
+        named, erased = _erased_results(probe, probes, images, encoder, names)
+        results |= {f"named{suffix}": named, f"erased{suffix}": erased}
+    if gone and (kept := _kept_names(probes, images, encoder, names)):
+        results["kept"] = kept
     for group, title in (("neighbours", "Neighbouring classes"), ("unrelated", "Unrelated prompts")):
         own, base = (_unit(encoder, images, group, which) for which in (True, False))
         if len(own):
@@ -112,6 +120,54 @@ def _class_results(
         ForgettingResult(f"A plain {noun}", _moved(own, base, images, noun), moved_text, sheet),
         ForgettingResult(f"Leaking into {noun}", alignment.bootstrap(leak, [probe.prompt] * len(leak)), leak_text),
     )
+
+
+def _erased_results(
+    probe: ClassProbe, probes: ProbePlan, images: Sequence[ProbeImage], encoder: Encoder, names: tuple[str, str]
+) -> tuple[ForgettingResult, ForgettingResult]:
+    """How often what is erased is still recognised, and how far it moved."""
+    noun = probe.noun
+    own, base = (_unit(encoder, images, noun, which) for which in (True, False))
+    left, before = (_named(features, [noun] * len(features), probes, encoder) for features in (own, base))
+    told = (
+        f"is how often a plain {noun} is still taken for one among {len(probes.nouns)} classes; {before.mean():.0%} of"
+    )
+    return (
+        ForgettingResult(
+            f"Still named {noun}",
+            alignment.bootstrap(left, [probe.prompt] * len(left)),
+            f"{told} what {names[1]} sampled was. 0 is all forgotten.",
+        ),
+        ForgettingResult(
+            f"Forgetting {noun}",
+            _moved(own, base, images, noun),
+            f"is how far a plain {noun} moved from what {names[1]} sampled with the same seeds; more is wanted here.",
+            _sheet(images, noun, names),
+        ),
+    )
+
+
+def _kept_names(
+    probes: ProbePlan, images: Sequence[ProbeImage], encoder: Encoder, names: tuple[str, str]
+) -> ForgettingResult | None:
+    """How many more images of neighbouring classes have their right name than the base's."""
+    own, base = (_unit(encoder, images, "neighbours", which) for which in (True, False))
+    if not len(own):
+        return None
+    prompts = [one.prompt for one in images if one.group == "neighbours" and one.is_concept]
+    nouns = {f"photo of {article(noun)}": noun for noun in probes.nouns}
+    truth = [nouns[prompt] for prompt in prompts]
+    change = _named(own, truth, probes, encoder) - _named(base, truth, probes, encoder)
+    meaning = f"is how many more images of neighbouring classes have their right name than of {names[1]}; 0 is as many."
+    return ForgettingResult("Neighbours named", alignment.bootstrap(change, prompts), meaning)
+
+
+def _named(images: Features, truth: Sequence[str], probes: ProbePlan, encoder: Encoder) -> Numbers:
+    """1 for each image [n, d] whose nearest class, of all the probes know, is the true one, else 0."""
+    classes = [*dict.fromkeys([*(probe.noun for probe in probes.classes), *probes.nouns])]
+    texts = encoders.text_features(encoder, [f"photo of {article(noun)}" for noun in classes])
+    first = (images @ texts.T).argmax(axis=1)
+    return np.array([float(classes[at] == noun) for at, noun in zip(first, truth, strict=True)])
 
 
 def with_forgetting(scores: Scores, results: Mapping[str, ForgettingResult]) -> Scores:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cdtool.errors import UsageError, nearest
 
 # Scores that are better the lower they are; all others are better the higher.
-LOW = ("kid", "fid", "scr", "class", "leak", "neighbours", "unrelated")
+LOW = ("kid", "fid", "scr", "class", "leak", "neighbours", "unrelated", "named")
 
 
 @dataclass(frozen=True)

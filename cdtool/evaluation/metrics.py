@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SETS = ("kid", "fid")  # distances between sets of images; lower is better
 DINOS = ("dino", "dinov2")
+# Scores of --forgetting; the last three are those of what is erased on purpose.
+FORGETTING = ("class", "leak", "neighbours", "unrelated", "named", "erased", "kept")
 IDENTITY = ("rank", "scr", "cutout")  # measured with DINOv2, unless the base brings an encoder of its own
 
 
@@ -35,7 +37,7 @@ class MetricRequest:
     @property
     def scores(self) -> tuple[str, ...]:
         """The names of all scores that are computed."""
-        return (*self.metrics, *(("class", "leak", "neighbours", "unrelated") if self.forgetting else ()))
+        return (*self.metrics, *(FORGETTING if self.forgetting else ()))
 
 
 def request(
@@ -61,6 +63,14 @@ def request(
         raise UsageError("--lookalikes is for rank and scr, which are not measured.", "Add rank to --metrics.")
     count = MetricRequest.fid_count if fid_count is None else fid_count
     return MetricRequest(names, forgetting, kid, fid, count, encoder or "", lookalikes)
+
+
+def without_photos(request: MetricRequest) -> MetricRequest:
+    """The request without the scores that compare with photos: what erases has none. Raises UsageError for no other."""
+    left = tuple(name for name in request.metrics if name in ("text", *SETS))
+    if not left:
+        raise UsageError("What erases has no photos to compare with.", "Measure text, and add --forgetting.")
+    return replace(request, metrics=left)
 
 
 def metric_names(text: str) -> tuple[str, ...]:

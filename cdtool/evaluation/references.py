@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from cdtool.errors import InputError, NotFoundError, PhotoError
 from cdtool.images import corpora, photos, pictures
 from cdtool.images.corpora import Member
+from cdtool.priors.captions import names
 from cdtool.settings import read_toml
 
 if TYPE_CHECKING:
@@ -61,13 +61,6 @@ def unrelated_captions(base_folder: Path, nouns: Sequence[str], count: int, give
     )
 
 
-def class_nouns(base_folder: Path) -> list[str]:
-    """Nouns of common classes: those in the file the base's [eval] names, or the shipped ones."""
-    own = read_toml(base_folder / "cdtool.toml").get("eval", {}).get("nouns")
-    path = base_folder / str(own) if own else _DATA / "nouns.txt"
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
 def images(members: Sequence[Member]) -> Iterator[Image.Image]:
     """The pictures one after the other as RGB, without those that cannot be read."""
     for member in members:
@@ -75,11 +68,6 @@ def images(members: Sequence[Member]) -> Iterator[Image.Image]:
             yield pictures.decode(io.BytesIO(corpora.content(member)))[0]
         except (PhotoError, OSError):
             continue  # how many there were is told with the score
-
-
-def names(caption: str, noun: str) -> bool:
-    """Whether a caption has the noun as words of its own, in the singular or with an s."""
-    return re.search(rf"(?<!\w){re.escape(noun)}s?(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def _own(base_folder: Path) -> Path | None:

@@ -39,7 +39,8 @@ def fill(prompt: str, tokens: Sequence[Token]) -> str:
 
     Raises UsageError where they have no words to stand for.
     """
-    words = [token.words(None if len(tokens) == 1 else number) for number, token in enumerate(tokens, 1)]
+    shown = [at for at, token in enumerate(tokens) if not token.erased] or range(len(tokens))  # the erased: alone
+    words = [tokens[at].words(None if len(tokens) == 1 else at + 1) for at in shown]
     if not words and re.search(r"\{\d*\}", prompt):
         raise UsageError("A base by itself has no words for {} to stand for.", "Give --prompts FILE.")
 

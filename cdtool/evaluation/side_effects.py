@@ -17,6 +17,7 @@ from cdtool.evaluation import distances, references
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.images import photos
 from cdtool.models import encoders
+from cdtool.priors import captions as regularization
 from cdtool.tokens import article
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ClassProbe:
     prompt: str
     target: str
     is_own_word: bool  # the noun is the concept's only word, so nothing can leak into it
+    is_erased: bool = False  # the noun is what the concept makes the base forget
     pictures: tuple[Member, ...] = ()
 
 
@@ -101,10 +103,12 @@ def plan(
     nouns = [probe.noun for probe in probes]
     captions = max(request.fid_count * fid, compared * request.forgetting)
     return ProbePlan(
-        classes=tuple(probe for probe in probes if kid or not probe.is_own_word) if kid or request.forgetting else (),
+        classes=tuple(probe for probe in probes if kid or probe.is_erased or not probe.is_own_word)
+        if kid or request.forgetting
+        else (),
         count=max(samples, ENOUGH) if kid else compared,
         class_prompts=tuple(probe.prompt for probe in probes),
-        nouns=tuple(noun for noun in references.class_nouns(base_folder) if noun not in nouns) * request.forgetting,
+        nouns=tuple(noun for noun in regularization.class_nouns(base_folder) if noun not in nouns) * request.forgetting,
         near=-(-compared // NEIGHBOURS),
         captions=tuple(references.unrelated_captions(base_folder, nouns, captions, request.fid)) if captions else (),
         pictures=references.unrelated(request.fid, base_folder, nouns) if fid else (),
@@ -116,13 +120,16 @@ def _class_probes(
 ) -> list[ClassProbe]:
     probes = []
     owned = [(token, entry) for entry in subject.concepts if entry.manifest for token in entry.manifest.tokens]
-    for (token, entry), target in zip(owned, targets, strict=True):
+    photos_of = iter(targets)
+    for token, entry in owned:
+        target = "" if token.erased and len(targets) < len(owned) else next(photos_of)
         style = bool(entry.manifest and entry.manifest.settings.get("style"))
         real: tuple[Member, ...] = ()
-        if "kid" in request.metrics:
+        if "kid" in request.metrics and not token.erased:
             word = "painting" if style else token.noun
             real = references.of_class(request.kid, base_folder, word, distances.FEWEST)
-        probes.append(ClassProbe(token.noun, photos.template(token, style), target, not token.modifier, real))
+        own_word = not token.modifier and not token.erased
+        probes.append(ClassProbe(token.noun, photos.template(token, style), target, own_word, token.erased, real))
     return list({probe.noun: probe for probe in reversed(probes)}.values())[::-1]  # two dogs are one class
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cdtool.errors import NameTakenError, NotFoundError, ResourceError
 from cdtool.files import publish, workplace
@@ -39,6 +39,7 @@ class ExportBundle:
     rows: Mapping[int, Mapping[str, Tensor]]  # by place of the token (from 0) and text encoder: [d] float32
     factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one rank and precision
     full: Mapping[str, Tensor] = field(default_factory=dict)  # by parameter: W = W0 + dW
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)  # as the concept's own file holds them
 
     @property
     def rank(self) -> int:
@@ -81,13 +82,17 @@ class File:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+Kind = Literal["lora", "embedding", "bundle", "concept", "node"]  # what a file is to the tool that reads it
+
+
 @dataclass(frozen=True)
 class Written:
     """What a writer makes: files by name, and the words about them for whoever uses them."""
 
     files: Mapping[str, File]
     usage: str
-    readme: str = ""  # what stands in a README.txt beside them
+    texts: Mapping[str, str] = field(default_factory=dict)  # files of text by name, which replace older ones
+    kinds: Mapping[str, Kind] = field(default_factory=dict)  # of files and texts, where a tool looks for each kind
 
 
 def base_info(manifest: Manifest, base: str) -> BaseInfo:
@@ -143,7 +148,7 @@ def put(written: Written, folder: Path, *, force: bool) -> list[Path]:
                 (work / "new").rename(folder)
             else:
                 for name in names:
-                    _move(work / "new" / name, folder / name, force=force)
+                    _move(work / "new" / name, folder / name, force=force or name in written.texts)
     except OSError as error:
         raise ResourceError(
             f"{folder} cannot be written: {error.strerror or error}.", "Choose another with -o."
@@ -165,12 +170,12 @@ def _write(written: Written, folder: Path) -> None:
             (folder / name).chmod(mode)
     except SafetensorError as error:
         raise OSError(str(error)) from None
-    if written.readme:
-        (folder / "README.txt").write_text(written.readme + "\n", encoding="utf-8")
+    for name, text in written.texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _move(source: Path, target: Path, *, force: bool) -> None:
-    if force or target.name == "README.txt":
+    if force:
         source.replace(target)
     elif not publish(source, target):
         raise NameTakenError(f"{target} is there already.", "Choose another place with -o, or add --force.")

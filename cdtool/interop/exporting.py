@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cdtool.errors import BaseError, InputError, UsageError
-from cdtool.interop import bundle
+from cdtool.interop import bundle, placing
 from cdtool.interop.bundle import BaseInfo, ExportBundle
 from cdtool.interop.formats import FORMATS, Format
+from cdtool.interop.placing import Tool
 from cdtool.models import deltas, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.store import concept
@@ -32,7 +33,9 @@ class Step:
 
 def steps(entry: Concept, to: str) -> int:
     """How many steps an export of a concept has."""
-    return 1 if FORMATS[to].whole else len(deltas.changed_parameters(concept.read_header(entry.path)[1])) + 1
+    if FORMATS[to].holds != "factors":
+        return 1
+    return len(deltas.changed_parameters(concept.read_header(entry.path)[1])) + 1
 
 
 def export(
@@ -44,31 +47,39 @@ def export(
     base: str,
     rank: int | None = None,
     energy: float | None = None,
+    tool: Tool | None = None,
     force: bool = False,
 ) -> Iterator[Step]:
     """Write a concept into `folder` as the format `to` of WRITTEN; its files begin with `stem`.
 
     Low-rank changes are written as they are; dense ones by SVD at the rank they need, at `rank`, or at the fewest
-    ranks that keep the share `energy` of the singular values' sum. Whole weights need `base`, the concept's own.
+    ranks that keep the share `energy` of the singular values' sum. Whole weights need `base`, the concept's own. With
+    `tool`, `folder` is where that program is installed, and each file goes where it looks for files of its kind.
 
     Raises InputError for changes the format cannot hold, BaseError for another base, NameTakenError for a file that
-    is there without `force`, UsageError for a rank where the format has none.
+    is there without `force`, UsageError for a rank where the format has none and for a format the tool does not read.
     """
     row = FORMATS[to]
     assert row.write is not None
     assert entry.manifest is not None
-    if row.whole and (rank or energy):
-        raise UsageError(f"{to} holds whole matrices, which have no rank.", "Leave --rank and --energy out.")
+    if row.holds != "factors" and (rank or energy):
+        raise UsageError(
+            f"{to} has no rank to choose: the matrices are written whole, or as the concept has them.",
+            "Leave --rank and --energy out.",
+        )
     tensors = concept.read_tensors(entry.path)
     names = deltas.changed_parameters(tensors)
     made = ExportBundle(
         stem or bundle.stem(entry.name), entry.manifest, bundle.base_info(entry.manifest, base),
         bundle.rows(entry.manifest, tensors),
     )  # fmt: skip
-    bundle.check_free(folder, row.write(_hollow(made, names, row), "").files, force=force)
+    for place, part in placing.parts(row.write(_hollow(made, names, row), ""), folder, tool).items():
+        bundle.check_free(place, part.files, force=force)
     lost = 0.0
-    if row.whole:
+    if row.holds == "weights":
         made = replace(made, full=_whole(entry, base, names, tensors))
+    elif row.holds == "concept":
+        made = replace(made, tensors=tensors)
     else:
         parts = {}
         for module, factors, error, norm in _factors(names, tensors, rank, energy):
@@ -80,15 +91,18 @@ def export(
     written = row.write(made, str(folder))
     if row.readme:
         shared = replace(made, base_info=_shared(made.base_info, entry.manifest.base.name))
-        written = replace(written, readme=row.write(shared, folder.name).usage)
-    paths = bundle.put(written, folder, force=force)
+        written = replace(written, texts={"README.txt": row.write(shared, folder.name).usage + "\n"})
+    paths = [path for place, part in placing.parts(written, folder, tool).items()
+             for path in bundle.put(part, place, force=force)]  # fmt: skip
     yield Step(tuple(paths), written.usage, made.rank, lost)
 
 
 def _hollow(made: ExportBundle, names: Sequence[str], row: Format) -> ExportBundle:
     """The bundle without its numbers: a writer of it names the files, and refuses parameters it cannot hold."""
     parameters = [name.removeprefix(parameter_name("")) for name in names]
-    if row.whole:
+    if row.holds == "concept":
+        return made
+    if row.holds == "weights":
         return replace(made, full={name: torch.empty(0) for name in parameters})
     for name in parameters:
         if not name.endswith(".weight"):

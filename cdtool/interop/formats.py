@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cdtool.interop import embeddings, lora, original
 from cdtool.interop.bundle import ExportBundle, Written
+from cdtool.interop.comfyui import writing as comfyui
 from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 
 
@@ -16,10 +17,10 @@ class Format:
     """One kind of file; everything that differs between kinds is a column here."""
 
     label: str  # for people, and in the manifest of what was imported
-    knows: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Content, Layout], ParsedCheckpoint]
+    knows: Callable[[Mapping[str, Any]], bool] | None = None
+    read: Callable[[Content, Layout], ParsedCheckpoint] | None = None
     write: Callable[[ExportBundle, str], Written] | None = None  # (bundle, folder as the usage shall name it)
-    whole: bool = False  # it holds W, not dW
+    holds: Literal["factors", "weights", "concept"] = "factors"  # low-rank dW, W, or the concept's own tensors
     readme: bool = True
 
 
@@ -31,8 +32,9 @@ FORMATS = {
         original.is_example,
         original.read_example,
         original.write_example,
-        whole=True,
+        holds="weights",
     ),
+    "comfyui-node": Format("ComfyUI node", write=comfyui.write, holds="concept", readme=False),
     "delta.bin": Format("Adobe delta.bin", original.is_delta, original.read_delta),
     "delta.ckpt": Format("Adobe delta.ckpt", original.is_checkpoint, original.read_checkpoint),
     "embedding": Format("embedding", embeddings.knows, embeddings.read),

@@ -44,7 +44,8 @@ def bring(paths: Sequence[Path], base: Base, tokens: Sequence[Token], name: str)
     layout = Layout(tuple(base.kv), per_block if isinstance(per_block, int) else int(per_block[0]))
     contents = [foreign.read(path) for path in paths]
     kinds = [_kind(content) for content in contents]
-    found = _together([kind.read(content, layout) for kind, content in zip(kinds, contents, strict=True)], contents)
+    read = [kind.read(content, layout) for kind, content in zip(kinds, contents, strict=True) if kind.read]
+    found = _together(read, contents)
     told = ", ".join(content.file for content in contents)
     own = initializers.assign(base.tokenizers, tokens)
     rows = _rows(found.rows, base, own)
@@ -57,10 +58,11 @@ def bring(paths: Sequence[Path], base: Base, tokens: Sequence[Token], name: str)
 
 
 def _kind(content: Content) -> Format:
-    for row in FORMATS.values():
-        if row.knows(content.tensors):
+    readable = [row for row in FORMATS.values() if row.knows]
+    for row in readable:
+        if row.knows and row.knows(content.tensors):
             return row
-    known = ", ".join(row.label for row in FORMATS.values())
+    known = ", ".join(row.label for row in readable)
     raise InputError(f"{content.file} is in no format cdtool reads.", f"It reads: {known}, and its own.")
 
 

@@ -12,7 +12,7 @@ from cdtool import schema
 from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
 from cdtool.interop import key_maps
-from cdtool.interop.bundle import ExportBundle, File, Written
+from cdtool.interop.bundle import ExportBundle, File, Kind, Written
 from cdtool.interop.files import BUNDLE, Content, Layout, ParsedCheckpoint, floats, refuse, row
 from cdtool.models.deltas import Factors, trimmed
 
@@ -53,20 +53,23 @@ def write_kohya(bundle: ExportBundle, _: str) -> Written:
     lora = to_kohya(bundle.factors, bundle.base_info.layers if bundle.manifest.base.family == "sdxl" else None)
     words_of = {bundle.word(place): rows for place, rows in bundle.rows.items()}
     files = {f"{word}.safetensors": File(words.kohya(rows)) for word, rows in words_of.items()}
+    kinds: dict[str, Kind] = dict.fromkeys(files, "embedding")
     lines = [f"{name} belongs into embeddings, under this name: it is the word." for name in files]
     if lora:
         metadata = _kohya_metadata(bundle)
         files[f"{bundle.stem}.safetensors"] = File(lora, metadata)
+        kinds[f"{bundle.stem}.safetensors"] = "lora"
         lines.append(f"{bundle.stem}.safetensors belongs into A1111's models/Lora or ComfyUI's models/loras.")
         bundled = {key: row for word, rows in words_of.items() if len(rows) == 1
                    for key, row in to_bundle(word, *rows.values()).items()}  # fmt: skip
         if bundled:
             both = f"{bundle.stem}{BUNDLE}.safetensors"
             files[both] = File(lora | bundled, metadata)
-            lines.append(f"{both} alone is all of that, for A1111 and ComfyUI; diffusers refuses it.")
+            kinds[both] = "bundle"
+            lines.append(f"{both} alone is all of that for A1111; ComfyUI would not read its words.")
     lines.append(f"A1111: {bundle.prompt(bundle.word)}{f' <lora:{bundle.stem}:1>' if lora else ''}")
     lines.append(f"ComfyUI: {bundle.prompt(lambda place: f'embedding:{bundle.word(place)}')}")
-    return Written(files, "\n".join(lines))
+    return Written(files, "\n".join(lines), kinds=kinds)
 
 
 def _kohya_metadata(bundle: ExportBundle) -> dict[str, str]:
@@ -110,7 +113,7 @@ def to_kohya(factors: Mapping[str, Factors], layers: int | None) -> dict[str, Te
 
 
 def to_bundle(word: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The entry of a learned row [d] inside a kohya file, as A1111 and ComfyUI read it."""
+    """The entry of a learned row [d] inside a kohya file, as A1111 reads it."""
     return {f"bundle_emb.{word}.string_to_param.*": tensor[None]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, we
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdtool.merging.captions import RegularizationStats
     from cdtool.merging.diagnostics import Report
     from cdtool.models.pipelines import Base
+    from cdtool.priors.captions import RegularizationStats
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
     from cdtool.tokens import Token
@@ -43,6 +44,11 @@ class Parent:
     tensors: Mapping[str, Tensor]
     weight: float
     label: str  # its name; of two files of one name the path
+
+    @property
+    def erases(self) -> bool:
+        """Whether it teaches nothing, but makes the base forget."""
+        return all(token.erased for token in self.manifest.tokens)
 
     def change(self, module: str, features: Tensor) -> Tensor:
         """What it adds to K or V [s, o] of a module for text features [s, d], in float64."""
@@ -80,11 +86,31 @@ def cholesky(moment: Tensor) -> Tensor:
 def merge(base: Base, parents: Sequence[Parent], name: str, stats: RegularizationStats) -> Merged:
     """Merge concepts (see `load_parents`) into one called `name`; their tokens become V1, V2... in order.
 
-    `stats` are those of the regularization captions on this base (see `captions.known`).
+    What erases is added to the rest as it is: it changes next to nothing that is not erased. `stats` are those of the
+    regularization captions on this base (see `captions.known`).
     """
     tokens = [token for parent in parents for token in parent.manifest.tokens]
-    embeddings, styled = _embeddings(base, parents), [style for parent in parents for style in styles(parent.manifest)]
-    concept_of = [index for index, parent in enumerate(parents) for _ in parent.manifest.tokens]
+    embeddings = _embeddings(base, parents)
+    taught = [parent for parent in parents if not parent.erases]
+    if len(taught) > 1:
+        tensors, report = _solved(base, parents, embeddings, stats)
+    else:
+        tensors, report = {}, diagnostics.Report(0, 1.0, 0.0, 0.0, 0.0, {parent.label: 1.0 for parent in taught})
+    tensors = _sum(base, [*([tensors] if tensors else taught), *(parent for parent in parents if parent.erases)])
+    tensors |= {row_name(index, encoder): row for encoder, rows in zip(base.family.encoders, embeddings, strict=True)
+                for index, row in enumerate(rows) if row.numel()}  # fmt: skip
+    return Merged(_manifest(base, name, parents, tokens, stats, report), tensors, report)
+
+
+def _solved(
+    base: Base, every: Sequence[Parent], embeddings: Sequence[Sequence[Tensor]], stats: RegularizationStats
+) -> tuple[dict[str, Tensor], Report]:
+    """The tensors of the concepts that teach something, by Eq. 5, and how well they are met."""
+    tokens = [token for parent in every for token in parent.manifest.tokens]
+    styled = [style for parent in every for style in styles(parent.manifest)]
+    parents = [parent for parent in every if not parent.erases]
+    order = [parents.index(parent) if parent in parents else -1 for parent in every]
+    concept_of = [place for place, parent in zip(order, every, strict=True) for _ in parent.manifest.tokens]
     bound = _targets(base, tokens, styled, embeddings).by_concept(concept_of)
     held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings, whole=False)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
@@ -99,9 +125,29 @@ def merge(base: Base, parents: Sequence[Parent], name: str, stats: Regularizatio
     )  # fmt: skip
     warnings = diagnostics.clashes(tokens, embeddings)
     report = diagnostics.report(sums, [parent.label for parent in parents], len(down), condition, warnings)
-    tensors |= {row_name(index, encoder): row for encoder, rows in zip(base.family.encoders, embeddings, strict=True)
-                for index, row in enumerate(rows) if row.numel()}  # fmt: skip
-    return Merged(_manifest(base, name, parents, tokens, stats, report), tensors, report)
+    return tensors, report
+
+
+def _sum(base: Base, parts: Sequence[Parent | dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The sum of changes, a solved merge first where there is one; factors that share their `down` go on to do so."""
+    if len(parts) == 1 and isinstance(parts[0], dict):
+        return parts[0]
+    own = [part if isinstance(part, dict) else part.tensors for part in parts]
+    weights = [1.0 if isinstance(part, dict) else part.weight for part in parts]
+    stored = {name: tensor for tensors in own for name, tensor in tensors.items() if name.endswith(".bias")}
+    shared = all("down" in tensors for tensors in own)
+    for module in base.kv:
+        name = weight_name(module)
+        pairs = [(tensors, weight) for tensors, weight in zip(own, weights, strict=True)
+                 if deltas.changed_parameters(tensors)]  # fmt: skip
+        scaled = [deltas.scaled(deltas.read(tensors, name), weight) for tensors, weight in pairs]
+        total = functools.reduce(deltas.added, scaled)
+        if isinstance(total, deltas.Factors):
+            stored[f"{name}.up"] = total.up.half()
+            stored["down" if shared else f"{name}.down"] = total.down.float() if shared else total.down.half()
+        else:
+            stored[name] = total.half()
+    return stored
 
 
 def _targets(
@@ -186,6 +232,8 @@ def load_parents(base: Base, chosen: Composition, *, force: bool = False) -> lis
 
 def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Raises ConceptError for a concept that changes more than K/V, or whose shapes are not the base's."""
+    if any(token.erased for token in manifest.tokens) and not all(token.erased for token in manifest.tokens):
+        raise ConceptError(f'"{name}" both teaches and erases.', "Merge what it was merged from in one go.")
     own = {weight_name(module): weight for module, weight in base.kv.items()}
     for changed in deltas.changed_parameters(tensors):
         if changed not in own and changed not in map(_bias, base.kv):

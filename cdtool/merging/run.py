@@ -101,8 +101,9 @@ def run(plan: Plan) -> Iterator[MergeStep]:
     """Carry out a plan; see `iter_merge` and, for what it raises, `merge`."""
     if not plan.force:
         registry.check_free(plan.name)
-    from cdtool.merging import captions, diagnostics, merge
+    from cdtool.merging import diagnostics, merge
     from cdtool.models import pipelines
+    from cdtool.priors import captions
 
     base = pipelines.load(plan.composition.base, precision="fp32", device="cpu", parts=("text",))
     parents = merge.load_parents(base, plan.composition, force=plan.force)

@@ -39,7 +39,9 @@ class Targets(NamedTuple):
 
 def prompts(tokens: Sequence[Token], styles: Sequence[bool], *, pairs: bool = True) -> list[str]:
     """The prompts that constrain a merge: each token's words, its training caption, and each pair in both orders."""
-    words = [token.words(place + 1) for place, token in enumerate(tokens)]
+    taught = [place for place, token in enumerate(tokens) if not token.erased]
+    words = [tokens[place].words(place + 1) for place in taught]
+    tokens, styles = [tokens[place] for place in taught], [styles[place] for place in taught]
     captions = [photos.template(token, style, own) for token, style, own in zip(tokens, styles, words, strict=True)]
     singles = [prompt for both in zip(words, captions, strict=True) for prompt in both]
     # A plain word has no learned embedding of its own, so it gets one prompt more.
@@ -62,7 +64,9 @@ def _joint(first: bool, second: bool, words: str) -> str:
 
 def held_out_prompts(tokens: Sequence[Token], styles: Sequence[bool]) -> list[str]:
     """Prompts that are none of `prompts`, to test a merge on."""
-    words = [token.words(index + 1) for index, token in enumerate(tokens)]
+    taught = [index for index, token in enumerate(tokens) if not token.erased]
+    words = [tokens[index].words(index + 1) for index in taught]
+    tokens, styles = [tokens[index] for index in taught], [styles[index] for index in taught]
     texts = [_fill(template, own) for own, style in zip(words, styles, strict=True)
             for template in (_STYLES if style else _OBJECTS)]  # fmt: skip
     for one, other in permutations(range(len(tokens)), 2):

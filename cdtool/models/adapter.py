@@ -19,6 +19,7 @@ from cdtool.store.concept import parameter_name, row_name
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
+    from cdtool.store.concept import Reach
     from cdtool.tokens import Token
 
 
@@ -48,6 +49,7 @@ class ConceptWeights:
     kv: dict[str, Delta] = field(default_factory=dict)  # dW [o, d] per K/V module; all of them or none
     embeddings: tuple[tuple[Tensor, ...], ...] = ((), ())  # per encoder and token [d]; empty without a modifier
     others: dict[str, Delta] = field(default_factory=dict)  # by parameter name; only of methods beyond K/V
+    reach: Reach = "prompt"  # which text positions the K/V changes act at (sampling/routing.py)
 
 
 def load_weights(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> ConceptWeights:

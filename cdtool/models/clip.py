@@ -94,8 +94,8 @@ class TextEncoder(nn.Module):
         self.config = config
         width = config.hidden_size
         self.embeddings = nn.ModuleDict({
-            "token_embedding": nn.Embedding(config.vocab_size, width),
-            "position_embedding": nn.Embedding(config.max_position_embeddings, width),
+            "token_embedding": _table(config.vocab_size, width),
+            "position_embedding": _table(config.max_position_embeddings, width),
         })  # fmt: skip
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))})
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -124,6 +124,11 @@ class TextEncoder(nn.Module):
         final = self.final_layer_norm(last(x))
         pooled = None if self.text_projection is None else self.text_projection(final[_ends(ids, self.config)])
         return TextFeatures(final, before, pooled)
+
+
+def _table(count: int, width: int) -> nn.Embedding:
+    """An embedding table without first values: to make them on a device without memory imports PyTorch's compiler."""
+    return nn.Embedding(count, width, _weight=torch.empty(count, width))
 
 
 def _ends(ids: Tensor, config: TextConfig) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,14 @@ def scaled(delta: Delta, weight: float) -> Delta:
     return delta.float() * weight
 
 
+def added(one: Delta, other: Delta) -> Delta:
+    """The sum of two deltas of one parameter: factors beside each other, or dense in float32."""
+    if isinstance(one, Factors) and isinstance(other, Factors):
+        up = torch.cat([one.up.float(), other.up.float()], dim=1)
+        return Factors(up, torch.cat([one.down.float(), other.down.float()]))
+    return dense(one) + dense(other)
+
+
 def decompose(delta: Delta) -> SVD:
     """The thin SVD of a delta [o, d]; that of factors by QR of each, without multiplying them out."""
     if not isinstance(delta, Factors) or delta.rank >= min(delta.up.shape[0], delta.down.shape[1]):

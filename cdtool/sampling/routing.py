@@ -14,25 +14,31 @@ from cdtool.models import adapter, deltas, text
 if TYPE_CHECKING:
     from cdtool.models.adapter import ConceptWeights
     from cdtool.models.pipelines import Base
+    from cdtool.store.concept import Reach
     from cdtool.tokens import Prompt, Token
 
 
-def shares(base: Base, prompt: Prompt, tokens: Sequence[Token], concepts: Sequence[int]) -> Tensor:
-    """How much of each concept's change every text position takes [l, N]; token k belongs to concept `concepts[k]`.
+def shares(
+    base: Base, prompt: Prompt, tokens: Sequence[Token], concepts: Sequence[int], reach: Sequence[Reach]
+) -> Tensor:
+    """How much of each concept's change every text position takes [l, N].
 
-    The words of a concept take all of its change; other words and the start token take none. The end of the text and
-    the padding, whose features summarise the prompt, take the mean of the changes of all concepts it names. A larger
-    share there, or one for the words that follow, makes the concepts more visible and the rest of the prompt less
+    Token k belongs to concept `concepts[k]`, which acts as `reach[concepts[k]]` says. The words of a concept take all
+    of its change; other words and the start token take none. The end of the text and the padding, whose features
+    summarise the prompt, take the mean of the changes of all concepts of reach "prompt" that it names. A larger share
+    there, or one for the words that follow, makes the concepts more visible and the rest of the prompt less
     (tests/benchmarks/routing_rules.py).
     """
     own, end = text.owners(base, prompt, tokens)
-    share = torch.zeros(len(own), max(concepts, default=-1) + 1)
+    share = torch.zeros(len(own), len(reach))
     for position, token in enumerate(own):
         if token is not None:
             share[position, concepts[token]] = 1.0
     named = sorted({concepts[token] for token in own if token is not None})
-    if named:
-        share[end:, named] = 1.0 / len(named)
+    whole = [concept for concept in named if reach[concept] == "prompt"]
+    if whole:
+        share[end:, whole] = 1.0 / len(whole)
+    share[:, [concept for concept, own_reach in enumerate(reach) if own_reach == "everywhere"]] = 1.0
     return share
 
 

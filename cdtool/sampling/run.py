@@ -60,14 +60,15 @@ class Plan:
     def warnings(self) -> list[str]:
         """What may not be meant: options without effect, prompts that name no token or not all of several concepts."""
         tokens = self.subject.tokens
+        taught = {index for index, token in enumerate(tokens) if not token.erased}  # what is erased need not be named
         words = [f'"{token.words(number if len(tokens) > 1 else None)}"' for number, token in enumerate(tokens, 1)]
         found = list(self.without_effect)
         for prompt in self.prompts:
-            if tokens and not prompt.named:
+            if taught and not prompt.named:
                 meant = f' Is "{capitalised(prompt.text)}" meant?' if capitalised(prompt.text) else ""
                 found.append(f'"{prompt.text}" names no token of the concept; it holds {" or ".join(words)}.{meant}')
-            elif len(self.subject.parts) > 1 and len(prompt.named) < len(tokens):
-                unnamed = " and ".join(word for index, word in enumerate(words) if index not in prompt.named)
+            elif len(self.subject.parts) > 1 and (missing := taught - prompt.named):
+                unnamed = " and ".join(words[index] for index in sorted(missing))
                 found.append(f'"{prompt.text}" does not name {unnamed}, which will not show.')
         return found
 

@@ -118,6 +118,11 @@ class Sampler:
     owners: tuple[int, ...]  # the concept of each token
     parameters: dict[str, Tensor]  # what a concept changes beyond K/V
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether text positions differ in what they take: of several concepts, or of one that keeps to its words."""
+        return len(self.concepts) > 1 or any(one.reach == "own words" for one in self.concepts)
+
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """A prompt with the concepts' token embeddings in place.
 
@@ -129,8 +134,10 @@ class Sampler:
         encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
         features = text.emphasised(self.base, encoded, parts).features.flatten(0, 1)[None]
         share = torch.zeros(1, features.shape[1], 0)
-        if len(self.concepts) > 1:
-            share = torch.cat([routing.shares(self.base, part, self.tokens, self.owners) for part in parts])[None]
+        if self.is_routed:
+            reach = [one.reach for one in self.concepts]
+            rows = [routing.shares(self.base, part, self.tokens, self.owners, reach) for part in parts]
+            share = torch.cat(rows)[None]
         return EncodedPrompt(prompt.text, replace(encoded[:1], features=features), share, len(parts))
 
     def filled(self, prompt: EncodedPrompt, parts: int) -> EncodedPrompt:
@@ -150,7 +157,7 @@ class Sampler:
 
     def keys_and_values(self, features: Tensor, share: Tensor) -> dict[str, Tensor]:
         """K/V of prompts. One concept changes the whole prompt, as it was trained; several change their own words."""
-        if len(self.concepts) > 1:
+        if self.is_routed:
             return routing.keys_and_values(self.base, self.concepts, share, features)
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
@@ -167,6 +174,8 @@ def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = 
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:
             raise beyond_words(entry)
+        manifest = entry.manifest
+        own = replace(own, reach=concept.reach(manifest) if manifest else "prompt")
         loaded.append(routing.weighted(own, weight))
     owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
     parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cdtool import schema
 from cdtool.errors import ConceptError
@@ -51,6 +51,20 @@ class Manifest:
     created: str = ""  # UTC, ISO 8601
     version: str = ""  # of cdtool
     format: int = FORMAT
+
+
+Reach = Literal["prompt", "own words", "everywhere"]
+
+
+def reach(manifest: Manifest) -> Reach:
+    """Which text positions a concept changes.
+
+    "prompt": all of a prompt that is its own, as it was trained; where several share one, its own words and a part of
+    the end. "own words": never anything else. "everywhere": always all, as what it should not change it does not.
+    """
+    if all(token.erased for token in manifest.tokens):
+        return "everywhere"
+    return "own words" if manifest.settings.get("focus") is True else "prompt"
 
 
 def weight_name(module: str) -> str:

@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from cdtool.merging import captions as reg_captions
 from cdtool.models import initializers, pipelines
+from cdtool.priors import captions as reg_captions
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token

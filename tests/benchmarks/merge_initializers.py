@@ -21,10 +21,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from cdtool.merging import captions, merge
-from cdtool.merging.captions import RegularizationStats
+from cdtool.merging import merge
 from cdtool.models import initializers
 from cdtool.models.pipelines import Base
+from cdtool.priors import captions
+from cdtool.priors.captions import RegularizationStats
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest, row_name, weight_name
 from cdtool.store.families import FAMILIES

@@ -19,11 +19,11 @@ from unittest.mock import patch
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.merging import captions as reg_captions
 from cdtool.merging import merge, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import pipelines, text
 from cdtool.models.pipelines import Base
+from cdtool.priors import captions as reg_captions
 from cdtool.store import bases, subject
 from cdtool.tokens import Prompt, Token, bind
 from tests.benchmarks import shapes

@@ -63,7 +63,7 @@ RULES: dict[str, tuple[Share, Share, Share]] = {
 def rule(words: Share, end_of_text: Share, padding: Share) -> Callable[..., torch.Tensor]:
     """A stand-in for `routing.shares`."""
 
-    def shares(base, prompt, tokens, concepts):  # type: ignore[no-untyped-def]
+    def shares(base, prompt, tokens, concepts, reach):  # type: ignore[no-untyped-def]
         own, end = text.owners(base, prompt, tokens)
         share, before = torch.zeros(len(own), max(concepts, default=-1) + 1), None
         named = sorted({concepts[token] for token in own if token is not None})

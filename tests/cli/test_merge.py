@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from cdtool.merging import captions, diagnostics
+from cdtool.merging import diagnostics
 from cdtool.models import initializers, pipelines
+from cdtool.priors import captions
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token

@@ -10,6 +10,7 @@ from corpora_made import noise, picture
 
 from cdtool.errors import InputError, NotFoundError
 from cdtool.evaluation import references
+from cdtool.priors import captions
 
 
 @pytest.fixture
@@ -58,12 +59,12 @@ def test_a_base_without_a_corpus_needs_one_for_kid_and_has_shipped_words(tmp_pat
     assert references.unrelated(None, tmp_path, ["dog"]) == ()
     found = references.unrelated_captions(tmp_path, ["dog"], 20)
     assert len(set(found)) == 20
-    assert not any(references.names(caption, "dog") for caption in found)
+    assert not any(captions.names(caption, "dog") for caption in found)
 
 
 def test_nouns_are_the_bases_or_the_shipped(base, tmp_path):
-    assert references.class_nouns(base) == ["dog", "sea horse"]
-    shipped = references.class_nouns(tmp_path)
+    assert captions.class_nouns(base) == ["dog", "sea horse"]
+    shipped = captions.class_nouns(tmp_path)
     assert len(set(shipped)) == len(shipped) > 50
     assert all(noun and noun == noun.strip() for noun in shipped)
 
@@ -77,5 +78,5 @@ def test_the_embedded_base_knows_its_classes():
     from cdtool.mini.factory import corpus
     from cdtool.store.bases import MINI
 
-    assert references.class_nouns(MINI) == corpus.class_nouns()
+    assert captions.class_nouns(MINI) == corpus.class_nouns()
     assert len(references.of_class(None, MINI, "dog", 60)) >= corpus.LEAST

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
-from cdtool.merging import captions, diagnostics, merge, run, targets
+from cdtool.merging import diagnostics, merge, run, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import adapter, deltas, initializers, pipelines, text
+from cdtool.priors import captions
 from cdtool.store import concept, registry
 from cdtool.store import subject as composition
 from cdtool.store.concept import BaseRef, Manifest

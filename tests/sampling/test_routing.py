@@ -73,7 +73,7 @@ def test_a_prompt_that_is_too_long_ends_where_the_text_does(base):
     found, end = text.owners(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens)
     assert (len(found), end) == (length, length - 1)
     assert found == [None, 0, 0, *[None] * (length - 3)]
-    share = routing.shares(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens, [0, 1])
+    share = routing.shares(base, bind("V1 dog " + "a " * 100 + "V2 cat", tokens), tokens, [0, 1], ["prompt"] * 2)
     assert share[end].tolist() == [1.0, 0.0]  # what was cut off is not there
 
 
@@ -104,7 +104,7 @@ def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
     prompts = [PROMPTS[0][1], PROMPTS[3][1], [("the", None), ("beach", None)]]
     labels = [labelled(base, *words) for words in prompts]
     told = [bind(prompt, tokens) for prompt, _ in labels]
-    share = torch.stack([routing.shares(base, prompt, tokens, [0, 1, 2]) for prompt in told])
+    share = torch.stack([routing.shares(base, prompt, tokens, [0, 1, 2], ["prompt"] * 3) for prompt in told])
     features = adapter.encode(base, ConceptWeights(embeddings=routing.embeddings(acting)),
                               [text.tokenize(base, prompt, tokens) for prompt in told]).features  # fmt: skip
     found = routing.keys_and_values(base, acting, share, features)
@@ -117,15 +117,15 @@ def test_keys_and_values_are_those_of_a_matrix_per_token(base, weights):
 def test_tokens_of_one_part_share_its_change(base):
     """dog+pair: V2 and the plain word both belong to the second concept."""
     tokens = initializers.assign(base.tokenizers, (DOG, CAT, GATE))
-    share = routing.shares(base, bind("V1 dog V2 cat moongate beach", tokens), tokens, [0, 1, 1])
+    share = routing.shares(base, bind("V1 dog V2 cat moongate beach", tokens), tokens, [0, 1, 1], ["prompt"] * 2)
     assert share[:7].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 0]]
     assert share[7:].unique(dim=0).tolist() == [[0.5, 0.5]]
 
 
 def test_a_prompt_that_names_nobody_goes_through_the_base(base):
     tokens = initializers.assign(base.tokenizers, (DOG, CAT))
-    assert not routing.shares(base, bind("a dog on the beach", tokens), tokens, [0, 1]).any()
-    assert not routing.shares(base, bind("", tokens), tokens, [0, 1]).any()
+    assert not routing.shares(base, bind("a dog on the beach", tokens), tokens, [0, 1], ["prompt"] * 2).any()
+    assert not routing.shares(base, bind("", tokens), tokens, [0, 1], ["prompt"] * 2).any()
 
 
 def test_a_weight_scales_changes_and_leaves_rows(base):
@@ -151,7 +151,7 @@ def test_a_word_alone_acts_by_its_row(base):
     features = adapter.encode(
         base, ConceptWeights(embeddings=routing.embeddings([dog, word])), [text.tokenize(base, prompt, tokens)]
     ).features
-    share = routing.shares(base, prompt, tokens, [0, 1])[None]
+    share = routing.shares(base, prompt, tokens, [0, 1], ["prompt"] * 2)[None]
     found = routing.keys_and_values(base, [dog, word], share, features)
     plain = adapter.keys_and_values(base, ConceptWeights(), features)
     for module in base.kv:

@@ -1,8 +1,9 @@
-"""Regularization captions, and the second moment R of their text features, which a merge disturbs least (Eq. 4)."""
+"""Regularization captions, and the second moment R of their text features, which must stay as it is (Eq. 4)."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,6 +63,18 @@ def read(path: Path) -> list[str]:
     """
     found = list(dict.fromkeys(corpora.captions(path)))
     return [found[at] for at in _spread(len(found), MOST)]
+
+
+def class_nouns(base_folder: Path) -> list[str]:
+    """Nouns of common classes: those in the file the base's [eval] names, or the shipped ones."""
+    own = settings.read_toml(base_folder / "cdtool.toml").get("eval", {}).get("nouns")
+    path = base_folder / str(own) if own else SHIPPED.with_name("nouns.txt")
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def names(caption: str, noun: str) -> bool:
+    """Whether a caption has the noun as words of its own, in the singular or with an s."""
+    return re.search(rf"(?<!\w){re.escape(noun)}s?(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def _spread(length: int, wanted: int) -> list[int]:

@@ -12,8 +12,8 @@ import torch
 
 from cdtool import settings
 from cdtool.errors import InputError, NotFoundError
-from cdtool.merging import captions as reg_captions
 from cdtool.models import pipelines, text
+from cdtool.priors import captions as reg_captions
 from cdtool.tokens import Prompt
 
 CAPTIONS = ["photo of a dog", "a cat on the beach", "the beach", "photo of the cat in front of a dog", "in"]

@@ -1,0 +1,1 @@
+"""Closed-form erasure: concepts that make a base forget."""
