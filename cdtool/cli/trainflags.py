@@ -126,8 +126,8 @@ Checkpointing = Annotated[
 Memory = Annotated[
     str | None,
     _setting("memory", "--memory", metavar="SIZE", **_speed,
-             help="What may be used, like 8GB; passes, --checkpointing and --optimizer are chosen to fit. auto: what the "
-             "device has free."),
+             help="What may be used, like 8GB; --accumulate, --checkpointing and --optimizer are chosen to fit. "
+             "auto: what the device has free."),
 ]  # fmt: skip
 Optimizer = Annotated[
     _Optimizer | None,

@@ -153,14 +153,14 @@ def peak(work: Callable[[], object]) -> int:
     """The most bytes that the tensors made by `work` take at one time; weights it makes by `torch.empty` count not."""
     with torch.no_grad(), _Live() as live, _FusedAttention():
         work()
-    return live.most
+    return int(live.most)
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While open, follows the bytes of the tensors that operations made and that are still there."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.now = self.most = 0
         self.users: Counter[int] = Counter()
 
