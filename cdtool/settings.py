@@ -84,6 +84,8 @@ class CompressSettings:
 
 
 # Names of settings in files of earlier versions, and what they are called now.
+LOCAL = ("memory", "vae")  # settings that belong to this machine: no concept carries them
+
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)

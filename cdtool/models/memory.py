@@ -98,11 +98,11 @@ def denoising(config: Mapping[str, Any], height: int, width: int, count: int, dt
     """Bytes of activations while `count` latents of height x width cells are denoised, at their peak."""
 
     def work() -> object:
-        unet = pipelines.empty_unet(config).to(dtype)
         text, noisy, added = denoiser_inputs(config, height, width, count)
-        return unet(noisy.to(dtype), torch.empty(count), encoder_hidden_states=text.to(dtype), added_cond_kwargs=added)
+        t = torch.empty(count, device="meta")
+        return pipelines.empty_unet(config)(noisy, t, encoder_hidden_states=text, added_cond_kwargs=added)
 
-    return _kept("denoising", work, dict(config), height, width, count, str(dtype))
+    return _numbers_at_once("denoising", work, dict(config), height, width, count) * dtype.itemsize
 
 
 def denoiser_inputs(
@@ -122,29 +122,29 @@ def denoiser_inputs(
 def coding(folder: Path, height: int, width: int, count: int, dtype: torch.dtype, *, decode: bool) -> int:
     """Bytes of activations while an autoencoder encodes or decodes `count` images of a size in px, at their peak."""
     config = families.read_json(folder / "config.json")
-    dtype = pipelines.vae_dtype(folder, dtype)
 
     def work() -> object:
         from diffusers import AutoencoderKL
 
         with torch.device("meta"):
-            vae: Any = AutoencoderKL.from_config(config).to(dtype)  # type: ignore[no-untyped-call]
+            vae: Any = AutoencoderKL.from_config(config)
             factor = 2 ** (len(config["block_out_channels"]) - 1)
             if decode:
                 cells = (height // factor, width // factor)
-                return vae.decode(torch.empty(count, int(config.get("latent_channels", 4)), *cells, dtype=dtype))
-            return vae.encode(torch.empty(count, 3, height, width, dtype=dtype))
+                return vae.decode(torch.empty(count, int(config.get("latent_channels", 4)), *cells))
+            return vae.encode(torch.empty(count, 3, height, width))
 
-    return _kept("coding", work, config, height, width, count, str(dtype), decode)
+    found = _numbers_at_once("coding", work, config, height, width, count, decode)
+    return found * pipelines.vae_dtype(folder, dtype).itemsize
 
 
-def _kept(kind: str, work: Callable[[], object], *about: object) -> int:
-    """The peak of `work`, kept in the cache: counting it takes seconds."""
+def _numbers_at_once(kind: str, work: Callable[[], object], *about: object) -> int:
+    """The most numbers at hand at one time during `work` in float32, kept in the cache: counting takes seconds."""
     told = json.dumps([torch.__version__, importlib.metadata.version("diffusers"), kind, *about], sort_keys=True)
     path = cache_dir() / "work" / hashlib.sha256(told.encode()).hexdigest()
     if (content := cache.read(path)) is not None:
         return int(content)
-    found = int(peak(work) * AT_HAND)
+    found = int(peak(work) * AT_HAND) // 4
     cache.write(path, str(found).encode())
     return found
 
@@ -160,7 +160,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While open, follows the bytes of the tensors that operations made and that are still there."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self.users: Counter[int] = Counter()
 

@@ -86,7 +86,7 @@ def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettin
 
     dtype = str(base.dtype).removeprefix("torch.")
     used = asdict(chosen) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
-    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch")}
+    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch", "memory")}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())

@@ -54,7 +54,7 @@ class FactoredAdamW(AdamW):
         parameter.mul_(1 - self.lr * decay).sub_(change.view_as(parameter), alpha=self.lr)
 
     def _factors(self, parameter: nn.Parameter, gradient: Tensor) -> FactoredMoments:
-        state: dict[nn.Parameter, Any] = self.state  # type: ignore[assignment]
+        state: dict[nn.Parameter, Any] = self.state
         if parameter not in state:
             state[parameter] = FactoredMoments(
                 torch.zeros(()), torch.zeros_like(gradient, dtype=torch.bfloat16),

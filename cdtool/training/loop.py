@@ -30,6 +30,7 @@ from cdtool.training.batches import (
     shard,
 )
 from cdtool.training.event import Event, Resume
+from cdtool.training.factored import FactoredAdamW
 from cdtool.training.optimizer import AdamW
 from cdtool.training.processes import ALONE, Ranks
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from cdtool.training.trainable import Start, Trainable
 
 PREVIEW = SampleSettings(steps=25)
+
+OPTIMIZERS = {"adamw": AdamW, "factored": FactoredAdamW}
+
 
 # ---------------------------------------------------------------- the loop
 
@@ -79,7 +83,7 @@ def _run(
     return _Run(
         base=base, settings=settings, texts=loss.Texts(base, tokens, trained.rows), trained=trained,
         schedule=diffusion.scheduler(base, "ddpm"),
-        optimizer=AdamW(groups, lr=settings.lr),
+        optimizer=OPTIMIZERS[settings.optimizer](groups, lr=settings.lr),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
         ranks=ranks, crops=crops, with_prior=with_prior, passes=settings.accumulate,
         without_gradient={part.name for part in trained.parts if part.mark is not None},

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.methods import METHODS
-from cdtool.models import initializers, pipelines
+from cdtool.models import initializers, memory, pipelines, text
 from cdtool.priors.sets import Generation
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import Shape
@@ -209,13 +209,17 @@ def test_frozen_weights_are_counted_as_they_lie_in_memory(name, half, request, t
     for path in folder.rglob("*.safetensors") if half else ():
         save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
     base = pipelines.load(str(folder), precision="bf16", device="cpu")
-    modules = (base.unet, base.vae, *base.text_encoders)
-    held = [*(weight for module in modules for weight in module.parameters()), *base.kv.values()]
-    expected = sum(weight.numel() * weight.itemsize for weight in held)
-    assert plan._frozen(folder, base.unet, base.dtype, learned=False) == expected
-    linears = [layer for module in base.text_encoders for layer in module.modules() if isinstance(layer, nn.Linear)]
-    copies = sum(layer.weight.numel() * 2 for layer in linears)
-    assert plan._frozen(folder, base.unet, base.dtype, learned=True) == expected + copies
+
+    def held(*modules):
+        return sum(weight.nbytes for module in modules for weight in module.parameters())
+
+    assert memory.denoiser(folder, base.dtype) == held(base.unet)
+    assert memory.autoencoder(folder / "vae", base.dtype) == held(base.vae)
+    assert memory.text_encoders(folder, torch.float32) == held(*base.text_encoders)
+    with text.in_compute_precision(base):
+        biases = sum(layer.bias.numel() for encoder in base.text_encoders for layer in encoder.modules()
+                     if isinstance(layer, nn.Linear) and layer.bias is not None)  # fmt: skip
+        assert memory.text_encoders(folder, base.dtype) == held(*base.text_encoders) + 2 * biases
 
 
 def test_images_without_guidance_take_half_the_time(sd_base, monkeypatch):
