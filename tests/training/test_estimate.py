@@ -180,7 +180,7 @@ def test_a_full_size_config_needs_no_weights(cost, tmp_path, sd_base):
 
     for part, table in (
         ("unet/config.json", SD1_UNET),
-        ("vae/config.json", {"block_out_channels": [128, 256, 512, 512]}),
+        ("vae/config.json", json.loads((sd_base / "vae/config.json").read_text())),
         ("scheduler/scheduler_config.json", json.loads((sd_base / "scheduler/scheduler_config.json").read_text())),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}),
     ):
@@ -197,8 +197,8 @@ def test_a_full_size_config_needs_no_weights(cost, tmp_path, sd_base):
     found = cost(tmp_path / "sd15", dtype=torch.bfloat16)
     assert (found.matrices, found.numbers) == (32, 19_169_280)
     assert found.concept_bytes == 38_338_560 + 4 * 768
-    # 859.5 M frozen numbers in bf16, and AdamW's state of the trained ones
-    assert found.memory > 859_520_964 * 2 + 19_169_280 * 16
+    # The activations of 4 images, and AdamW's state of the trained numbers; this folder has no files of weights.
+    assert found.memory > 19_169_280 * 16 + memory.LIBRARY
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32 files", "fp16 files"])
