@@ -78,7 +78,7 @@ def make(
     Examples:
       cdtool prior make dog --from ./coco/annotations/captions_val2017.json
       cdtool prior make "teddy bear" --from ./shards --count 100 --floor 0.8 --name teddies
-      cdtool prior make dog --generate 200 --base sd15
+      cdtool prior make cat --generate 200 --base sd15
     """
     out = output.sink(json, quiet)
     if (corpus is None) == (generate is None):

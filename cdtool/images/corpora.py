@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cdtool.errors import InputError, NotFoundError
 
@@ -17,6 +17,7 @@ _FORMS = (
     "A corpus is a folder of pictures with captions.jsonl or a .txt beside each, a COCO captions JSON, "
     "an uncompressed tar of such files, or a folder of these tars."
 )
+T = TypeVar("T")
 
 
 class Member(NamedTuple):
@@ -43,6 +44,12 @@ def read(path: Path, pictures: Path | None = None) -> list[Member]:
     if not found:
         raise InputError(f"The corpus {path} holds no captioned picture.", _FORMS)
     return found
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items from all over them, in their order; all where there are no more."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def captions(path: Path) -> list[str]:
