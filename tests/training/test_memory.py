@@ -68,7 +68,7 @@ def test_a_job_is_fitted_and_says_how(job):
 
 def test_what_cannot_fit_is_said_before_anything_is_loaded(job, monkeypatch):
     monkeypatch.setattr(pipelines, "load", None)
-    with pytest.raises(ResourceError, match="at least 0.7 GB"):
+    with pytest.raises(ResourceError, match=r"at least 0\.7 GB"):
         next(run.iter_train([photo.path for photo in job.groups[0]], token="V* dog", base=job.base, memory="100MB",
                             prior="none", device="cpu"))  # fmt: skip
 
