@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from cdtool.errors import ConceptError
-from cdtool.merging import diagnostics, targets
+from cdtool.merging import diagnostics, targets, thinning
 from cdtool.merging.targets import Targets
 from cdtool.models import deltas
 from cdtool.models.pipelines import check_base
@@ -115,7 +115,10 @@ def _solved(
     held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings, whole=False)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
     width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
-    down, condition = dual_basis(_augmented(bound.features, width), cholesky(stats.moment[:width, :width]))
+    factor = cholesky(stats.moment[:width, :width])
+    if len(tokens) == 2 and len(bound.features) > thinning.PAIR_ROWS:
+        bound = _thinned(base, parents, bound, factor)
+    down, condition = dual_basis(_augmented(bound.features, width), factor)
     ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
     tensors = pack(ups, down, stats.width)
     sums = diagnostics.measure(
@@ -126,6 +129,13 @@ def _solved(
     warnings = diagnostics.clashes(tokens, embeddings)
     report = diagnostics.report(sums, [parent.label for parent in parents], len(down), condition, warnings)
     return tensors, report
+
+
+def _thinned(base: Base, parents: Sequence[Parent], bound: Targets, factor: Tensor) -> Targets:
+    """The targets of a pair without those that the others imply best, so that its file stays small."""
+    values = torch.cat([_target_values(module, weight, parents, bound) for module, weight in base.kv.items()], dim=1)
+    left = thinning.kept(_augmented(bound.features, len(factor)), factor, values, thinning.PAIR_ROWS, LEAST)
+    return Targets(bound.features[left], [bound.owners[place] for place in left])
 
 
 def _sum(base: Base, parts: Sequence[Parent | dict[str, Tensor]]) -> dict[str, Tensor]:

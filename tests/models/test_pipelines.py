@@ -247,8 +247,8 @@ def test_a_device_that_is_not_here_is_one_sentence():
 @pytest.mark.parametrize(("upcast", "dtype"), [(True, torch.float32), (False, torch.float16)])
 def test_a_vae_that_overflows_in_half_precision_stays_in_full(sd_base, copy, upcast, dtype):
     folder = copy(sd_base, vae={"force_upcast": upcast})
-    assert pipelines._vae(folder, torch.float16).dtype == dtype
-    assert pipelines._vae(folder, torch.bfloat16).dtype == torch.bfloat16
+    assert pipelines._vae(folder / "vae", torch.float16).dtype == dtype
+    assert pipelines._vae(folder / "vae", torch.bfloat16).dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------- schedulers
