@@ -15,7 +15,7 @@ import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
-from cdtool.files import check_writable, read_regular, replacing
+from cdtool.files import check_writable, read_regular, replacing, user_path
 from cdtool.methods import METHODS
 from cdtool.schema import printable, shortened
 
@@ -43,7 +43,7 @@ class TrainSettings:
     vae: str = ""  # an autoencoder of one's own, a folder or a single file; "" is the base's
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     seed: int = 0
-    prior: str = "auto"  # auto, none, generated, a set's name or a folder
+    prior: str = "auto"  # auto, none, generated, text, self, a set's name or a folder
     prior_weight: float = 1.0
     prior_count: int = 200  # class images at most
     style: bool = False  # the token is a style: "painting in the style of V* art"
@@ -54,6 +54,9 @@ class TrainSettings:
     # K/V stay as they are along the directions of the empty prompt's text features that have at least this share of the
     # largest one, so that what guidance leads away from stays the base's; 0 is the paper's way, and holds none.
     preserve_uncond: float = 0.0
+    focus: bool = False  # K/V change at the concept's own words alone, in training and in sampling
+    lock: float = 0.0  # weight of the distance of the learned words' keys from those of the class noun
+    align: float = 0.0  # weight of the angle between the end-of-text features of "V* dog" and "dog"
     crops: int = 32  # augmented crops per photo in the latent cache
     save_every: int = 50  # steps between checkpoints
 
@@ -83,6 +86,15 @@ class CompressSettings:
     energy: float = 0.6  # share of the sum of each matrix's singular values
 
 
+@dataclass(frozen=True)
+class MergeRule:
+    """What a merge of concepts asks for; the defaults are chosen by tests/benchmarks/merge_many.py."""
+
+    crowded: float = 0.5  # share of the text width that targets may fill; prompts that name two concepts only below it
+    softness: float = 0.0  # by how much targets may be missed so that other text moves less; 0 meets them exactly
+    held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
+
+
 # Names of settings in files of earlier versions, and what they are called now.
 LOCAL = ("memory", "vae")  # settings that belong to this machine: no concept carries them
 
@@ -102,7 +114,7 @@ class Value:
 def home() -> Path | None:
     """CDTOOL_HOME, which moves everything, or None."""
     moved = os.environ.get("CDTOOL_HOME")
-    return Path(moved).expanduser() if moved else None
+    return user_path(moved) if moved else None
 
 
 def data_dir() -> Path:
@@ -343,6 +355,8 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+        if settings.lock < 0 or settings.align < 0:
+            raise SettingsError("lock and align are weights, which cannot be negative.")
         if not 0 <= settings.preserve_uncond <= 1:
             raise SettingsError(f"preserve_uncond is a share from 0 to 1, not {settings.preserve_uncond:g}.")
         if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():

@@ -11,6 +11,7 @@ import typer
 from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
+from cdtool.files import user_path
 from cdtool.images import corpora
 from cdtool.store import bases, families
 
@@ -74,8 +75,8 @@ def use(
         out.talk(f"Fetching {base}: weights are some gigabytes.")
         folder = bases.fetch(base)
     families.check_trainable(base, families.read(folder))
-    name = base if bases.is_name(base) else str(Path(base).expanduser().resolve())
-    own = str(Path(vae).expanduser().resolve()) if vae else ""
+    name = base if bases.is_name(base) else str(user_path(base).resolve())
+    own = str(user_path(vae).resolve()) if vae else ""
     if own:
         bases.locate_vae(own, folder)
     written = settings.write_base(name, own)

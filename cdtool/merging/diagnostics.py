@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     Change = Callable[[str, Tensor], Tensor]  # what is added to K or V [s, o] of a module for features [s, d]
 
+KNEE = 0.5  # share of the text width from which on a merge thins out (tests/benchmarks/merge_many.py)
 LOST = 0.5  # fidelity below which a concept counts as lost
+SHOWN = 8  # warnings of one kind
 ALIKE = 0.95  # cosine of two learned rows from which they are nearly one word
 
 
@@ -46,6 +48,15 @@ class Report:
         return asdict(self) | {"warnings": list(self.warnings), "lost": self.lost}
 
 
+def crowded(names: Sequence[str], rows: int, width: int) -> tuple[str, ...]:
+    """What is recommended where the targets of a merge fill more than KNEE of the text width."""
+    if rows <= KNEE * width:
+        return ()
+    joined = "+".join(names[:3]) + ("+..." if len(names) > 3 else "")
+    return (f"{len(names)} concepts fill {rows} of the text's {width} directions, so each is kept in part. Joined as "
+            f"you sample ({joined}), each is kept whole, at the same cost for any number.",)  # fmt: skip
+
+
 @dataclass
 class Sums:
     """Squared norms of a concept's own changes and of the merge's distance from them, over all modules."""
@@ -69,7 +80,13 @@ def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tup
             alike = min(float(F.cosine_similarity(rows[one], rows[other], dim=0)) for rows in learned)
             if alike >= ALIKE:
                 found.append(f"The learned words of {both} are nearly the same (cosine {alike:.2f}).")
-    return tuple(found)
+    return tuple(_shortened(found))
+
+
+def _shortened(warnings: list[str]) -> list[str]:
+    """The first few of many warnings, and how many more there are."""
+    more = len(warnings) - SHOWN
+    return warnings if more <= 0 else [*warnings[:SHOWN], f"And {more} more such pairs."]
 
 
 def shared_initializers(concepts: Sequence[Concept]) -> tuple[str, ...]:

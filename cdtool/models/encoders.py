@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from cdtool import cache
 from cdtool.errors import BaseError, NotFoundError
+from cdtool.files import is_dir, parse_json
 from cdtool.settings import read_toml
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def encoder_for(base_folder: Path | None) -> EncoderSpec:
 
 def find(spec: EncoderSpec) -> Path:
     """The folder of an encoder on this machine. Raises NotFoundError with the command that gets it."""
-    if Path(spec.where).is_dir():
+    if is_dir(spec.where):
         return Path(spec.where)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -181,7 +181,7 @@ def unit(features: Features) -> Features:
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """What a preprocessor_config.json says. Raises ValueError or KeyError where it is not one."""
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = parse_json(path)
     side, crop = table["size"], table.get("crop_size", table["size"])
     side = side if isinstance(side, int) else side.get("shortest_edge", side.get("height"))
     if isinstance(crop, int):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
+from cdtool.files import is_dir, user_path
 from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
 from cdtool.models import encoders, pipelines
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 LEAST = 50  # images taken from a base's corpus even where fewer captions reach the floor
+# Ways to keep the class that need no class images, and what is said of each.
+WITHOUT_IMAGES = {
+    "none": "no class images",
+    "text": "no class images; the keys and values of regularization captions are kept",
+    "self": "no class images; what the base predicts for class prompts is kept",
+}
 SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real images forget less
 
 
@@ -66,15 +73,15 @@ def gather(
     count: int = 200,
     encoder: Encoder | None = None,
 ) -> ClassImages:
-    """The prior set of a token, `count` images at most; `wanted` is none, auto, generated, a set's name or a folder.
+    """The prior set of a token, `count` images at most; `wanted` as in TrainSettings.
 
     `auto` is a fitting set of the user's, else the images of the base's corpus whose captions are nearest to the
     class in the encoder's space (the base's own unless given), else images drawn by the base: `pending` if they
     are not there yet. Raises NotFoundError where there is no such set, BaseError for a damaged corpus, PhotoError
     for a folder without usable images, InputError for a damaged set.
     """
-    if wanted == "none":
-        return ClassImages()
+    if wanted in WITHOUT_IMAGES:
+        return ClassImages((), WITHOUT_IMAGES[wanted])
     if wanted not in ("auto", "generated"):
         return _named(wanted, token, style, count)
     if wanted == "auto" and (fitting := _fitting(token, style, base_folder)):
@@ -109,10 +116,10 @@ def _offered(base_folder: Path) -> dict[str, Any]:
 
 def _named(wanted: str, token: Token, style: bool, count: int) -> ClassImages:
     """A set by its name, else a folder."""
-    folder = Path(wanted).expanduser()
+    folder = user_path(wanted)
     if wanted in sets.names():
         return from_set(sets.find(wanted), token, style=style, count=count)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise NotFoundError(
             f'There is no prior set "{wanted}", nor a folder of that name.',
             nearest(wanted, [*sets.names(), *sets.RESERVED])

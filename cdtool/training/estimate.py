@@ -84,10 +84,12 @@ def cost(
     idle = [shape.shape for name, shape in (start or {}).items() if parameter_of(name) not in ("", *names)]
     side = resolution(shell, settings) // shell.latent_factor
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
+    batch = settings.batch // 2 if settings.prior == "text" else settings.batch
     rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
     work = _work(unet, config, side, dtype, names, features=rows > 0)
     flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
-    computing = flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY)
+    extra = batch // 2 if settings.prior == "self" else 0  # pictures that the base by itself predicts too
+    computing = (flops * batch + work.forward * extra) / world / (speed(device, dtype) * EFFICIENCY)
     taken = footprint(folder, settings, device=device, dtype=dtype, rows=rows)
     return Cost(
         matrices=len(names),
@@ -116,7 +118,8 @@ class Footprint:
 
     def peak(self, settings: TrainSettings, world: int = 1) -> int:
         """The most bytes that a process takes at one time, one of `world`."""
-        together = -(-settings.batch // (settings.accumulate * world))
+        batch = settings.batch // 2 if settings.prior == "text" else settings.batch
+        together = -(-batch // (settings.accumulate * world))
         kept = self.kept * together * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
         state = self.numbers * 16  # float32 weight, gradient and two moments
         if settings.optimizer == "factored":

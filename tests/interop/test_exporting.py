@@ -372,7 +372,9 @@ def test_kohya_keeps_each_rank_and_diffusers_is_padded_and_says_so(sd_base, tmp_
     padded = load_file(tmp_path / "diffusers" / "pytorch_lora_weights.safetensors")
     assert {len(tensor) for name, tensor in padded.items() if "lora_A" in name} == {kohya.rank}
     assert peft.padding == sum(kohya.rank - rank for rank in ranks.values())
-    name = next(name for name in own if name.endswith("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight.up"))
+    name = next(
+        name for name in own if name.endswith("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight.up")
+    )
     module = name.removeprefix("unet.").removesuffix(".weight.up")
     flat = "lora_unet_" + module.replace(".", "_")
     low = lora[f"{flat}.lora_up.weight"].float() @ lora[f"{flat}.lora_down.weight"].float()

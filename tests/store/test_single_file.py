@@ -27,7 +27,7 @@ def outputs(kind, unet, vae, texts):
         made = [unet(noisy, 7, encoder_hidden_states=features, added_cond_kwargs=added).sample]
         made += [vae.decode(noisy).sample, vae.encode(torch.randn(1, 3, 32, 32)).latent_dist.mean]
         made += [encoder(ids).last_hidden_state for encoder in texts]
-        made += [encoder(ids).text_embeds for encoder in texts if hasattr(encoder, "text_projection")]
+        made += [pooled for encoder in texts if (pooled := getattr(encoder(ids), "text_embeds", None)) is not None]
     return made
 
 
