@@ -90,8 +90,11 @@ class CompressSettings:
 class MergeRule:
     """What a merge of concepts asks for; the defaults are chosen by tests/benchmarks/merge_many.py."""
 
-    crowded: float = 0.5  # share of the text width that targets may fill; prompts that name two concepts only below it
-    softness: float = 0.0  # by how much targets may be missed so that other text moves less; 0 meets them exactly
+    exact: float = 0.2  # share of the text width up to which targets are met exactly, beyond it by least squares
+    softness: float = 0.1  # of the least squares: how much other text counts beside the targets, relatively
+    pairs: float = (
+        1.5  # targets, as a share of the text width, up to which prompts that name two concepts are among them
+    )
     held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
 
 

@@ -133,7 +133,7 @@ def _solved(
     order = [-1 if parent.erases else next(numbers) for parent in every]
     concept_of = [place for place, parent in zip(order, every, strict=True) for _ in parent.manifest.tokens]
     whole = {index for index, place in enumerate(concept_of) if place >= 0 and not parents[place].is_focused}
-    bound = _targets(base, tokens, styled, embeddings, whole, rule.crowded).by_concept(concept_of)
+    bound = _targets(base, tokens, styled, embeddings, whole, rule.pairs).by_concept(concept_of)
     held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
     width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
@@ -143,9 +143,13 @@ def _solved(
     factor = cholesky(stats.moment[:width, :width])
     if len(tokens) == 2 and len(bound.features) > thinning.PAIR_ROWS:
         bound = _thinned(base, parents, bound, factor, free)
-    down, condition = dual_basis(_augmented(bound.features, width) @ free, factor, rule.softness)
+    softness = rule.softness if len(bound.features) > rule.exact * stats.width else 0.0
+    down, condition = dual_basis(_augmented(bound.features, width) @ free, factor, softness)
     down = down @ free
     ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
+    if len(down) > width:  # more targets than directions: the same change in fewer numbers
+        axes, mixed = torch.linalg.qr(down.T)
+        ups, down = {module: up @ mixed.T for module, up in ups.items()}, axes.T
     tensors = pack(ups, down, stats.width)
     sums = diagnostics.measure(
         list(base.kv), [parent.change for parent in parents],
@@ -153,8 +157,8 @@ def _solved(
         lambda module, features: _change(tensors, module, features), bound, held_out, stats.words,
     )  # fmt: skip
     names = [parent.label for parent in parents]
-    warnings = diagnostics.clashes(tokens, embeddings) + diagnostics.crowded(names, len(down), stats.width)
-    report = diagnostics.report(sums, names, len(down), condition, warnings)
+    warnings = diagnostics.clashes(tokens, embeddings)
+    report = diagnostics.report(sums, names, len(bound.features), condition, warnings)
     return tensors, report
 
 
@@ -167,11 +171,11 @@ def _thinned(base: Base, parents: Sequence[Parent], bound: Targets, factor: Tens
 
 def _targets(
     base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]],
-    whole: Collection[int], crowded: float,
+    whole: Collection[int], most: float,
 ) -> Targets:  # fmt: skip
-    """The targets of a merge; prompts that name two tokens are left out where theirs would fill the text width."""
+    """The targets of a merge; prompts that name two tokens only where all are `most` of the text width at most."""
     width = sum(int(encoder.config.hidden_size) for encoder in base.text_encoders)
-    pairs = targets.fit_in(base, tokens, styled, whole, round(width * crowded))
+    pairs = targets.fit_in(base, tokens, styled, whole, round(width * most))
     prompts = targets.prompts(tokens, styled, pairs=pairs)
     return targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=whole))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cdtool.training.trainable import Trainable
 
 # What makes the weight 1 of the captions' term hold mini's class as class images do (tests/benchmarks/beyond.py).
-TEXT_SCALE = 100.0
+TEXT_SCALE = 10.0
 
 
 @dataclass(frozen=True)

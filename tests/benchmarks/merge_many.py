@@ -17,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -36,18 +37,17 @@ from cdtool.store.subject import Composition, Part
 from cdtool.tokens import Token
 from tests.benchmarks import merge_initializers, shapes
 
+EQUAL = MergeRule(exact=1e9, pairs=0.5)  # what a merge asked for before
 RULES = {
-    "today": MergeRule(),
-    "pairs whatever": MergeRule(crowded=1e9),
-    "no pairs": MergeRule(crowded=0.0),
-    "soft .001": MergeRule(softness=1e-3),
-    "soft .01": MergeRule(softness=1e-2),
-    "soft .1": MergeRule(softness=1e-1),
-    "soft 1": MergeRule(softness=1.0),
-    "pairs, soft .01": MergeRule(crowded=1e9, softness=1e-2),
-    "pairs, soft .1": MergeRule(crowded=1e9, softness=1e-1),
-    "pairs, soft 1": MergeRule(crowded=1e9, softness=1.0),
-    "start and padding held": MergeRule(held=0.05),
+    "equalities": EQUAL,
+    "equalities, no pairs": replace(EQUAL, pairs=0.0),
+    "equalities, all pairs": replace(EQUAL, pairs=1e9),
+    "equalities, start and padding held": replace(EQUAL, held=0.05),
+    "soft .01, all pairs": MergeRule(exact=0.0, softness=0.01, pairs=1e9),
+    "soft .1, all pairs": MergeRule(exact=0.0, softness=0.1, pairs=1e9),
+    "soft 1, all pairs": MergeRule(exact=0.0, softness=1.0, pairs=1e9),
+    "soft .1, no pairs": MergeRule(exact=0.0, softness=0.1, pairs=0.0),
+    "default": MergeRule(),
 }
 RANK = 8
 FEW = 8  # concepts, up to which pairs are tried that do not fit
@@ -122,7 +122,7 @@ def main() -> None:
         stats = captions.known(base, captions.read(captions.find(None, base.folder))[: chosen.captions])
         entries = concepts(base, max(chosen.counts))
         rows = [row(base, stats, entries[:count], name) for count in chosen.counts for name in chosen.rules
-                if count <= FEW or RULES[name].crowded <= 1]  # fmt: skip
+                if count <= FEW or RULES[name].pairs <= 2]  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     head = ("N", "rule", "rows", "condition", "fidelity", "least", "drift", "CPU s", "MB")
     about = f"text width {stats.width}, {stats.captions} captions, peak memory {peak:.1f} GB; {shapes.machine()}"
