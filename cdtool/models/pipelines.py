@@ -90,13 +90,12 @@ class Base:
     @property
     def latent_factor(self) -> int:
         """Pixels per latent cell."""
-        config = json.loads((self.vae_folder / "config.json").read_text())
-        return int(2 ** (len(config["block_out_channels"]) - 1))
+        return families.shrinking(families.read_json(self.vae_folder / "config.json"))
 
     @property
     def resolution(self) -> int:
         """The side of the pictures it was trained on, px."""
-        return int(self.unet_config["sample_size"]) * self.latent_factor
+        return families.resolution(self.unet_config, self.latent_factor)
 
 
 def pick_device(wanted: str = "auto") -> torch.device:

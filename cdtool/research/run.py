@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, UsageError
 from cdtool.evaluation import metrics
 from cdtool.evaluation.metrics import MetricRequest
-from cdtool.files import sweep, workplace
+from cdtool.files import replacing, sweep
 from cdtool.images import photos
 from cdtool.research import cells, claims, customconcept101, recipes
 from cdtool.research import suite as suitefile
@@ -260,9 +260,8 @@ def save_sheets(plan: Plan) -> None:
     folder = plan.out / "sheets"
     folder.mkdir(exist_ok=True)
     for name, sheet in sheets(plan):
-        with workplace(folder) as work:  # other workers may write the same
-            sheet.save(work / "sheet.png")
-            (work / "sheet.png").replace(folder / f"{name}.png")
+        with replacing(folder / f"{name}.png", durable=False) as temporary:  # other workers may write the same
+            sheet.save(temporary)
 
 
 def _total(plan: Plan, context: RunContext, todo: Sequence[Cell]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
 from cdtool.evaluation import evaluate, samples
-from cdtool.files import workplace
+from cdtool.files import replacing
 from cdtool.images import corpora, photos
 from cdtool.reports import html
 from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key, key_path, key_text
@@ -133,11 +133,9 @@ def check(page: Path, *, force: bool = False) -> None:
 def save(study: Study, page: Path) -> Path:
     """Write a study's page, and its key beside it, whose path is returned; the key first, so no page lacks one."""
     key = key_path(page)
-    with workplace(page.absolute().parent) as work:
-        (work / key.name).write_text(key_text(study.key), encoding="utf-8")
-        (work / page.name).write_text(study.page, encoding="utf-8", newline="\n")
-        (work / key.name).replace(key)
-        (work / page.name).replace(page)
+    with replacing(key) as temporary:
+        temporary.write_text(key_text(study.key), encoding="utf-8")
+    html.save(study.page, page)
     return key
 
 

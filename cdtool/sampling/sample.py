@@ -15,7 +15,7 @@ from cdtool.models import adapter, diffusion, pipelines, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, guided, parse_size
-from cdtool.store import concept
+from cdtool.store import concept, families
 from cdtool.store.subject import beyond_words, tokens_of
 from cdtool.tokens import Prompt, bind_weighted, counted
 
@@ -49,7 +49,7 @@ class Step:
 def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
     """(width, height) in px of the images. Raises SettingsError for a size the base cannot make."""
     size = parse_size(settings.size) if settings.size else (base.resolution, base.resolution)
-    cell = base.latent_factor * 2 ** (len(base.unet_config["block_out_channels"]) - 1)
+    cell = base.latent_factor * families.shrinking(base.unet_config)
     if any(side % cell for side in size):
         raise SettingsError(f"--size {size[0]}x{size[1]}: both sides must be multiples of {cell} here.")
     return size
