@@ -37,13 +37,13 @@ class ExportBundle:
     manifest: Manifest
     base_info: BaseInfo
     rows: Mapping[int, Mapping[str, Tensor]]  # by place of the token (from 0) and text encoder: [d] float32
-    factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one rank and precision
+    factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one precision
     full: Mapping[str, Tensor] = field(default_factory=dict)  # by parameter: W = W0 + dW
     tensors: Mapping[str, Tensor] = field(default_factory=dict)  # as the concept's own file holds them
 
     @property
     def rank(self) -> int:
-        """The rank of all factors; 0 where there are none."""
+        """The largest rank of the factors; 0 where there are none."""
         return max((factors.rank for factors in self.factors.values()), default=0)
 
     def word(self, place: int) -> str:

@@ -100,7 +100,9 @@ def run(plan: Comparison) -> Iterator[Generated | Study]:
 
     drawn: list[list[Generated]] = []
     for side in (plan.a, plan.b):
-        base = pipelines.load(side.composition.base, precision=side.settings.precision, device=plan.device)
+        base = pipelines.load(
+            side.composition.base, precision=side.settings.precision, device=plan.device, vae=side.settings.vae
+        )
         drawn.append([])
         for picture in sample.generate(
             base, side.composition.concepts, side.prompts, side.settings, weights=side.composition.weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cdtool.errors import BaseError, PhotoError, SettingsError
+from cdtool.errors import BaseError, PhotoError, ResourceError, SettingsError, is_out_of_memory
 from cdtool.images.pictures import decode
-from cdtool.models import adapter, diffusion, text
+from cdtool.models import adapter, diffusion, pipelines, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, guided, parse_size
 from cdtool.store import concept, families
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind_weighted
+from cdtool.tokens import Prompt, bind_weighted, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +152,7 @@ class Sampler:
 
         The features of the parts of a long one follow one another [1, parts l, d]; the pooled text is the first's.
         """
-        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.family.encoders)
         parts = text.split(self.base, prompt, self.tokens)
         tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
         encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
@@ -249,17 +249,49 @@ def _steps(
     jobs = [(sampler.filled(prompt, max(prompt.parts, shortest)), seed) for prompt, seed in jobs]
     negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt, _ in jobs}}
     each = init.steps(settings.steps) if init else settings.steps
-    done, total = 0, len(jobs) * each
+    done = 0
+    pipelines.done(sampler.base, "text")
+    pipelines.need(sampler.base, "unet")
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
-        for batch in _batches(jobs, settings.batch):
+        waiting = list(_batches(jobs, settings.batch))
+        while waiting:
+            batch = waiting.pop(0)
             negative = negatives[batch[0][0].parts]
-            for number, latents in enumerate(_denoise(sampler, batch, negative, settings, init), 1):  # noqa: B007
-                if number < each:
-                    yield Step(done * each + number * len(batch), total)
-            done += len(batch)
-            images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
-            made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
-            yield Step(done * each, total, tuple(made))
+            if (yield from _finished(sampler, batch, negative, settings, init, done=done, count=len(jobs))):
+                done += len(batch)
+                continue
+            half = -(-len(batch) // 2)
+            waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
+            pipelines.release_memory(sampler.base.device)
+            yield Step(done * each, len(jobs) * each,
+                       warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
+
+
+def _finished(
+    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings,
+    init: diffusion.Init | None, *, done: int, count: int,
+) -> Generator[Step, None, bool]:  # fmt: skip
+    """Sample a batch behind `done` of `count` images; False where memory ran out and a smaller one may fit.
+
+    Raises ResourceError where a single image does not fit.
+    """
+    each = init.steps(settings.steps) if init else settings.steps
+    total = count * each
+    try:
+        for number, latents in enumerate(_denoise(sampler, batch, negative, settings, init), 1):  # noqa: B007 the last
+            if number < each:
+                yield Step(done * each + number * len(batch), total)
+        images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            hint = "Free some memory" + (", or try --precision bf16." if sampler.base.dtype == torch.float32 else ".")
+            raise ResourceError("There is not enough memory to sample a single image at a time.", hint) from None
+        return False
+    made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
+    yield Step((done + len(batch)) * each, total, tuple(made))
+    return True
 
 
 def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[list[tuple[EncodedPrompt, int]]]:
