@@ -9,7 +9,9 @@ def main() -> int:
     """Run the command line; Ctrl-C while it is still being loaded ends it without a traceback."""
     try:
         from cdtool import cli
+        from cdtool.models import libraries
 
+        libraries.alone = True
         return cli.main()
     except KeyboardInterrupt:
         return 130

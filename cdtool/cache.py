@@ -136,6 +136,21 @@ def rows(
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 
+def text_rows(texts: Sequence[str], encode: Callable[[], Features], encoder: str) -> Features:
+    """Features [n, d] of texts that `encode` makes together, kept under an encoder's fingerprint.
+
+    Together, because the last bits of a text's features depend on those encoded beside it.
+    """
+    name = hashlib.blake2b(repr(list(texts)).encode(), digest_size=20).hexdigest()
+    path = cache_dir() / "features" / encoder / f"texts-{name}"
+    content = read(path)
+    if content and len(content) % (4 * len(texts)) == 0:
+        return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(len(texts), -1)
+    made = np.ascontiguousarray(encode(), dtype="<f4")
+    write(path, made.tobytes())
+    return made.astype(np.float32)
+
+
 def _part(images: Sequence[Image.Image], embed: Callable[[Sequence[Image.Image]], Features], folder: Path) -> Features:
     paths = [_path(folder, image) for image in images]
     known = [_read(path) for path in paths]

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any, BinaryIO
 
+from cdtool import schema
 from cdtool.errors import InputError, NotFoundError, ResourceError
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -177,7 +178,7 @@ def write_error(path: Path, error: BaseException) -> ResourceError:
 # ---------------------------------------------------------------- reading
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading; a pipe or a device, on which reading could wait for ever, is an OSError."""
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - it is what this returns
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -199,9 +200,42 @@ def read_regular(path: Path, most: int = 16_000_000) -> bytes:
     return content
 
 
-def user_path(text: str) -> Path:
-    """A path as a user wrote it, `~` expanded where it stands for a home."""
-    return Path(os.path.expanduser(text))
+def parse_json(path: Path, most: int = 16_000_000) -> Any:
+    """The JSON of a regular file of at most `most` bytes. Raises OSError, or SchemaError (a ValueError)."""
+    return schema.loads(read_regular(path, most))
+
+
+# ---------------------------------------------------------------- paths as users write them
+
+# Text from a user may be a name or a path: `user_path`, `is_file`, `is_dir` and `exists` take any text. What must be
+# a path is checked once, by `check_path`; the command line does so for every option and argument of type Path.
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user wrote it, `~` expanded where it stands for a home that is known."""
+    try:
+        return Path(os.path.expanduser(text))
+    except ValueError:  # a NUL in the name of a user
+        return Path(text)
+
+
+def check_path(path: Path) -> None:
+    """Raises InputError for what the file system cannot take as a path: too long, with a NUL, not encodable."""
+    try:
+        os.lstat(path)
+    except ValueError:  # UnicodeEncodeError is one
+        raise InputError(f'"{_shown(path)}" cannot be a path: its characters are not allowed.', _A_PATH) from None
+    except OSError as error:
+        if error.errno in _NO_PATH:
+            raise InputError(f'"{_shown(path)}" cannot be a path: {error.strerror}.', _A_PATH) from None
+
+
+_NO_PATH = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+_A_PATH = "Give the path of a file or folder."
+
+
+def _shown(path: Path) -> str:
+    return schema.shortened(schema.printable(str(path).encode(errors="replace").decode()), 80)
 
 
 def is_file(path: Path | str) -> bool:
@@ -212,6 +246,11 @@ def is_file(path: Path | str) -> bool:
 def is_dir(path: Path | str) -> bool:
     """Whether there is such a folder; text that cannot be a path names none."""
     return os.path.isdir(path)
+
+
+def exists(path: Path | str) -> bool:
+    """Whether there is such a file or folder; text that cannot be a path names none."""
+    return os.path.exists(path)
 
 
 STDIN = "-"  # the path that stands for standard input

@@ -15,7 +15,7 @@ import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
-from cdtool.files import check_writable, read_regular, replacing
+from cdtool.files import check_writable, read_regular, replacing, user_path
 from cdtool.methods import METHODS
 from cdtool.schema import printable, shortened
 
@@ -94,7 +94,7 @@ class Value:
 def home() -> Path | None:
     """CDTOOL_HOME, which moves everything, or None."""
     moved = os.environ.get("CDTOOL_HOME")
-    return Path(moved).expanduser() if moved else None
+    return user_path(moved) if moved else None
 
 
 def data_dir() -> Path:

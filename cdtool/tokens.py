@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cdtool.errors import TokenError, UsageError
+from cdtool.files import exists
 
 _MODIFIER = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
 _LOWER_CASE = re.compile(r"(?<![\w\\])v(\*|[0-9]{1,4})(?!\w)")
@@ -106,7 +106,7 @@ def parse_specs(specs: Sequence[str], first: int = 1) -> tuple[Token, ...]:
 def _parse(spec: str, number: int) -> Token:
     modifiers = list(_MODIFIER.finditer(spec))
     noun = " ".join(_MODIFIER.sub(" ", spec).split())
-    if spec.startswith("V") and " " not in spec and Path(spec).exists():
+    if spec.startswith("V") and " " not in spec and exists(spec):
         raise TokenError(
             f'The token "{spec}" is a file\'s name: your shell put it in the place of V*.', f"Use quotes: {_LIKE}."
         )
@@ -131,7 +131,7 @@ def check_quotes(prompts: Sequence[str]) -> None:
     """Raises UsageError where several prompts look like the words of one that was written without quotes."""
     if len(prompts) < 2 or any(len(prompt.split()) > 1 for prompt in prompts):
         return
-    files = [prompt for prompt in prompts if prompt.startswith("V") and Path(prompt).exists()]
+    files = [prompt for prompt in prompts if prompt.startswith("V") and exists(prompt)]
     if files or any(prompt in _LITTLE_WORDS or _MODIFIER.fullmatch(prompt) for prompt in prompts):
         words = ["V*" if files and prompt == files[0] else prompt for prompt in prompts if prompt not in files[1:]]
         replaced = f", with {' and '.join(files)} in the place of V*" if files else ""

@@ -41,6 +41,7 @@ from cdtool.cli import (
 )
 from cdtool.cli import eval as eval_module
 from cdtool.errors import CdtoolError, InterruptedRun, UsageError, is_out_of_memory
+from cdtool.schema import printable, shortened
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -198,6 +199,10 @@ def _less_memory(arguments: Sequence[str]) -> str:
     return next(filter(None, rows), "Free some memory and run it again.")
 
 
+# What the system says of paths that no check before the work can know: a name becomes too long with a number behind it.
+_OF_PATHS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+
+
 def explain(error: Exception, arguments: Sequence[str] = ()) -> tuple[int, str]:
     """The exit code of an error and what is said about it; an error nobody foresaw keeps its traceback."""
     if isinstance(error, InterruptedRun):
@@ -212,5 +217,8 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> tuple[int, str]:
         return 5, f"Error: {error.filename or 'A file'} cannot be written or read: {error.strerror}.\nCheck the disk."
     if isinstance(error, PermissionError):
         return 4, f"Error: {error.filename or 'A file'} may not be read or written.\nMend its permissions."
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
+        told = shortened(printable(str(error.filename)), 80)
+        return 4, f"Error: {told} cannot be read or written: {error.strerror}.\nCheck the path."
     where = "".join(traceback.format_exception(error))
     return 1, f"{where}\nThis is a bug in cdtool {__version__}. Please report it with these lines and `cdtool doctor`."

@@ -11,6 +11,7 @@ import typer
 from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
+from cdtool.files import user_path
 from cdtool.images import corpora
 from cdtool.store import bases, families
 
@@ -68,7 +69,7 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
         out.talk(f"Fetching {base}: weights are some gigabytes.")
         folder = bases.fetch(base)
     families.check_trainable(base, families.read(folder))
-    name = base if bases.is_name(base) else str(Path(base).expanduser().resolve())
+    name = base if bases.is_name(base) else str(user_path(base).resolve())
     written = settings.write_base(name)
     in_force = settings.base_name()
     if in_force.value != name:

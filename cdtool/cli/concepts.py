@@ -57,7 +57,7 @@ def show(
 
     Examples:
       cdtool show dog
-      cdtool show ./shared/dog.safetensors --json
+      cdtool show ./shared/rex.safetensors --json
       cdtool show dog --spectrum spectrum.png
     """
     if picture and not spectrum:
@@ -174,8 +174,8 @@ def remove(names: options.Concepts, yes: options.Yes = False, json: options.Json
     """Delete concepts. On a terminal it asks first.
 
     Examples:
-      cdtool remove dog
-      cdtool remove dog moongate --yes
+      cdtool remove three
+      cdtool remove dog-2mb pets --yes
     """
     out = output.sink(json)
     known = registry.names()
@@ -197,8 +197,8 @@ def rename(
     """Give a concept another name; its scores follow.
 
     Examples:
-      cdtool rename dog my-dog
-      cdtool rename dog-2 dog --force
+      cdtool rename moongate gate
+      cdtool rename dog-best dog --force
     """
     registry.rename(concept_name, new_name, force=force)
     output.sink(json).result(new_name, {"name": new_name, "was": concept_name})

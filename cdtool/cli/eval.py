@@ -94,7 +94,7 @@ def eval_(
       cdtool eval dog
       cdtool eval dog --photos ./photos -n 8
       cdtool eval dog+moongate --prompts pairs.txt
-      cdtool eval dog --images ./samples --json
+      cdtool eval dog --images ./samples/dog --json
       cdtool eval dog --metrics text,image,kid --forgetting --report dog.html
       cdtool eval dog --metrics text,image,rank
       cdtool eval dog --min text=0.5,image=0.5

@@ -129,9 +129,9 @@ def import_(
     base nor what the thing is: --base and --token say so.
 
     Examples:
-      cdtool import ./shared/dog.safetensors
-      cdtool import ./dog-output --token "V* dog" --base sd14
-      cdtool import delta.bin --token "V1 dog" --token "V2 cat" --name pair
+      cdtool import ./shared/rex.safetensors
+      cdtool import ./dog-output --token "V* dog" --base sd14 --name their-dog
+      cdtool import delta.bin --token "V1 dog" --token "V2 cat" --name their-pair
     """
     voice = output.sink(json, quiet)
     from cdtool.interop import files as foreign

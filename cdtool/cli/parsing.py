@@ -6,12 +6,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from cdtool.errors import UsageError, nearest
+from cdtool.files import check_path
 
 WIDEST, NARROWEST = 100, 52  # columns of a --help
 FEW = 7  # options that need no sections
@@ -70,13 +72,17 @@ class Command(TyperCommand):
                 _section(formatter, section, found)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UsageError for arguments that have no place."""
+        """Raises UsageError for arguments that have no place, InputError for a path that cannot be one."""
         rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             raise UsageError(
                 f'"{rest[0]}" is one argument too many for {ctx.command_path}.',
                 f"Text of several words needs quotes. See: {ctx.command_path} --help",
             )
+        for value in ctx.params.values():
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(one, Path):
+                    check_path(one)
         return rest
 
 

@@ -68,8 +68,8 @@ def add(
     """Copy a folder of your own as a set of class images.
 
     Examples:
-      cdtool prior add ./dogs --class dog
-      cdtool prior add ./teddies --name teddies --class "teddy bear"
+      cdtool prior add ./huskies --class husky
+      cdtool prior add ./dogs --name my-dogs --class dog
     """
     from cdtool.priors import make
 
@@ -93,7 +93,7 @@ def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet
 
     Examples:
       cdtool prior show dog
-      cdtool prior show dog --grid dogs.png
+      cdtool prior show dog --grid prior.png
     """
     out = output.sink(json, quiet)
     options.check_picture(grid, "--grid")
@@ -125,8 +125,8 @@ def remove(names: SetNames, yes: options.Yes = False, json: options.Json = False
     """Delete prior sets, or what is left of unfinished ones. On a terminal it asks first.
 
     Examples:
-      cdtool prior remove dog
-      cdtool prior remove dog cat --yes
+      cdtool prior remove cat
+      cdtool prior remove husky teddies --yes
     """
     out = output.sink(json, quiet)
     known = [*sets.names(), *(one.name for one in sets.unfinished())]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import settings
+from cdtool import files, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
@@ -78,7 +78,7 @@ def make(
     Examples:
       cdtool prior make dog --from ./coco/annotations/captions_val2017.json
       cdtool prior make "teddy bear" --from ./shards --count 100 --floor 0.8 --name teddies
-      cdtool prior make dog --generate 200 --base sd15
+      cdtool prior make cat --generate 200 --base sd15
     """
     out = output.sink(json, quiet)
     if (corpus is None) == (generate is None):
@@ -129,8 +129,8 @@ def _retrieve(
     from cdtool.priors import choose
     from cdtool.priors import make as collecting
 
-    path, spec = Path(corpus).expanduser(), encoders.encoder_for(base_folder)
-    if (not path.exists() and bases.is_name(corpus)) or (path / "model_index.json").is_file():
+    path, spec = files.user_path(corpus), encoders.encoder_for(base_folder)
+    if (not files.exists(path) and bases.is_name(corpus)) or files.is_file(path / "model_index.json"):
         path = choose.corpus_of(bases.locate(corpus))
     encoder = encoders.load(spec)
     return collecting.retrieve(

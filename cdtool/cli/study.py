@@ -54,14 +54,14 @@ def make(
     is in the photos; it names neither side. The key that says which image is whose is written beside it: keep it.
 
     Examples:
-      cdtool study make dog dog-2 -o study.html
-      cdtool study make dog mini --prompts prompts.txt -n 2 -o study.html
+      cdtool study make dog dog-small -o study.html
+      cdtool study make dog mini --prompts templates.txt -n 2 -o dog-or-base.html
     """
     from cdtool.research import study
 
     voice = output.sink(json, quiet)
     if out is None:
-        raise UsageError("A study needs the file of its page.", "Like: cdtool study make dog dog-2 -o study.html")
+        raise UsageError("A study needs the file of its page.", "Like: cdtool study make dog dog-small -o study.html")
     study.check(out, force=force)
     lines = files.read_prompts(prompts) if prompts else []
     plan = study.plan(first, second, folders=photos or (), prompts=lines, flags=vars(sampling), device=device)

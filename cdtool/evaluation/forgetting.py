@@ -10,7 +10,7 @@ import numpy as np
 
 from cdtool.evaluation import alignment, distances, references
 from cdtool.evaluation.alignment import Interval
-from cdtool.images import sheets
+from cdtool.images import corpora, sheets
 from cdtool.models import encoders, vision
 from cdtool.tokens import article
 
@@ -215,7 +215,7 @@ def _sheet(images: Sequence[ProbeImage], group: str, names: tuple[str, str]) -> 
     rows = []
     for is_concept, name in ((False, names[1]), (True, names[0])):
         every = [one for one in images if one.group == group and one.is_concept == is_concept]
-        shown = [every[index * len(every) // min(SHOWN, len(every))] for index in range(min(SHOWN, len(every)))]
+        shown = corpora.evenly(every, SHOWN)
         prompts = ", ".join(dict.fromkeys(one.prompt for one in shown))
         rows.append(sheets.Row(f"{name}: {prompts}", [one.image for one in shown]))
     return sheets.contact_sheet(rows)

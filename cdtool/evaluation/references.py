@@ -55,10 +55,7 @@ def unrelated_captions(base_folder: Path, nouns: Sequence[str], count: int, give
     if not found:
         lines = (_DATA / "captions.txt").read_text(encoding="utf-8").splitlines()
         found = [line.strip() for line in lines if line.strip() and not any(names(line, noun) for noun in nouns)]
-    different = list(dict.fromkeys(found))
-    return (
-        [different[place * len(different) // count] for place in range(count)] if count < len(different) else different
-    )
+    return corpora.evenly(list(dict.fromkeys(found)), count)
 
 
 def images(members: Sequence[Member]) -> Iterator[Image.Image]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdtool import files
+from cdtool import files, schema
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
 from cdtool.images.pictures import decode
 from cdtool.settings import read_toml
@@ -93,14 +92,21 @@ def read(folder: Path, subject: str, tokens: Sequence[Token]) -> list[Sample]:
     if not path.is_file():
         raise NotFoundError(f"{folder} has no {SAMPLES} with the prompts of its images.", _HINT)
     samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
-            entry = json.loads(line)
+            entry = schema.loads(line)
             if entry["subject"] == subject:
-                with (folder / Path(entry["file"]).name).open("rb") as file:
+                with files.open_regular(folder / Path(entry["file"]).name) as file:
                     samples.append(Sample(decode(file)[0], bind(entry["prompt"], tokens).plain()))
         except (ValueError, KeyError, TypeError, OSError, PhotoError) as error:
             raise InputError(f"{path}, line {number}, cannot be used ({error}).", _HINT) from None
     if not samples:
         raise NotFoundError(f"{folder} has no images sampled with {subject}.", _HINT)
     return samples
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return files.read_regular(path, most=1_000_000_000).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", _HINT) from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from cdtool import schema
 from cdtool.errors import InputError, NotFoundError
+from cdtool.files import parse_json
 
 CAPTIONS = "captions.jsonl"
 PICTURES = ("webp", "jpg", "jpeg", "png", "avif", "bmp", "gif", "tif", "tiff")
@@ -17,6 +18,7 @@ _FORMS = (
     "A corpus is a folder of pictures with captions.jsonl or a .txt beside each, a COCO captions JSON, "
     "an uncompressed tar of such files, or a folder of these tars."
 )
+T = TypeVar("T")
 
 
 class Member(NamedTuple):
@@ -45,6 +47,12 @@ def read(path: Path, pictures: Path | None = None) -> list[Member]:
     return found
 
 
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items from all over them, in their order; all where there are no more."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
 def captions(path: Path) -> list[str]:
     """The captions of a file in its order: of a corpus, whether its pictures are there or not, or of lines of text.
 
@@ -68,9 +76,9 @@ def _captions(path: Path) -> list[str]:
         return [member.caption for member in read_tar(path)]
     text = path.read_text(encoding="utf-8-sig")
     if kind == ".json":
-        return [line["caption"] for line in json.loads(text)["annotations"]]
+        return [line["caption"] for line in schema.loads(text)["annotations"]]
     if kind == ".jsonl":
-        return [json.loads(line)["text"] for line in filter(str.strip, text.split("\n"))]
+        return [schema.loads(line)["text"] for line in filter(str.strip, text.split("\n"))]
     return text.splitlines()
 
 
@@ -131,7 +139,7 @@ def _table(path: Path, text: str) -> Iterator[Member]:
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
     for line in filter(str.strip, text.split("\n")):
-        entry = json.loads(line)
+        entry = schema.loads(line)
         if caption := _clean(entry["text"]):
             yield str(entry["file_name"]), caption
 
@@ -141,7 +149,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _coco(path: Path, pictures: Path | None) -> Iterator[Member]:
     """The captions of a COCO file ("images" with file names, "annotations" with captions) whose pictures are there."""
-    table: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    table: Any = parse_json(path, most=2_000_000_000)
     names = {image["id"]: str(image["file_name"]) for image in table["images"]}
     folder = pictures or _coco_folder(path, list(names.values()))
     for line in table["annotations"]:
@@ -190,7 +198,7 @@ def _index(path: Path, _changed: int, _size: int) -> tuple[Member, ...]:
                 captions |= {f"{folder}/{PurePosixPath(file_name).stem}": text for file_name, text in lines}
             elif suffix in ("txt", "json"):
                 text = _text(tar, member)
-                captions[key] = _clean(str(json.loads(text)["caption"] if suffix == "json" else text))
+                captions[key] = _clean(str(schema.loads(text)["caption"] if suffix == "json" else text))
     return tuple(Member(captions[key], path, *place) for key, place in pictures.items() if captions.get(key))
 
 

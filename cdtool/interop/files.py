@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool.errors import InputError, NotFoundError
+from cdtool.errors import InputError, NotFoundError, is_out_of_memory
 from cdtool.files import open_regular
 from cdtool.interop.key_maps import to_flat
 from cdtool.schema import printable, shortened
@@ -155,8 +155,10 @@ def _pickle(path: Path) -> Any:
         raise _unreadable(path, error) from None
     except InputError:
         raise
-    except Exception:  # noqa: BLE001 - the reader of pickles raises whatever a damaged one leads it to
-        raise damaged from None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise damaged from None  # the reader of pickles raises whatever a damaged one leads it to
 
 
 def _check_archive(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 
 from cdtool import cache
 from cdtool.errors import BaseError, NotFoundError
+from cdtool.files import is_dir, parse_json
 from cdtool.settings import read_toml
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def encoder_for(base_folder: Path | None) -> EncoderSpec:
 
 def find(spec: EncoderSpec) -> Path:
     """The folder of an encoder on this machine. Raises NotFoundError with the command that gets it."""
-    if Path(spec.where).is_dir():
+    if is_dir(spec.where):
         return Path(spec.where)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -126,6 +127,13 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
     return Encoder(spec, text, image, cache.fingerprint(folder))
 
 
+def lazy(spec: EncoderSpec) -> Encoder:
+    """The same, loaded when something is asked that is not in the cache. Raises NotFoundError where it is missing."""
+    loaded = functools.cache(lambda: load(spec))
+    return Encoder(spec, lambda texts: loaded().text(texts), lambda images: loaded().image(images),
+                   cache.fingerprint(find(spec)))  # fmt: skip
+
+
 def _numbers(made: Any) -> Features:
     tensor = getattr(made, "pooler_output", made)  # newer transformers wrap the features
     numbers: Features = tensor.float().cpu().numpy()
@@ -133,10 +141,17 @@ def _numbers(made: Any) -> Features:
 
 
 def text_features(encoder: Encoder, texts: Sequence[str]) -> Features:
-    """Features [n, d] of texts: float32 of unit length; texts are cut at the encoder's own length."""
+    """Features [n, d] of texts: float32 of unit length; texts are cut at the encoder's own length.
+
+    Those of the same texts together are kept in the cache under the encoder's fingerprint.
+    """
     if not texts:
         return np.zeros((0, 0), dtype=np.float32)
-    return unit(np.concatenate([encoder.text(batch) for batch in _batches(texts)]))
+
+    def encode() -> Features:
+        return np.concatenate([encoder.text(batch) for batch in _batches(texts)])
+
+    return unit(cache.text_rows(texts, encode, encoder.fingerprint) if encoder.fingerprint else encode())
 
 
 def image_features(encoder: Encoder, images: Iterable[Image.Image]) -> Features:
@@ -166,7 +181,7 @@ def unit(features: Features) -> Features:
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """What a preprocessor_config.json says. Raises ValueError or KeyError where it is not one."""
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = parse_json(path)
     side, crop = table["size"], table.get("crop_size", table["size"])
     side = side if isinstance(side, int) else side.get("shortest_edge", side.get("height"))
     if isinstance(crop, int):

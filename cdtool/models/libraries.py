@@ -1,4 +1,4 @@
-"""The model libraries kept quiet while cdtool works: their progress bars, warnings and logs off, and on again after."""
+"""The model libraries: imported with little, and kept quiet while cdtool works (bars, warnings and logs come back)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar, cast
 
 _LIBRARIES = ("accelerate", "diffusers", "huggingface_hub", "torch", "transformers")
 _ENVIRONMENT = {
@@ -20,8 +21,47 @@ _ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# What diffusers imports for pipelines and compilers that cdtool does not use: two thirds of its import time.
+_HIDDEN = ("transformers", "peft", "torch._dynamo")
+alone = False  # whether this process is cdtool's command line, in which nobody else uses diffusers
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def import_diffusers() -> None:
+    """Import diffusers' denoiser and autoencoder without what only its other classes need: a second instead of two.
+
+    Only where `alone`: diffusers' pipelines cannot be used in this process afterwards.
+    """
+    if "diffusers" in sys.modules:
+        return
+    import torch
+
+    with contextlib.ExitStack() as stack:
+        for name in _HIDDEN:
+            if name not in sys.modules or name != "torch._dynamo":
+                stack.enter_context(_hidden(name))
+        stack.callback(setattr, torch.compiler, "disable", torch.compiler.disable)
+        vars(torch.compiler)["disable"] = _undecorated  # the real one imports torch._dynamo
+        import diffusers.models.autoencoders.autoencoder_kl
+        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """While open, a module cannot be imported."""
+    before = sys.modules.get(name)
+    sys.modules[name] = cast("ModuleType", None)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+
+
+def _undecorated(function: Any = None, *_: Any, **__: Any) -> Any:
+    return (lambda decorated: decorated) if function is None else function
 
 
 @contextlib.contextmanager
@@ -32,6 +72,8 @@ def quiet(*, diffusers: bool = True) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment())
+        if alone and diffusers:
+            import_diffusers()
         stack.enter_context(warnings.catch_warnings())
         for name in _LIBRARIES:
             warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")

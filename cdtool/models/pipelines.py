@@ -15,6 +15,7 @@ import torch
 
 from cdtool import cache
 from cdtool.errors import BaseError, SettingsError
+from cdtool.models import clip
 from cdtool.schema import shortened
 from cdtool.settings import cache_dir
 from cdtool.store import bases, families
@@ -22,7 +23,7 @@ from cdtool.store.families import Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     from cdtool.settings import Precision
     from cdtool.store.registry import Concept
@@ -45,7 +46,7 @@ class Base:
     unet_config: dict[str, Any]
     unet: Any = None  # UNet2DConditionModel; diffusers is untyped
     vae: Any = None  # AutoencoderKL
-    text_encoders: tuple[CLIPTextModel, ...] = ()
+    text_encoders: tuple[clip.TextEncoder, ...] = ()
     tokenizers: tuple[CLIPTokenizer, ...] = ()
     kv: dict[str, Tensor] = field(default_factory=dict)  # module -> W0 [o, d] as stored
     fingerprint: str = ""
@@ -298,15 +299,9 @@ def _frozen(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def _text_encoder(folder: Path) -> Any:
-    from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection
-
+def _text_encoder(folder: Path) -> clip.TextEncoder:
     with _readable(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        projected = "CLIPTextModelWithProjection" in (config.architectures or [])
-        kind: Any = CLIPTextModelWithProjection if projected else CLIPTextModel
-        encoder = kind.from_pretrained(folder, dtype=torch.float32, variant=_variant(folder), local_files_only=True)
-    return encoder.requires_grad_(False).eval()
+        return clip.load(folder).requires_grad_(False).eval()
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:

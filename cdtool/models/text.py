@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,8 +14,9 @@ from cdtool.tokens import Prompt, own_words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
+    from cdtool.models.clip import TextEncoder
     from cdtool.models.pipelines import Base
     from cdtool.tokens import Token
 
@@ -186,7 +187,7 @@ def truncate(prompt: Tokenized, length: int) -> Tokenized:
 
 @contextlib.contextmanager
 def override_embeddings(
-    encoder: CLIPTextModel, slots: Sequence[Sequence[Slot]], embeddings: Sequence[Tensor]
+    encoder: TextEncoder, slots: Sequence[Sequence[Slot]], embeddings: Sequence[Tensor]
 ) -> Iterator[None]:
     """While open, `encoder` takes the learned `embeddings` [d] at `slots`, one list per prompt of the batch."""
     targets = [(prompt, slot.position, slot.token) for prompt, own in enumerate(slots) for slot in own]
@@ -215,9 +216,9 @@ def encode(base: Base, prompts: Sequence[Tokenized], embeddings: Sequence[Sequen
         ids = torch.tensor([prompt.ids[index] for prompt in prompts], device=base.device)
         slots = [prompt.slots[index] for prompt in prompts]
         with override_embeddings(encoder, slots, embeddings[index]):
-            result = cast("Any", encoder(ids, output_hidden_states=base.family.penultimate))
-        features.append(result.hidden_states[-2] if base.family.penultimate else result.last_hidden_state)
-        pooled = result.text_embeds if hasattr(result, "text_embeds") else None
+            result = encoder(ids, penultimate=base.family.penultimate)
+        features.append(result.penultimate if base.family.penultimate else result.last_hidden_state)
+        pooled = result.text_embeds
     return Conditioning(torch.cat(features, dim=-1), pooled if base.family.conditioned else None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from cdtool import cache
 from cdtool.errors import BaseError, NotFoundError
+from cdtool.files import parse_json
 from cdtool.models import encoders
 from cdtool.models.encoders import Encoder, EncoderSpec, Preprocessing
 from cdtool.settings import cache_dir, read_toml
@@ -47,7 +47,7 @@ def load_dino(spec: EncoderSpec, device: str = "cpu") -> Encoder:
 
     folder = encoders.find(spec)
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = parse_json(folder / "config.json").get("model_type")
         if kind not in ("vit", "dinov2"):
             raise ValueError("its config.json is not that of a ViT")
         model: Any = (

@@ -61,8 +61,7 @@ def read(path: Path) -> list[str]:
 
     Raises InputError where it holds none, or cannot be read.
     """
-    found = list(dict.fromkeys(corpora.captions(path)))
-    return [found[at] for at in _spread(len(found), MOST)]
+    return corpora.evenly(list(dict.fromkeys(corpora.captions(path))), MOST)
 
 
 def class_nouns(base_folder: Path) -> list[str]:
@@ -75,11 +74,6 @@ def class_nouns(base_folder: Path) -> list[str]:
 def names(caption: str, noun: str) -> bool:
     """Whether a caption has the noun as words of its own, in the singular or with an s."""
     return re.search(rf"(?<!\w){re.escape(noun)}s?(?!\w)", caption, re.IGNORECASE) is not None
-
-
-def _spread(length: int, wanted: int) -> list[int]:
-    """At most `wanted` places, evenly spread."""
-    return [place * length // min(wanted, length) for place in range(min(wanted, length))]
 
 
 def key_of(base: Base, captions: Sequence[str]) -> str:
@@ -129,7 +123,8 @@ def encode(base: Base, captions: Sequence[str], key: str) -> Iterator[int]:
     """
     prompts = [text.tokenize(base, Prompt((caption,), frozenset()), ()) for caption in captions]
     ends = [_end(base, prompt) for prompt in prompts]
-    shown, padded = set(_spread(len(prompts), SHOWN)), set(_spread(len(prompts), PADDED))
+    places = range(len(prompts))
+    shown, padded = set(corpora.evenly(places, SHOWN)), set(corpora.evenly(places, PADDED))
     width = sum(int(encoder.config.hidden_size) for encoder in base.text_encoders)
     written, padding = (torch.zeros(width + 1, width + 1, dtype=torch.float64) for _ in range(2))
     words: dict[int, Tensor] = {}

@@ -7,11 +7,12 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
+from cdtool.files import is_dir, user_path
 from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
 from cdtool.models import encoders, pipelines
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 LEAST = 50  # images taken from a base's corpus even where fewer captions reach the floor
-T = TypeVar("T")
 SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real images forget less
 
 
@@ -87,7 +87,7 @@ def gather(
     floor = float(offered.get("floor", spec.floor))
     return from_corpus(
         base_folder / str(offered["corpus"]), photos.template(token, style), floor=floor, count=count,
-        encoder=encoder or encoders.load(spec),
+        encoder=encoder or encoders.lazy(spec),
     )  # fmt: skip
 
 
@@ -110,10 +110,10 @@ def _offered(base_folder: Path) -> dict[str, Any]:
 
 def _named(wanted: str, token: Token, style: bool, count: int) -> ClassImages:
     """A set by its name, else a folder."""
-    folder = Path(wanted).expanduser()
+    folder = user_path(wanted)
     if wanted in sets.names():
         return from_set(sets.find(wanted), token, style=style, count=count)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise NotFoundError(
             f'There is no prior set "{wanted}", nor a folder of that name.',
             nearest(wanted, [*sets.names(), *sets.RESERVED])
@@ -128,7 +128,7 @@ def from_set(entry: PriorSet, token: Token, *, style: bool = False, count: int =
     assert manifest is not None
     chosen: Sequence[PriorImage] = manifest.images[:count]
     if manifest.source == "own":
-        chosen = _evenly(manifest.images, count)
+        chosen = corpora.evenly(manifest.images, count)
     template = photos.template(token, style)
     images = tuple(
         ClassImage(image.caption or template, functools.partial(open_picture, entry, image), image.sha256)
@@ -212,7 +212,7 @@ def from_folder(folder: Path, token: Token, *, style: bool = False, count: int =
     Raises PhotoError where nothing in it is usable.
     """
     found, _ = photos.find([folder])
-    chosen = _evenly(found, count)
+    chosen = corpora.evenly(found, count)
     class_caption = photos.template(token, style)
     images = [ClassImage(p.caption or class_caption, functools.partial(photos.read, p), p.sha256) for p in chosen]
     own = sum(bool(photo.caption) for photo in chosen)
@@ -254,10 +254,6 @@ def open_member(member: Member) -> Image.Image:
         return decode(io.BytesIO(corpora.content(member)))[0]
     except (PhotoError, OSError) as error:
         raise BaseError(f'"{member.caption}" in the corpus {member.path} is {error}.', "Get the base again.") from None
-
-
-def _evenly(items: Sequence[T], count: int) -> list[T]:
-    return [items[at] for at in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
 def _too_far(above: int, used: int, floor: float, prompt: str) -> str:

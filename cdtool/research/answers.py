@@ -11,6 +11,7 @@ from statistics import NormalDist, fmean, pvariance, variance
 from typing import Any, NoReturn
 
 from cdtool.errors import InputError, NotFoundError
+from cdtool.files import parse_json
 
 FORMAT = 1  # of a key and of answers
 KEY_SUFFIX = ".key.json"
@@ -162,7 +163,7 @@ def checksum(study: str, answers: Answers) -> str:
 
 def _table(path: Path, hint: str) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = parse_json(path, most=100_000_000)
     except FileNotFoundError:
         raise NotFoundError(f"There is no file {path}.", "Check the path.") from None
     except (ValueError, OSError):

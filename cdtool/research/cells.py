@@ -40,7 +40,7 @@ def read(out: Path, cell: Cell, key: str = "") -> dict[str, Any] | None:
     """A finished cell, or None where there is none, or (with `key`) where it was made of something else."""
     try:
         found = json.loads(path_of(out, cell).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and key in ("", found.get("key")) else None
 

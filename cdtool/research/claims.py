@@ -202,5 +202,5 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _read(path: Path, kind: Any) -> Any:
     try:
         return kind(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

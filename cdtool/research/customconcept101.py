@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cdtool.errors import InputError, NotFoundError
+from cdtool.files import parse_json
 from cdtool.research.suite import ConceptSpec, MethodSpec, PairSpec, Suite, TableSpec
 
 NAME = "customconcept101"
@@ -56,7 +56,7 @@ def read(folder: Path) -> Suite:
 
 def _list(path: Path) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path)
     except FileNotFoundError:
         raise NotFoundError(f"CustomConcept101 needs its list {path}, which is not there.", _GET) from None
     except (ValueError, OSError) as error:

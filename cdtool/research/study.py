@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
 from cdtool.evaluation import evaluate, samples
 from cdtool.files import workplace
-from cdtool.images import photos
+from cdtool.images import corpora, photos
 from cdtool.reports import html
 from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key, key_path, key_text
 from cdtool.settings import SampleSettings, resolve
@@ -225,11 +225,7 @@ def build(
 def choose(photos: Mapping[str, Sequence[Image.Image]]) -> list[Image.Image]:
     """The photos a question shows: four at most, as many of each target, from all over its set."""
     each = max(1, SHOWN // max(1, len(photos)))
-    chosen = []
-    for images in photos.values():
-        count = min(each, len(images))
-        chosen += [images[place * len(images) // count] for place in range(count)]
-    return chosen
+    return [image for images in photos.values() for image in corpora.evenly(images, each)]
 
 
 def _asked(item: Item, a_first: bool) -> dict[str, str]:

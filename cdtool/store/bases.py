@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import BaseError, NotFoundError, nearest
-from cdtool.files import is_file
+from cdtool.files import is_dir, is_file, user_path
 from cdtool.store import families, headers, hub, single_file
 from cdtool.store.families import read_json
 from cdtool.store.headers import Shape
@@ -91,7 +91,7 @@ def is_name(name: str) -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a name is the path of a diffusers folder or of a single-file checkpoint."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return is_file(path / "model_index.json") or _is_checkpoint(path)
 
 
@@ -179,10 +179,10 @@ def _folder(name: str) -> Path | None:
 
     Raises BaseError for a folder that is no pipeline and for a file that is no checkpoint.
     """
-    folder = Path(name).expanduser()
-    if (folder / "model_index.json").is_file():
+    folder = user_path(name)
+    if is_file(folder / "model_index.json"):
         return folder
-    if folder.is_dir() and not _HUB_ID.fullmatch(name):
+    if is_dir(folder) and not _HUB_ID.fullmatch(name):
         raise BaseError(f"{folder} has no model_index.json, so it is no diffusers pipeline.", "See: cdtool base list")
     return single_file.folder(folder) if _is_checkpoint(folder) else None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdtool.errors import BaseError
+from cdtool.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def check_trainable(name: str, configs: Configs) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file of a base. Raises BaseError for a missing or damaged one."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = parse_json(path)
     except (OSError, ValueError) as error:
         raise BaseError(f"{path} cannot be read: {error}.", "Fetch or copy the base again.") from None
     if not isinstance(table, dict):

@@ -142,7 +142,7 @@ def beyond_words(entry: Concept) -> ConceptError:
 
 def _is_base(name: str) -> bool:
     if name.endswith(registry.SUFFIX) and bases.is_local(name):  # a checkpoint, or a concept's own file
-        return checkpoints.has_denoiser(Path(name).expanduser())
+        return checkpoints.has_denoiser(user_path(name))
     return (bases.is_name(name) or bases.is_local(name)) and name not in registry.names()
 
 

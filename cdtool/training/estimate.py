@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cdtool import methods
+from cdtool import cache, methods
 from cdtool.models import pipelines
 from cdtool.models.adapter import parameter_of
 from cdtool.models.diffusion import latent_batch
-from cdtool.settings import guided
+from cdtool.settings import cache_dir, guided
 from cdtool.store import bases, families
 from cdtool.store.headers import ITEM_BYTES
 from cdtool.training.batches import resolution
@@ -88,7 +91,7 @@ def cost(
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
     passes = -(-settings.batch // (settings.accumulate * world))
     rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
-    work = _measure(unet, config, side, dtype, names, features=rows > 0)
+    work = _work(unet, config, side, dtype, names, features=rows > 0)
     flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
     computing = flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY)
     # What is no K/V is cast for each pass, beside its float32 copy.
@@ -115,9 +118,7 @@ def cost(
 def generation_seconds(folder: Path, how: Generation, device: torch.device, dtype: torch.dtype) -> float:
     """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
     config = families.read(folder).unet
-    forward = _measure(
-        pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True
-    ).forward
+    forward = _work(pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True).forward
     passes = how.count * how.steps * (2 if guided(how.guidance) else 1)
     return forward * passes / (speed(device, dtype) * EFFICIENCY)
 
@@ -192,6 +193,20 @@ class _Fused(TorchFunctionMode):
 
         with torch.autograd.graph.saved_tensors_hooks(keep_small, lambda tensor: tensor):
             return func(*args, **(kwargs or {}))
+
+
+def _work(
+    unet: nn.Module, config: dict[str, Any], side: int, dtype: torch.dtype, trained: Collection[str], *, features: bool
+) -> Work:  # fmt: skip
+    """`_measure`, kept in the cache: it takes longer than all else of a plan."""
+    told = json.dumps([torch.__version__, importlib.metadata.version("diffusers"), config, side, str(dtype),
+                       sorted(trained), features], sort_keys=True)  # fmt: skip
+    path = cache_dir() / "work" / hashlib.sha256(told.encode()).hexdigest()
+    if (content := cache.read(path)) is not None:
+        return Work(*json.loads(content))
+    work = _measure(unet, config, side, dtype, trained, features=features)
+    cache.write(path, json.dumps(astuple(work)).encode())
+    return work
 
 
 def _measure(

@@ -30,6 +30,7 @@ from cdtool.training.batches import (
     shard,
 )
 from cdtool.training.event import Event, Resume
+from cdtool.training.optimizer import AdamW
 from cdtool.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class _Run:
     texts: loss.Texts
     trained: Trainable
     schedule: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     scaler: torch.amp.GradScaler
     ranks: Ranks
     crops: CropCache
@@ -78,7 +79,7 @@ def _run(
     return _Run(
         base=base, settings=settings, texts=loss.Texts(base, tokens, trained.rows), trained=trained,
         schedule=diffusion.scheduler(base, "ddpm"),
-        optimizer=torch.optim.AdamW(groups, lr=settings.lr, fused=base.device.type != "mps"),
+        optimizer=AdamW(groups, lr=settings.lr),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
         ranks=ranks, crops=crops, with_prior=with_prior, passes=settings.accumulate,
         without_gradient={part.name for part in trained.parts if part.mark is not None},
@@ -171,7 +172,7 @@ def _step(
 ) -> tuple[float, float, bool]:
     """One optimizer step; (target loss, prior loss, whether any process wants to stop)."""
     while (sums := _gradients(run, mine, step)) is None:
-        run.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad()
         run.passes = min(2 * run.passes, len(mine))
         if run.base.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -182,9 +183,9 @@ def _step(
         )
     run.without_gradient -= {part.name for part in run.trained.parts if part.name in run.without_gradient
                              and part.parameter.grad is not None and bool(part.parameter.grad.any())}  # fmt: skip
-    run.scaler.step(run.optimizer)
+    run.scaler.step(cast("torch.optim.Optimizer", run.optimizer))
     run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad()
     target, prior_loss = sums.tolist()
     return target, prior_loss if run.with_prior else math.nan, stopped
 

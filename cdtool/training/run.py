@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings as stored
 from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError, UsageError
+from cdtool.files import user_path
 from cdtool.methods import words_only
 from cdtool.models.libraries import quietly
 from cdtool.store import bases, families, registry
@@ -274,7 +275,7 @@ def shareable(base: str) -> str:
 
 def own_base(base: str) -> str:
     """A base's name as it is good on this machine from anywhere: a local folder by its full path."""
-    return base if bases.is_name(base) else str(Path(base).expanduser().resolve())
+    return base if bases.is_name(base) else str(user_path(base).resolve())
 
 
 def with_initializers(job: Job, base: Base) -> Job:

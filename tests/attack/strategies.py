@@ -51,15 +51,17 @@ VALUES = st.recursive(
 DEEP = "[" * 50_000
 
 
-def places(tree, path=()):
-    """The path of every value in a JSON tree."""
+def places(tree, path=(), above=()):
+    """The path of every value in a JSON tree; what holds itself is not entered again."""
     yield path
+    if id(tree) in above:
+        return
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from places(value, (*path, key))
+            yield from places(value, (*path, key), (*above, id(tree)))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
-            yield from places(value, (*path, index))
+            yield from places(value, (*path, index), (*above, id(tree)))
 
 
 @st.composite

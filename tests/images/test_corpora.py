@@ -129,3 +129,11 @@ def test_captions_need_no_pictures(tmp_path, name, text):
 def test_captions_of_a_tar_are_those_of_its_pictures(tmp_path):
     path = tar(tmp_path / "c.tar", [("1.png", picture(1)), ("1.txt", b"a dog"), ("2.txt", b"no picture")])
     assert corpora.captions(path) == ["a dog"]
+
+
+@pytest.mark.parametrize(
+    ("items", "count", "chosen"),
+    [("abcdefgh", 4, "aceg"), ("abcdefg", 3, "ace"), ("abc", 3, "abc"), ("ab", 5, "ab"), ("abc", 0, ""), ("", 2, "")],
+)
+def test_an_even_choice_is_from_all_over(items, count, chosen):
+    assert corpora.evenly(items, count) == list(chosen)

@@ -130,3 +130,19 @@ def test_a_damaged_encoder_is_a_base_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BaseError, match="cannot be loaded"):
         encoders.load(encoders.EncoderSpec("broken", str(tmp_path), 0.5))
+
+
+def test_an_encoder_is_loaded_only_for_what_is_not_in_the_cache(folder, monkeypatch):
+    spec = encoders.EncoderSpec("small", str(folder), 0.8)
+    texts = ["dog", "a cat"]
+    first = encoders.text_features(encoders.load(spec), texts)
+    loads = []
+    real = encoders.load
+    monkeypatch.setattr(encoders, "load", lambda spec: loads.append(spec) or real(spec))
+    again = encoders.lazy(spec)
+    assert np.array_equal(encoders.text_features(again, texts), first)
+    assert not loads
+    other = encoders.text_features(again, texts[::-1])
+    assert np.allclose(other, first[::-1], atol=1e-5)
+    encoders.image_features(again, pictures(1))
+    assert len(loads) == 1

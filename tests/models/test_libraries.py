@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -62,3 +64,19 @@ def test_a_generator_is_quiet_only_while_it_runs(loud):
     first.close()
     assert closed == [2, 5]
     assert state() == loud
+
+
+@pytest.mark.slow
+def test_a_command_line_imports_neither_the_compiler_nor_other_models():
+    code = """
+import sys
+from cdtool.models import libraries
+libraries.alone = True
+with libraries.quiet():
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+print([name for name in ("torch._dynamo", "transformers.modeling_utils", "peft", "sympy") if name in sys.modules])
+import transformers, torch._dynamo
+print(transformers.CLIPTextConfig().hidden_size, torch.compiler.disable.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "512 torch.compiler"]

@@ -80,8 +80,7 @@ def overwritten(base, rows, ids):
     new = torch.cat([table.weight, *[row[None] for row in rows.values()]])
     for number, (_, position) in enumerate(rows):
         ids[position] = len(table.weight) + number
-    encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(new))
-    encoder.config.vocab_size = len(new)
+    encoder.embeddings["token_embedding"] = torch.nn.Embedding.from_pretrained(new)
     # the end-of-text position decides the pooled vector only; features of all positions are compared
     with torch.no_grad():
         return encoder(torch.tensor([ids])).last_hidden_state

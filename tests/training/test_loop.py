@@ -57,7 +57,7 @@ def loaded(request):
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain gradient descent in place of AdamW, so that a change is the gradient."""
-    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: torch.optim.SGD(groups, lr=lr))
+    monkeypatch.setattr(loop, "AdamW", lambda groups, lr: torch.optim.SGD(groups, lr=lr))
 
 
 @pytest.fixture
