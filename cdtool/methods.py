@@ -61,6 +61,11 @@ def beyond_kv(method: str) -> bool:
     return method in METHODS and METHODS[method].scope in (_cross_attention, _everything)
 
 
+def keys_and_values_only(method: str) -> bool:
+    """Whether a method trains text-only K/V, beside words, and nothing else."""
+    return METHODS[method].scope is _kv
+
+
 def words_only(method: str) -> bool:
     """Whether a method leaves the denoiser alone."""
     return METHODS[method].scope is _nothing

@@ -39,7 +39,7 @@ class TrainSettings:
     precision: Precision = "auto"
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     seed: int = 0
-    prior: str = "auto"  # auto, none, generated, a set's name or a folder
+    prior: str = "auto"  # auto, none, generated, text, self, a set's name or a folder
     prior_weight: float = 1.0
     prior_count: int = 200  # class images at most
     style: bool = False  # the token is a style: "painting in the style of V* art"
@@ -50,6 +50,9 @@ class TrainSettings:
     # K/V stay as they are along the directions of the empty prompt's text features that have at least this share of the
     # largest one, so that what guidance leads away from stays the base's; 0 is the paper's way, and holds none.
     preserve_uncond: float = 0.0
+    focus: bool = False  # K/V change at the concept's own words alone, in training and in sampling
+    lock: float = 0.0  # weight of the distance of the learned words' keys from those of the class noun
+    align: float = 0.0  # weight of the angle between the end-of-text features of "V* dog" and "dog"
     crops: int = 32  # augmented crops per photo in the latent cache
     save_every: int = 50  # steps between checkpoints
 
@@ -75,6 +78,18 @@ class CompressSettings:
     """How much of a concept is kept where neither a rank nor a size is asked for."""
 
     energy: float = 0.6  # share of the sum of each matrix's singular values
+
+
+@dataclass(frozen=True)
+class MergeRule:
+    """What a merge of concepts asks for; the defaults are chosen by tests/benchmarks/merge_many.py."""
+
+    exact: float = 0.2  # share of the text width up to which targets are met exactly, beyond it by least squares
+    softness: float = 0.1  # of the least squares: how much other text counts beside the targets, relatively
+    pairs: float = (
+        1.5  # targets, as a share of the text width, up to which prompts that name two concepts are among them
+    )
+    held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
 
 
 # Names of settings in files of earlier versions, and what they are called now.
@@ -324,6 +339,8 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
         if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
             raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+        if settings.lock < 0 or settings.align < 0:
+            raise SettingsError("lock and align are weights, which cannot be negative.")
         if not 0 <= settings.preserve_uncond <= 1:
             raise SettingsError(f"preserve_uncond is a share from 0 to 1, not {settings.preserve_uncond:g}.")
         if settings.token_init not in _INITS and not settings.token_init.removeprefix("word:").strip():

@@ -11,7 +11,7 @@ import typer
 from cdtool import settings, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
-from cdtool.store import bases, registry
+from cdtool.store import bases, concept, registry
 from cdtool.store.registry import Concept
 from cdtool.tokens import counted
 
@@ -76,6 +76,10 @@ def export(
         raise UsageError(f"--into and {'--card' if card else '-o'} exclude each other.", "Give one of them.")
     entry = registry.find(concept_name)
     where = base or registry.base_of(entry)
+    if entry.manifest and concept.reach(entry.manifest) == "own words":
+        voice.warn(
+            f"{entry.name} was trained to change its own words alone; other tools let it change the whole prompt."
+        )
     folder, stem = (into, "") if into else _target(out, to, entry)
     output.quiet_libraries()
     from cdtool.interop import exporting, placing

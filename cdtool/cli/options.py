@@ -132,7 +132,7 @@ def complete_priors(incomplete: str) -> list[str]:
     """What --prior takes by name: the words for a way, and prior sets."""
     from cdtool.priors import sets
 
-    return [name for name in ("auto", "none", "generated", *sets.names()) if name.startswith(incomplete)]
+    return [name for name in (*sets.RESERVED, *sets.names()) if name.startswith(incomplete)]
 
 
 def complete_bases(incomplete: str) -> list[str]:

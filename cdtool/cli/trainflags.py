@@ -50,7 +50,9 @@ DryRun = Annotated[
 Prior = Annotated[
     str | None,
     _setting("prior", "--prior", metavar="P", autocompletion=options.complete_priors,
-             help="Where they come from: auto, none, generated, a set's name or a folder.", **_prior),
+             **_prior,
+             help="Where they come from: auto, none, generated, a set's name or a folder. Without any: text (keeps the "
+             "keys and values of captions), self (keeps what the base predicts)."),
 ]  # fmt: skip
 PriorCount = Annotated[
     int | None, _setting("prior_count", "--prior-count", metavar="N", help="At most so many.", **_prior)
@@ -95,6 +97,20 @@ PreserveUncond = Annotated[
     float | None,
     _setting("preserve_uncond", "--preserve-uncond", metavar="F", **_how,
              help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
+]  # fmt: skip
+Focus = Annotated[
+    bool | None,
+    _setting("focus", "--focus/--no-focus", **_how,
+             help="Change K and V at the concept's own words alone, in training and in sampling."),
+]  # fmt: skip
+Lock = Annotated[
+    float | None,
+    _setting("lock", "--lock", metavar="F", **_how, help="Weight that keeps the words' keys near the class noun's."),
+]  # fmt: skip
+Align = Annotated[
+    float | None,
+    _setting("align", "--align", metavar="F", **_how,
+             help="Weight that keeps the text's summary of V* dog near that of dog."),
 ]  # fmt: skip
 Pick = Annotated[
     int | None,
@@ -147,6 +163,9 @@ class Settings:
     token_init: TokenInit = None
     freeze_token: FreezeToken = None
     preserve_uncond: PreserveUncond = None
+    focus: Focus = None
+    lock: Lock = None
+    align: Align = None
     steps: Steps = None
     lr: Rate = None
     batch: Batch = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +14,9 @@ import torch
 from cdtool.errors import ConceptError
 from cdtool.merging import diagnostics, targets
 from cdtool.merging.targets import Targets
-from cdtool.models import deltas
+from cdtool.models import deltas, text
 from cdtool.models.pipelines import check_base
+from cdtool.settings import MergeRule
 from cdtool.store import concept
 from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cdtool.merging.diagnostics import Report
+    from cdtool.merging.targets import Targets
     from cdtool.models.pipelines import Base
     from cdtool.priors.captions import RegularizationStats
     from cdtool.store.registry import Concept
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 METHOD = "merge"
 RIDGE = 1e-5  # added to R, relative to the mean of its diagonal
 LEAST = 1e-10  # directions of C inv(R) C' below this, relative to the largest, are dropped
-CROWDED = 0.5  # share of the text width that targets may fill
 _LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's overflow, and what is 1e-7 of it is kept
 
 
@@ -44,6 +46,11 @@ class Parent:
     tensors: Mapping[str, Tensor]
     weight: float
     label: str  # its name; of two files of one name the path
+
+    @property
+    def is_focused(self) -> bool:
+        """Whether it changes nothing but its own words."""
+        return concept.reach(self.manifest) == "own words"
 
     @property
     def erases(self) -> bool:
@@ -63,17 +70,24 @@ class Merged(NamedTuple):
     report: Report
 
 
-def dual_basis(rows: Tensor, factor: Tensor) -> tuple[Tensor, float]:
-    """inv(D C') D with D = C inv(R): down [s, d] with C down' = 1, and the condition number of D C'.
+def dual_basis(rows: Tensor, factor: Tensor, softness: float = 0.0) -> tuple[Tensor, float]:
+    """inv(D C' + mu) D with D = C inv(R): down [s, d] with C down' = 1 where mu is 0, and the condition number of D C'.
 
-    `rows` is C [s, d], `factor` the lower Cholesky factor of R [d, d]. Directions below LEAST are left out: where rows
-    depend on each other, their values are met as nearly as possible. Eq. 5.
+    Directions below LEAST are left out: where rows depend on each other, their values are met as nearly as possible.
+    Eq. 5, whose equalities mu turns into least squares.
+
+    rows: C [s, d].
+    factor: the lower Cholesky factor of R [d, d].
+    softness: mu relative to the mean eigenvalue of D C'.
     """
     whitened = torch.linalg.solve_triangular(factor, rows.T, upper=False).T  # its Gram matrix is D C'
     u, s, v = torch.linalg.svd(whitened, full_matrices=False)
     kept = s.square() > LEAST * s[0].square()
     u, s, v = u[:, kept], s[kept], v[kept]
-    return (u / s) @ torch.linalg.solve_triangular(factor, v, upper=False, left=False), float((s[0] / s[-1]).square())
+    damped = s + softness * s.square().mean() / s
+    return (u / damped) @ torch.linalg.solve_triangular(factor, v, upper=False, left=False), float(
+        (s[0] / s[-1]).square()
+    )
 
 
 def cholesky(moment: Tensor) -> Tensor:
@@ -83,7 +97,9 @@ def cholesky(moment: Tensor) -> Tensor:
     return factor
 
 
-def merge(base: Base, parents: Sequence[Parent], name: str, stats: RegularizationStats) -> Merged:
+def merge(
+    base: Base, parents: Sequence[Parent], name: str, stats: RegularizationStats, rule: MergeRule | None = None
+) -> Merged:
     """Merge concepts (see `load_parents`) into one called `name`; their tokens become V1, V2... in order.
 
     What erases is added to the rest as it is: it changes next to nothing that is not erased. `stats` are those of the
@@ -93,7 +109,7 @@ def merge(base: Base, parents: Sequence[Parent], name: str, stats: Regularizatio
     embeddings = _embeddings(base, parents)
     taught = [parent for parent in parents if not parent.erases]
     if len(taught) > 1:
-        tensors, report = _solved(base, parents, embeddings, stats)
+        tensors, report = _solved(base, parents, embeddings, stats, rule or MergeRule())
     else:
         tensors, report = {}, diagnostics.Report(0, 1.0, 0.0, 0.0, 0.0, {parent.label: 1.0 for parent in taught})
     tensors = _sum(base, [*([tensors] if tensors else taught), *(parent for parent in parents if parent.erases)])
@@ -103,29 +119,57 @@ def merge(base: Base, parents: Sequence[Parent], name: str, stats: Regularizatio
 
 
 def _solved(
-    base: Base, every: Sequence[Parent], embeddings: Sequence[Sequence[Tensor]], stats: RegularizationStats
+    base: Base,
+    every: Sequence[Parent],
+    embeddings: Sequence[Sequence[Tensor]],
+    stats: RegularizationStats,
+    rule: MergeRule,
 ) -> tuple[dict[str, Tensor], Report]:
     """The tensors of the concepts that teach something, by Eq. 5, and how well they are met."""
     tokens = [token for parent in every for token in parent.manifest.tokens]
     styled = [style for parent in every for style in styles(parent.manifest)]
     parents = [parent for parent in every if not parent.erases]
-    order = [parents.index(parent) if parent in parents else -1 for parent in every]
+    numbers = itertools.count()
+    order = [-1 if parent.erases else next(numbers) for parent in every]
     concept_of = [place for place, parent in zip(order, every, strict=True) for _ in parent.manifest.tokens]
-    bound = _targets(base, tokens, styled, embeddings).by_concept(concept_of)
-    held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings, whole=False)
+    whole = {index for index, place in enumerate(concept_of) if place >= 0 and not parents[place].is_focused}
+    bound = _targets(base, tokens, styled, embeddings, whole, rule.pairs).by_concept(concept_of)
+    held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
     width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
-    down, condition = dual_basis(_augmented(bound.features, width), cholesky(stats.moment[:width, :width]))
+    held = text.empty_directions(base, rule.held).double()
+    free = torch.eye(width, dtype=torch.float64)
+    free[: stats.width, : stats.width] -= held @ held.T
+    down, condition = dual_basis(
+        _augmented(bound.features, width) @ free, cholesky(stats.moment[:width, :width]),
+        rule.softness if len(bound.features) > rule.exact * stats.width else 0.0,
+    )  # fmt: skip
+    down = down @ free
     ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
+    if len(down) > width:  # more targets than directions: the same change in fewer numbers
+        axes, mixed = torch.linalg.qr(down.T)
+        ups, down = {module: up @ mixed.T for module, up in ups.items()}, axes.T
     tensors = pack(ups, down, stats.width)
     sums = diagnostics.measure(
         list(base.kv), [parent.change for parent in parents],
         lambda module, features: _augmented(features, width) @ down.T @ ups[module].T,
         lambda module, features: _change(tensors, module, features), bound, held_out, stats.words,
     )  # fmt: skip
+    names = [parent.label for parent in parents]
     warnings = diagnostics.clashes(tokens, embeddings)
-    report = diagnostics.report(sums, [parent.label for parent in parents], len(down), condition, warnings)
+    report = diagnostics.report(sums, names, len(bound.features), condition, warnings)
     return tensors, report
+
+
+def _targets(
+    base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]],
+    whole: Collection[int], most: float,
+) -> Targets:  # fmt: skip
+    """The targets of a merge; prompts that name two tokens only where all are `most` of the text width at most."""
+    width = sum(int(encoder.config.hidden_size) for encoder in base.text_encoders)
+    pairs = targets.fit_in(base, tokens, styled, whole, round(width * most))
+    prompts = targets.prompts(tokens, styled, pairs=pairs)
+    return targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=whole))
 
 
 def _sum(base: Base, parts: Sequence[Parent | dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -148,18 +192,6 @@ def _sum(base: Base, parts: Sequence[Parent | dict[str, Tensor]]) -> dict[str, T
         else:
             stored[name] = total.half()
     return stored
-
-
-def _targets(
-    base: Base, tokens: Sequence[Token], styled: Sequence[bool], embeddings: Sequence[Sequence[Tensor]]
-) -> Targets:
-    """The targets of a merge; prompts that name two tokens are left out where theirs would fill the text width."""
-    for pairs in (True, False):
-        prompts = targets.prompts(tokens, styled, pairs=pairs)
-        found = targets.distinct(targets.collect(base, prompts, tokens, embeddings, whole=True))
-        if len(found.features) <= found.features.shape[1] * CROWDED:
-            break
-    return found
 
 
 def _augmented(features: Tensor, width: int) -> Tensor:
@@ -281,6 +313,7 @@ def _manifest(
 ) -> Manifest:
     styled = [style for parent in parents for style in styles(parent.manifest)]
     settings: dict[str, Any] = {"captions": stats.captions} | ({"style": styled} if any(styled) else {})
+    settings |= {"focus": True} if all(parent.is_focused for parent in parents) else {}
     return Manifest(
         name=name,
         base=BaseRef(base.name, base.family.name, base.fingerprint),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cdtool.tokens import Prompt, Token
 
 BATCH = 64
+ALL_PAIRS = 8  # tokens, above which a merge is tried on some of their pairs
 SAME = 1e-4  # features that differ by less, relatively, are one target: the encoder's own rounding lies below
 _OBJECTS = ("a photo of a {} on the beach", "a painting of a {}")
 _STYLES = ("a house in the style of {}", "a dog on the beach in the style of {}", "a picture of a tree, {}")
@@ -55,6 +56,25 @@ def prompts(tokens: Sequence[Token], styles: Sequence[bool], *, pairs: bool = Tr
     return texts
 
 
+def fit_in(base: Base, tokens: Sequence[Token], styles: Sequence[bool], whole: Collection[int], most: int) -> bool:
+    """Whether the targets of `prompts` with its pairs are `most` at most, counted without encoding or binding any.
+
+    What two prompts have in common at their beginning is one target, so a pair adds the words of its second token.
+    """
+    taught = [place for place, token in enumerate(tokens) if not token.erased]
+    tokenizer = base.tokenizers[0]
+    widths = {place: tokens[place].modifier + len(tokenizer(tokens[place].noun, add_special_tokens=False)["input_ids"])
+              for place in taught}  # fmt: skip
+    count = 0
+    for place in taught:
+        prompts_of = 2 + (not (tokens[place].modifier or styles[place]))
+        count += prompts_of * (widths[place] + (place in whole))
+    things = [place for place in taught if not styles[place]]
+    every, between = sum(widths.values()), sum(widths[place] for place in things)
+    count += (len(taught) - 1) * every + max(len(things) - 1, 0) * between
+    return count <= most
+
+
 def _joint(first: bool, second: bool, words: str) -> str:
     """How a caption goes on to a second token: as another thing, as its style, or as what is painted in the style."""
     if second:
@@ -69,12 +89,19 @@ def held_out_prompts(tokens: Sequence[Token], styles: Sequence[bool]) -> list[st
     tokens, styles = [tokens[index] for index in taught], [styles[index] for index in taught]
     texts = [_fill(template, own) for own, style in zip(words, styles, strict=True)
             for template in (_STYLES if style else _OBJECTS)]  # fmt: skip
-    for one, other in permutations(range(len(tokens)), 2):
+    for one, other in _some_pairs(len(tokens)):
         if styles[other] and not styles[one]:
             texts.append(_fill("a {} on the beach in the style of {}", words[one], words[other]))
         elif not styles[one]:
             texts += [_fill(template, words[one], words[other]) for template in _PAIRS]
     return texts
+
+
+def _some_pairs(count: int) -> list[tuple[int, int]]:
+    """All ordered pairs of a few tokens; of many, each with its next one and with the one half way round."""
+    if count <= ALL_PAIRS:
+        return list(permutations(range(count), 2))
+    return [(one, (one + step) % count) for one in range(count) for step in (1, count // 2)]
 
 
 def _fill(template: str, *words: str) -> str:
@@ -85,12 +112,13 @@ def _fill(template: str, *words: str) -> str:
 
 
 def collect(
-    base: Base, texts: Sequence[str], tokens: Sequence[Token], embeddings: Sequence[Sequence[Tensor]], *, whole: bool
-) -> Targets:
+    base: Base, texts: Sequence[str], tokens: Sequence[Token], embeddings: Sequence[Sequence[Tensor]],
+    *, whole: Collection[int] = (),
+) -> Targets:  # fmt: skip
     """The text features of `texts` that belong to a token; `embeddings[e][k]` is the row of token k in encoder e.
 
-    Each token's own words, its modifier and noun. If `whole`, a prompt that names one token is its own to the end:
-    from its own first word to the first end-of-text. Padding binds nothing (tests/benchmarks/padding_rules.py).
+    Each token's own words, its modifier and noun. A prompt that names one of the `whole` tokens alone is its own to the
+    end: from its own first word to the first end-of-text. Padding binds nothing (tests/benchmarks/padding_rules.py).
     """
     features: list[Tensor] = []
     owners: list[tuple[int, ...]] = []
@@ -100,7 +128,7 @@ def collect(
         owned = [text.owners(base, prompt, tokens) for prompt in part]
         for prompt, row, (own, end) in zip(part, _encoded(base, part, tokens, embeddings, owned), owned, strict=True):
             named = [(position, token) for position, token in enumerate(own) if token is not None]
-            if whole and len(prompt.named) == 1:
+            if len(prompt.named) == 1 and named and named[0][1] in whole:
                 named = [(position, named[0][1]) for position in range(named[0][0], end + 1)]
             features += [row[position] for position, _ in named]
             owners += [(token,) for _, token in named]

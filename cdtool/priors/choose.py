@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 LEAST = 50  # images taken from a base's corpus even where fewer captions reach the floor
+# Ways to keep the class that need no class images, and what is said of each.
+WITHOUT_IMAGES = {
+    "none": "no class images",
+    "text": "no class images; the keys and values of regularization captions are kept",
+    "self": "no class images; what the base predicts for class prompts is kept",
+}
 SOURCES = ("retrieved", "own", "generated")  # of several fitting sets the first of these: real images forget less
 
 
@@ -67,15 +73,15 @@ def gather(
     count: int = 200,
     encoder: Encoder | None = None,
 ) -> ClassImages:
-    """The prior set of a token, `count` images at most; `wanted` is none, auto, generated, a set's name or a folder.
+    """The prior set of a token, `count` images at most; `wanted` as in TrainSettings.
 
     `auto` is a fitting set of the user's, else the images of the base's corpus whose captions are nearest to the
     class in the encoder's space (the base's own unless given), else images drawn by the base: `pending` if they
     are not there yet. Raises NotFoundError where there is no such set, BaseError for a damaged corpus, PhotoError
     for a folder without usable images, InputError for a damaged set.
     """
-    if wanted == "none":
-        return ClassImages()
+    if wanted in WITHOUT_IMAGES:
+        return ClassImages((), WITHOUT_IMAGES[wanted])
     if wanted not in ("auto", "generated"):
         return _named(wanted, token, style, count)
     if wanted == "auto" and (fitting := _fitting(token, style, base_folder)):

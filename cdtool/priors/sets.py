@@ -22,7 +22,7 @@ from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError,
 from cdtool.files import is_abandoned, read_regular
 
 FORMAT = 2
-RESERVED = ("auto", "none", "generated")  # what --prior means by itself
+RESERVED = ("auto", "none", "generated", "text", "self")  # what --prior means by itself
 JOURNAL = "journal.jsonl"  # of an unfinished set: a line per image
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<id>[0-9a-f]{8})(\.(?P<owner>[\w-]+\.\d+))?\.unfinished")

@@ -53,6 +53,8 @@ def keys_and_values(
     result = adapter.keys_and_values(base, adapter.ConceptWeights(), features)
     for index, concept in enumerate(concepts):
         prompts, positions = share[..., index].nonzero(as_tuple=True)
+        if not len(prompts):  # of any number of concepts, those that no prompt names cost nothing
+            continue
         at = (prompts.to(features.device), positions.to(features.device))
         part = share[prompts, positions, index].to(features)[:, None]
         for module, delta in concept.kv.items():

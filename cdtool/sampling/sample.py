@@ -89,8 +89,10 @@ def steps(
 
     Raises what `sampler` raises, TokenError for a prompt that does not fit, SettingsError for an impossible size.
     """
-    loaded = sampler(base, concepts, weights, force=force)
-    bound = [bind_weighted(prompt, loaded.tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
+    tokens = tokens_of(concepts)
+    bound = [bind_weighted(prompt, tokens) if isinstance(prompt, str) else prompt for prompt in prompts]
+    every = [*bound, bind_weighted(settings.negative, tokens)]
+    loaded = sampler(base, concepts, weights, prompts=every, force=force)
     encoded = [loaded.encode(prompt) for prompt in bound]
     long = tuple(f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
                  for one in encoded if one.parts > 1)  # fmt: skip
@@ -162,15 +164,34 @@ class Sampler:
         return adapter.keys_and_values(self.base, (*self.concepts, adapter.ConceptWeights())[0], features)
 
 
-def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = (), *, force: bool = False) -> Sampler:
+def sampler(
+    base: Base,
+    concepts: Sequence[Concept],
+    weights: Sequence[float] = (),
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    force: bool = False,
+) -> Sampler:
     """Load one concept, several that act together word by word (routing.py), or none, which is the bare base.
 
-    `weights` scale their changes, 1 each unless given. Raises BaseError for a concept of another base unless `force`,
-    ConceptError for concepts that cannot be joined or do not fit the base.
+    Args:
+        base: the base they were trained on.
+        concepts: in the order that numbers their tokens.
+        weights: of their changes, 1 each unless given.
+        prompts: all that will be sampled; of several concepts those that none of them names are not loaded.
+        force: let another base of equal shapes pass.
+
+    Raises BaseError for a concept of another base unless `force`, ConceptError for concepts that cannot be joined or
+    do not fit the base.
     """
     loaded = []
-    for entry, weight in zip(concepts, weights or [1.0] * len(concepts), strict=True):
+    idle = _unnamed(concepts, prompts) if prompts is not None and len(concepts) > 1 else set()
+    for index, (entry, weight) in enumerate(zip(concepts, weights or [1.0] * len(concepts), strict=True)):
         check_base(entry, base, force=force)
+        if index in idle:
+            rows = tuple(torch.empty(0) for _ in tokens_of([entry]))
+            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.text_encoders)))
+            continue
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:
             raise beyond_words(entry)
@@ -180,6 +201,18 @@ def sampler(base: Base, concepts: Sequence[Concept], weights: Sequence[float] = 
     owners = [index for index, entry in enumerate(concepts) for _ in tokens_of([entry])]
     parameters = adapter.changed_parameters(base, loaded[0]) if loaded else {}
     return Sampler(base, tuple(loaded), tokens_of(concepts), tuple(owners), parameters)
+
+
+def _unnamed(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> set[int]:
+    """The concepts that no prompt names and that do not act on every prompt."""
+    named = {token for prompt in prompts for token in prompt.named}
+    idle, first = set(), 0
+    for index, entry in enumerate(concepts):
+        tokens = tokens_of([entry])
+        if not named & set(range(first, first + len(tokens))) and not all(token.erased for token in tokens):
+            idle.add(index)
+        first += len(tokens)
+    return idle
 
 
 def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:

@@ -59,21 +59,28 @@ class SampleIndex(NamedTuple):
 def samples_of(settings: TrainSettings, concepts: Sequence[ConceptImages], step: int) -> list[SampleIndex]:
     """The samples of a step, a function of (seed, step) alone: photos first, then as many class images.
 
-    Concepts take turns, and each goes through all its images in a shuffled order before one is used again.
+    Concepts take turns, and each goes through all its images in a shuffled order before one is used again. With the
+    prior "self" the photos are the class images too; with "text" there are photos alone, half as many as otherwise.
     """
-    with_prior = any(concept.class_images for concept in concepts)
-    targets = settings.batch // 2 if with_prior else settings.batch
+    with_prior = has_class_half(settings, concepts)
+    targets = settings.batch // 2 if with_prior or settings.prior == "text" else settings.batch
     samples = []
-    for position in range(settings.batch):
+    for position in range(settings.batch if with_prior else targets):
         is_class = position >= targets
         turn = step * targets + position % targets
         concept = turn % len(concepts)
         pool = concepts[concept].class_images if is_class else concepts[concept].photos
+        pool = pool or concepts[concept].photos
         image = _shuffled(len(pool), turn // len(concepts), (settings.seed, concept, int(is_class)))
         rng = np.random.default_rng((settings.seed, step, position))
-        crop = int(rng.integers(CLASS_CROPS if is_class else settings.crops))
+        crop = int(rng.integers(CLASS_CROPS if is_class and settings.prior != "self" else settings.crops))
         samples.append(SampleIndex(position, is_class, concept, image, crop))
     return samples
+
+
+def has_class_half(settings: TrainSettings, concepts: Sequence[ConceptImages]) -> bool:
+    """Whether half of a step's images keep the class as it was."""
+    return settings.prior == "self" or any(concept.class_images for concept in concepts)
 
 
 def _shuffled(count: int, turn: int, seed: tuple[int, ...]) -> int:
@@ -103,9 +110,9 @@ CropKey = tuple[bool, int, int, int]  # is_class, concept, image, crop
 CropCache = dict[CropKey, CachedCrop]
 
 
-def crop_key(sample: SampleIndex) -> CropKey:
-    """Where the crop of a sample lies in the cache."""
-    return sample.is_class, sample.concept, sample.image, sample.crop
+def crop_key(sample: SampleIndex, prior: str = "auto") -> CropKey:
+    """Where the crop of a sample lies in the cache; with the prior "self" every sample is a photo's."""
+    return sample.is_class and prior != "self", sample.concept, sample.image, sample.crop
 
 
 def encode_crops(
@@ -116,7 +123,7 @@ def encode_crops(
 
     Class images with a digest are encoded once for all trainings (see `latents`).
     """
-    keys = sorted({crop_key(sample) for sample in samples})
+    keys = sorted({crop_key(sample, settings.prior) for sample in samples})
     cache: CropCache = {}
     for part in (_photo_crops(base, settings, concepts, tokens, keys), _class_crops(base, settings, concepts, keys)):
         for crops in part:

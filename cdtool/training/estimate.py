@@ -89,11 +89,13 @@ def cost(
     idle = [shape.shape for name, shape in (start or {}).items() if parameter_of(name) not in ("", *names)]
     side = resolution(shell, settings) // shell.latent_factor
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
-    passes = -(-settings.batch // (settings.accumulate * world))
+    batch = settings.batch // 2 if settings.prior == "text" else settings.batch
+    passes = -(-batch // (settings.accumulate * world))
     rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
     work = _work(unet, config, side, dtype, names, features=rows > 0)
     flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
-    computing = flops * settings.batch / world / (speed(device, dtype) * EFFICIENCY)
+    extra = batch // 2 if settings.prior == "self" else 0  # pictures that the base by itself predicts too
+    computing = (flops * batch + work.forward * extra) / world / (speed(device, dtype) * EFFICIENCY)
     # What is no K/V is cast for each pass, beside its float32 copy.
     casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
     copies = casts * dtype.itemsize if dtype != torch.float32 else 0

@@ -72,8 +72,9 @@ def job(
     _check_names(flags)
     folder = base_folder or bases.locate(base)
     chosen, found = settings.resolve(TrainSettings, flags, folder, like=given)
-    _check_method(chosen, tokens, start)
     steps, halved = _steps(chosen, len(tokens), found["steps"].origin)
+    chosen = _focused(chosen, [name for name, value in found.items() if value.origin == "flag"])
+    _check_method(chosen, tokens, start)
     groups = [paths] if len(tokens) == 1 else [[path] for path in paths]
     usable = [photos.find(group, resolution=chosen.resolution or bases.describe(folder).resolution) for group in groups]
     own = name or "-".join([*([start.name] if start else []), *(registry.slug(token.noun) for token in tokens)])
@@ -94,6 +95,19 @@ def job(
             *_without_effect(chosen, [name for name, value in found.items() if value.origin == "flag"]),
         ),
     )
+
+
+def _focused(chosen: TrainSettings, given: Collection[str]) -> TrainSettings:
+    """Settings of a focused training where they were not given.
+
+    Prompts without the concept's words cannot change, so class images and the empty prompt need no keeping; a step has
+    as many photos as it would have beside class images.
+    """
+    if not chosen.focus:
+        return chosen
+    if chosen.prior == "auto" and "prior" not in given:
+        chosen = replace(chosen, prior="none", batch=max(1, chosen.batch // 2))
+    return chosen if "preserve_uncond" in given else replace(chosen, preserve_uncond=0.0)
 
 
 def _check_names(flags: Mapping[str, Any]) -> None:
@@ -163,6 +177,14 @@ def _check_method(chosen: TrainSettings, tokens: Sequence[Token], start: Concept
         raise UsageError(
             f"--method {chosen.method} learns a modifier token and nothing else.", 'Name it: --token "V* dog".'
         )
+    if any((chosen.focus, chosen.lock, chosen.prior == "text")) and not methods.keys_and_values_only(chosen.method):
+        raise UsageError(
+            "--focus, --lock and --prior text are about keys and values, and "
+            f"{chosen.method} trains {methods.METHODS[chosen.method].trains}.",
+            "Use --method kv or lora.",
+        )
+    if chosen.focus and start:
+        raise UsageError("--focus begins at the base, not at a concept.", "Train them alone and merge them.")
     before = start.manifest.method if start and start.manifest else "kv"
     if start and methods.METHODS[chosen.method].low_rank:
         raise UsageError("Low-rank factors begin at the base, not at a concept.", "Go on with --method kv.")

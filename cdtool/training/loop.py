@@ -18,13 +18,14 @@ from cdtool.models import diffusion, text
 from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
-from cdtool.training import loss, trainable
+from cdtool.training import loss, objectives, trainable
 from cdtool.training.batches import (
     ConceptImages,
     CropCache,
     SampleIndex,
     crop_key,
     encode_crops,
+    has_class_half,
     resolution,
     samples_of,
     shard,
@@ -59,25 +60,40 @@ class _Run:
     ranks: Ranks
     crops: CropCache
     with_prior: bool
+    terms: objectives.Scene | None  # what the terms beside the pictures' losses are computed from, where there are any
+    kept_prompts: tuple[Prompt, ...]  # of the prior "self" for words without a modifier
     passes: int  # that a step is split into; more than was asked for once memory ran out
     without_gradient: set[str]  # trained parameters that no step had a gradient for yet
 
     def losses(self, part: Sequence[SampleIndex], step: int) -> Tensor:
         """The loss of each picture of a pass [b]."""
-        items = [self.crops[crop_key(sample)] for sample in part]
+        prior = self.settings.prior
+        items = [self.crops[crop_key(sample, prior)] for sample in part]
+        like_base = [row for row, sample in enumerate(part) if sample.is_class] if prior == "self" else []
+        for row in like_base:
+            items[row] = items[row]._replace(prompt=self.class_prompt(items[row].prompt, part[row], step))
         steps = self.schedule.config.num_train_timesteps
         noises = [loss.noise_of(self.settings, step, sample.position, item.moments.shape[1:], steps)
                   for sample, item in zip(part, items, strict=True)]  # fmt: skip
-        return loss.per_image(self.base, self.schedule, self.texts, items, noises)
+        return loss.per_image(self.base, self.schedule, self.texts, items, noises, self.trained, like_base)
+
+    def class_prompt(self, prompt: Prompt, sample: SampleIndex, step: int) -> Prompt:
+        """What stays as it was: a photo's caption without the modifier, or, of a plain word, some other caption."""
+        if any(isinstance(piece, int) for piece in prompt.pieces):
+            return Prompt((prompt.plain(),))
+        return self.kept_prompts[(step * self.settings.batch + sample.position) % len(self.kept_prompts)]
 
 
 def _run(
     base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, crops: CropCache,
-    with_prior: bool,
+    with_prior: bool, earlier: int,
 ) -> _Run:  # fmt: skip
     groups = trained.groups(settings.weight_decay)
+    texts = loss.Texts(base, tokens, trained.rows)
+    terms = objectives.scene(base, settings, tokens, earlier, trained, texts) if objectives.active(settings) else None
     return _Run(
-        base=base, settings=settings, texts=loss.Texts(base, tokens, trained.rows), trained=trained,
+        base=base, settings=settings, texts=texts, trained=trained, terms=terms,
+        kept_prompts=objectives.kept_prompts(base, tokens) if settings.prior == "self" else (),
         schedule=diffusion.scheduler(base, "ddpm"),
         optimizer=AdamW(groups, lr=settings.lr),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
@@ -113,7 +129,8 @@ def fit(
     begun = time.monotonic()
     with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
-        run = _run(base, settings, tokens, trained, ranks, crops, any(concept.class_images for concept in concepts))
+        earlier = start.tokens if start else 0
+        run = _run(base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier)
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _first_step(run, checkpoint, identity, resume)
         if first:
@@ -209,12 +226,15 @@ def _gradients(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor | No
 
 def _accumulated(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor:
     settings = run.settings
-    count = settings.batch // 2 if run.with_prior else settings.batch  # of targets, and of class images
+    halved = run.with_prior or settings.prior == "text"
+    count = settings.batch // 2 if halved else settings.batch  # of targets, and of class images
     sums = torch.zeros(2, device=run.base.device)
+    if run.terms is not None and run.ranks.rank == 0:  # the first process's, before its pictures
+        run.scaler.scale(objectives.value(run.terms, settings)).backward()  # type: ignore[no-untyped-call]
     for part in (mine[start :: run.passes] for start in range(run.passes)):
         if not part:
             continue
-        cells = run.crops[crop_key(part[0])].mask.numel()
+        cells = run.crops[crop_key(part[0], settings.prior)].mask.numel()
         with diffusion.attention(run.base, cells), run.trained.computing():
             losses = run.losses(part, step)
             weights = losses.new_tensor([settings.prior_weight if sample.is_class else 1.0 for sample in part])
@@ -260,6 +280,9 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
     condition = run.texts.of([bind(prompt, run.texts.tokens) for prompt in previews])
     empty = run.texts.of([Prompt(("",), frozenset())] * len(previews))
     negative = text.unconditional(run.base, empty)
+    if run.trained.focus is not None:
+        own = run.texts.own_words([bind(prompt, run.texts.tokens) for prompt in previews])
+        run.trained.focus.mask = torch.cat([torch.zeros_like(own), own])
     with run.trained.computing():
         images = diffusion.images(run.base, condition, negative, PREVIEW, seeds=range(len(previews)), size=(side, side))
     return tuple(images)

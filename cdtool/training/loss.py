@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
     from cdtool.tokens import Prompt, Token
     from cdtool.training.batches import CachedCrop
+    from cdtool.training.trainable import Trainable
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Texts:
     rows: Sequence[Sequence[Tensor]]  # per encoder, per token
     ids: dict[Prompt, Tokenized] = field(default_factory=dict)
     kept: dict[Prompt, Conditioning] = field(default_factory=dict)
+    places: dict[Prompt, Tensor] = field(default_factory=dict)  # see `own_words`
 
     def of(self, prompts: Sequence[Prompt]) -> Conditioning:
         """Features of prompts in the compute precision; the float32 encoder computes in it too.
@@ -39,6 +41,14 @@ class Texts:
         dtype = self.base.dtype
         with torch.autocast(self.base.device.type, dtype, enabled=dtype != torch.float32):
             return self._of(prompts).to(dtype)
+
+    def own_words(self, prompts: Sequence[Prompt]) -> Tensor:
+        """The positions [b, l] at which the words of the tokens stand, as a mask."""
+        for prompt in prompts:
+            if prompt not in self.places:
+                owners, _ = text.owners(self.base, prompt, self.tokens)
+                self.places[prompt] = torch.tensor([owner is not None for owner in owners])
+        return torch.stack([self.places[prompt] for prompt in prompts]).to(self.base.device)
 
     def _of(self, prompts: Sequence[Prompt]) -> Conditioning:
         different = list(dict.fromkeys(prompts))
@@ -83,15 +93,29 @@ def per_image(
     texts: Texts,
     items: Sequence[CachedCrop],
     noises: Sequence[tuple[Tensor, Tensor, int]],
+    trained: Trainable,
+    like_base: Sequence[int] = (),
 ) -> Tensor:
-    """The loss of each picture [b] of a pass, with the noises `noise_of` gives."""
+    """The loss of each picture [b] of a pass, with the noises `noise_of` gives.
+
+    The target of the pictures `like_base` is what the base predicts without the concept. Inside of `trained.computing`.
+    """
     device = base.device
     z = torch.stack([item.moments[0] + item.moments[1] * noise[0] for item, noise in zip(items, noises, strict=True)])
     noise = torch.stack([pair[1] for pair in noises]).to(device)
     t = torch.tensor([pair[2] for pair in noises], device=device)
     z, mask = z.to(device), torch.stack([item.mask for item in items]).to(device).float()
     side = z.shape[-1] * base.latent_factor
-    condition = texts.of([item.prompt for item in items])
+    prompts = [item.prompt for item in items]
+    condition = texts.of(prompts)
+    if trained.focus is not None:
+        trained.focus.mask = texts.own_words(prompts)
     noisy = schedule.add_noise(z, noise, t).to(base.dtype)
     found = diffusion.predict(base, noisy, t, condition, diffusion.size_condition(base, side, side, len(items)))
-    return masked_error(found, diffusion.target(base, schedule, z, noise, t), mask)
+    wanted = diffusion.target(base, schedule, z, noise, t)
+    if like_base:
+        rows = list(like_base)
+        sizes = diffusion.size_condition(base, side, side, len(rows))
+        with trained.frozen():
+            wanted[rows] = diffusion.predict(base, noisy[rows], t[rows], condition[rows], sizes)
+    return masked_error(found, wanted, mask)

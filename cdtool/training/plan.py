@@ -32,6 +32,7 @@ class TrainingPlan:
         """The plan for a person, a name and a value a line."""
         job, chosen, cost = self.job, self.job.settings, self.cost
         targets = chosen.batch if chosen.prior == "none" else chosen.batch // 2
+        pictures = targets if chosen.prior == "text" else chosen.batch
         shared = f", shared by {self.world} processes" if self.world > 1 else ""
         used = [f"{photo.path.name}{f' ({photo.note})' if photo.note else ''}" for g in job.groups for photo in g]
         facts = {
@@ -43,7 +44,7 @@ class TrainingPlan:
             "prior": "; ".join(self.priors),
             "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
             "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.embeddings, 'row')}",
-            "steps": f"{chosen.steps} of {chosen.batch} pictures ({targets} targets) "
+            "steps": f"{chosen.steps} of {pictures} pictures ({targets} targets) "
             f"in {counted(chosen.accumulate, 'pass')}{shared}"
             f"{', half as many because there is no prior' if job.halved else ''}",
             "rate": f"{chosen.lr:g}",

@@ -22,14 +22,36 @@ if TYPE_CHECKING:
     from cdtool.tokens import Token
 
 
+@dataclass
+class Focus:
+    """Where the K/V modules of a focused training may change what they were: a mask [b, l] of the prompts at hand."""
+
+    mask: Tensor | None = None
+
+    def choose(self, changed: Tensor, unchanged: Tensor) -> Tensor:
+        """Of two outputs [b, l, o] the first inside the mask, the second elsewhere."""
+        assert self.mask is not None
+        return torch.where(self.mask[..., None], changed, unchanged)
+
+
 class TrainedKV(nn.Module):
     """A K/V projection being trained; the start token's column passes no gradient (docs/differences.md 1.5).
 
-    Along the orthonormal directions `held` [d, r] it stays what it began as.
+    Along the orthonormal directions `held` [d, r] it stays what it began as, and outside of a `focus` too.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, held: Tensor, *, train_bias: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        held: Tensor,
+        *,
+        train_bias: bool = False,
+        begun: bool = False,
+        focus: Focus | None = None,
+    ) -> None:
         super().__init__()
+        self.begun, self.focus = weight.float() if begun or focus else None, focus  # one more copy, where it is needed
         self.weight = nn.Parameter(weight.float().clone())  # [o, d]
         self.bias = nn.Parameter(bias.clone()) if bias is not None and train_bias else bias
         self.held, self.stays = held, weight.float() @ held
@@ -43,16 +65,31 @@ class TrainedKV(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[b, l, d] -> [b, l, o]."""
         bias = None if self.bias is None else self.bias.to(features.dtype)
-        return _start_detached(F.linear(features, self.effective().to(features.dtype), bias))
+        result = F.linear(features, self.effective().to(features.dtype), bias)
+        if self.focus is not None and self.begun is not None:
+            result = self.focus.choose(result, F.linear(features, self.begun.to(features.dtype), bias))
+        return _start_detached(result)
+
+    def change(self) -> Tensor:
+        """What was learned so far, dW [o, d]; of a module that was made to know what it began as."""
+        assert self.begun is not None
+        return self.effective() - self.begun
 
 
 class LowRankKV(nn.Module):
     """A K/V projection W0 + up @ down of which only the factors are trained; along `held` [d, r] it stays W0."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, held: Tensor, rank: int, generator: torch.Generator
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        held: Tensor,
+        rank: int,
+        generator: torch.Generator,
+        focus: Focus | None = None,
     ) -> None:
         super().__init__()
+        self.focus = focus
         rank = min(rank, *weight.shape)
         self.frozen, self.bias, self.held = weight, bias, held
         self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))  # [o, r]
@@ -70,7 +107,13 @@ class LowRankKV(nn.Module):
         low = features
         for factor in reversed(self.factors().values()):
             low = F.linear(low, factor.to(dtype))
+        low = low if self.focus is None else self.focus.choose(low, torch.zeros_like(low))
         return _start_detached(F.linear(features, self.frozen.to(dtype), bias) + low)
+
+    def change(self) -> Tensor:
+        """What was learned so far, dW [o, d]."""
+        factors = self.factors()
+        return factors["up"] @ factors["down"]
 
 
 def _start_detached(result: Tensor) -> Tensor:
@@ -106,6 +149,9 @@ class Trainable:
     rows: Sequence[Sequence[Tensor]]  # per encoder, per token; those that are learned are parameters
     kept: Mapping[str, Tensor]  # tensors of the concept it began as that nothing here trains
     parts: Sequence[TrainedParameter] = ()
+    originals: Mapping[str, nn.Module] = field(default_factory=dict)  # what `modules` stand for
+    before: Mapping[str, Tensor] = field(default_factory=dict)  # what `weights` stand for
+    focus: Focus | None = None
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's parameter groups: decay on the denoiser's weights, none on rows."""
@@ -124,6 +170,13 @@ class Trainable:
         """While open, for a forward pass and the backward pass of it, the denoiser has the trained weights."""
         cast_ = {name: parameter.to(self.base.dtype) for name, parameter in self.weights.items()}
         with adapter.override_parameters(self.base.unet, cast_):
+            yield
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While open, the denoiser is the base's own, without gradients."""
+        weights = adapter.override_parameters(self.base.unet, self.before)
+        with torch.no_grad(), weights, adapter.override_modules(self.base.unet, self.originals):
             yield
 
     def check_moved(self, without_gradient: Collection[str] = ()) -> None:
@@ -154,7 +207,8 @@ def attached(
     named = [name for name, _ in base.unet.named_parameters()]
     chosen = methods.trained(settings.method, named, tuple(base.kv))
     idle = [name for name in begin if name not in chosen]
-    modules = _modules(base, chosen, settings, begin)
+    focus = Focus() if settings.focus else None
+    modules = _modules(base, chosen, settings, begin, focus)
     inside = {f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")}
     others = _begun(base, [name for name in chosen if name not in inside], begin)
     weights = {name: nn.Parameter(value) for name, value in others.items()}
@@ -162,7 +216,9 @@ def attached(
     if kept and "down" in start.tensors:
         kept["down"] = start.tensors["down"]
     made = Trainable(base, tuple(tokens), modules, weights, _rows(base, tokens, settings, start), kept)
-    made.parts = _parts(made)
+    made.parts, made.focus = _parts(made), focus
+    made.originals = {name: base.unet.get_submodule(name) for name in modules}
+    made.before = {name: base.unet.get_parameter(name) for name in weights}
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
@@ -197,7 +253,11 @@ def _change(parameter: Tensor, before: Tensor) -> Tensor:
 
 
 def _modules(
-    base: Base, chosen: Collection[str], settings: TrainSettings, begin: Mapping[str, deltas.Delta]
+    base: Base,
+    chosen: Collection[str],
+    settings: TrainSettings,
+    begin: Mapping[str, deltas.Delta],
+    focus: Focus | None,
 ) -> dict[str, TrainedKV | LowRankKV]:
     """The K/V modules that are trained, as what they begin as."""
     low_rank = methods.METHODS[settings.method].low_rank
@@ -211,12 +271,15 @@ def _modules(
         linear = cast("nn.Linear", base.unet.get_submodule(module))
         bias = None if linear.bias is None else linear.bias.detach().float()
         if low_rank:
-            made[module] = LowRankKV(linear.weight.detach(), bias, held, settings.rank, generator)
+            made[module] = LowRankKV(linear.weight.detach(), bias, held, settings.rank, generator, focus)
             continue
         trains_bias = bias is not None and f"{module}.bias" in chosen
         leaves = [f"{module}.weight", *([f"{module}.bias"] if trains_bias else [])]
         begun = _begun(base, leaves, begin)
-        made[module] = TrainedKV(begun[leaves[0]], begun.get(f"{module}.bias", bias), held, train_bias=trains_bias)
+        made[module] = TrainedKV(
+            begun[leaves[0]], begun.get(f"{module}.bias", bias), held, train_bias=trains_bias,
+            begun=settings.prior == "text" or settings.lock > 0, focus=focus,
+        )  # fmt: skip
     return made
 
 

@@ -41,7 +41,7 @@ def features(base: Base, prompt: Prompt, tokens: Sequence[Token], learned: Any) 
 def bound(rule: str) -> Any:
     """A stand-in for `merge._targets` with this much padding in C."""
 
-    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any) -> Targets:
+    def rows(base: Base, tokens: Sequence[Token], styled: Sequence[bool], learned: Any, *_: Any) -> Targets:
         found: list[torch.Tensor] = []
         places: list[tuple[int, ...]] = []
         for sentence in targets.prompts(tokens, styled):

@@ -12,6 +12,7 @@ from cdtool.merging import diagnostics, merge, run, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.priors import captions
+from cdtool.settings import MergeRule
 from cdtool.store import concept, registry
 from cdtool.store import subject as composition
 from cdtool.store.concept import BaseRef, Manifest
@@ -58,8 +59,12 @@ def sdxl(sdxl_base):
     return pipelines.load(str(sdxl_base), precision="fp32", device="cpu", parts=("text",))
 
 
-def merged(base, subject, name="pair"):
-    return merge.merge(base, merge.load_parents(base, composition.find(subject)), name, captions.known(base, CAPTIONS))
+EQUAL = MergeRule(exact=1.0)  # targets as equalities however many there are: the tiny bases have few directions
+
+
+def merged(base, subject, name="pair", rule=EQUAL):
+    parents = merge.load_parents(base, composition.find(subject))
+    return merge.merge(base, parents, name, captions.known(base, CAPTIONS), rule)
 
 
 def features(base, prompt, tokens, learned):
@@ -336,8 +341,8 @@ def test_the_report_is_what_a_slower_count_gives(sd, make):
     tokens = made.manifest.tokens
     both = adapter.load_weights(sd, tokens, made.tensors)
     known = [Targets(*part) for part in (
-        targets.collect(sd, targets.prompts(tokens, [False] * 2), tokens, both.embeddings, whole=True),
-        targets.collect(sd, targets.held_out_prompts(tokens, [False] * 2), tokens, both.embeddings, whole=False),
+        targets.collect(sd, targets.prompts(tokens, [False] * 2), tokens, both.embeddings, whole={0, 1}),
+        targets.collect(sd, targets.held_out_prompts(tokens, [False] * 2), tokens, both.embeddings, whole=()),
     )]  # fmt: skip
     apart, whole = [0.0, 0.0], [0.0, 0.0]
     for c, (place,) in zip(known[1].features, known[1].owners, strict=True):
@@ -363,3 +368,96 @@ def test_the_second_merge_encodes_no_caption(sd, make, monkeypatch):
     monkeypatch.setattr(captions, "encode", None)
     again = merged(sd, "one+two")
     assert all(torch.equal(first.tensors[name], tensor) for name, tensor in again.tensors.items())
+
+
+# ---------------------------------------------------------------- many, soft, held, focused
+
+
+def test_soft_targets_are_ridge_regression_in_the_metric_of_r():
+    generator = torch.Generator().manual_seed(3)
+    moment = positive(9, generator, 2.0)
+    rows, values = (torch.randn(5, n, generator=generator, dtype=torch.float64) for n in (9, 4))
+    factor = torch.linalg.cholesky(moment)
+    mean = torch.linalg.svdvals(torch.linalg.solve_triangular(factor, rows.T, upper=False)).square().mean()
+    change = values.T @ merge.dual_basis(rows, factor, 0.3)[0]
+    expected = values.T @ rows @ torch.linalg.inv(rows.T @ rows + 0.3 * mean * moment)
+    assert torch.allclose(change, expected, atol=1e-9)
+
+
+def test_a_softer_merge_disturbs_less_and_keeps_less(sd, make):
+    make(sd, "one", Token("dog"))
+    make(sd, "two", Token("cat"), seed=2)
+    parents = merge.load_parents(sd, composition.find("one+two"))
+    stats = captions.known(sd, CAPTIONS)
+    hard, soft = (merge.merge(sd, parents, "pair", stats, MergeRule(exact=0.0, softness=mu)).report
+                  for mu in (0.0, 1.0))  # fmt: skip
+    assert soft.drift < hard.drift
+    assert soft.error > 0.01 > hard.error
+
+
+def test_few_targets_are_met_exactly_and_many_by_least_squares(sd, make):
+    """On this base two concepts ask for 20 of 160 directions, three for more than a fifth."""
+    for seed, noun in enumerate(("dog", "cat", "beach")):
+        make(sd, noun, Token(noun), seed=seed + 1)
+    two, three = (merged(sd, subject, rule=None).report for subject in ("dog+cat", "dog+cat+beach"))
+    assert two.rows < 0.2 * 160 < three.rows
+    assert two.error < 1e-8
+    assert three.error > 1e-3
+
+
+def test_held_directions_are_those_of_the_empty_prompt(sd, make):
+    make(sd, "one", Token("dog"))
+    make(sd, "two", Token("cat"), seed=2)
+    parents = merge.load_parents(sd, composition.find("one+two"))
+    made = merge.merge(sd, parents, "pair", captions.known(sd, CAPTIONS), MergeRule(exact=1.0, held=0.05))
+    held = text.empty_directions(sd, 0.05)
+    start = features(sd, "", (), adapter.ConceptWeights())[0, :1]
+    for module in sd.kv:
+        whole = deltas.dense(deltas.read(made.tensors, f"unet.{module}.weight"))
+        assert float((whole @ held).norm()) < 2e-3 * float(whole.norm())
+        assert float((whole @ start.T).norm()) < 0.1 * float(whole.norm() * start.norm())
+    assert made.report.error < 1e-8
+
+
+def test_beyond_capacity_pairs_are_left_out_and_joining_is_recommended(sd, make):
+    for seed, noun in enumerate(("dog", "cat")):
+        make(sd, noun, Token(noun), seed=seed + 1)
+    parents = merge.load_parents(sd, composition.find("dog+cat"))
+    stats = captions.known(sd, CAPTIONS)
+    few, many = (merge.merge(sd, parents, "pair", stats, MergeRule(pairs=share)).report for share in (0.0, 0.9))
+    assert few.rows < many.rows
+    assert diagnostics.recommended({"a": 0.5, "b": 0.8}) == ()
+    told = diagnostics.recommended({"a": 0.5, "b": 0.6, "c": 0.4, "d": 0.5})
+    assert "4 concepts" in told[0]
+    assert "kept to 50%" in told[0]
+    assert "a+b+c+..." in told[0]
+    mean = sum(few.fidelity.values()) / 2
+    assert any("Joined as you sample" in warning for warning in few.warnings) == (mean < diagnostics.KNEE)
+
+
+def test_more_targets_than_directions_are_stored_in_as_many_numbers_as_directions(sd, make):
+    for seed, noun in enumerate(("dog", "cat", "beach", "photo")):
+        make(sd, noun, Token(noun), seed=seed + 1)
+    parents = merge.load_parents(sd, composition.find("dog+cat+beach+photo"))
+    report, tensors = (merge.merge(sd, parents, "all", captions.known(sd, CAPTIONS), MergeRule(pairs=1e9))[at]
+                       for at in (2, 1))  # fmt: skip
+    assert len(tensors["down"]) <= 160
+    assert report.rows >= len(tensors["down"])
+    assert report.saved_error == pytest.approx(report.error, abs=2e-3)  # what is stored is what was solved
+
+
+def test_focused_concepts_make_a_focused_merge(sd, make):
+    make(sd, "one", Token("dog"), settings={"focus": True})
+    make(sd, "two", Token("cat"), seed=2, settings={"focus": True})
+    make(sd, "three", Token("beach"), seed=3)
+    both, mixed, plain = merged(sd, "one+two"), merged(sd, "one+three"), merged(sd, "three+two")
+    assert concept.reach(both.manifest) == "own words"
+    assert concept.reach(mixed.manifest) == concept.reach(plain.manifest) == "prompt"
+    assert both.report.rows < mixed.report.rows
+
+
+def test_many_warnings_are_shortened():
+    tokens = [Token("dog")] * 6
+    told = diagnostics.clashes(tokens, [[torch.empty(0)] * 6])
+    assert len(told) == diagnostics.SHOWN + 1
+    assert told[-1] == "And 7 more such pairs."

@@ -66,7 +66,7 @@ def test_no_trial_is_a_constraint_and_every_token_is_tried():
 
 def test_a_prompt_of_its_own_is_a_concepts_from_its_first_word_to_its_end(base, tokens, learned):
     row = encoded(base, "photo of a V1 dog", tokens, learned)
-    found = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=True)
+    found = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole={0, 1})
     # start, photo, of, a, V1, dog, end; the padding behind it binds nothing
     assert torch.allclose(found.features, row[4:7], atol=1e-5)
     assert found.owners == [(0,)] * 3
@@ -74,7 +74,7 @@ def test_a_prompt_of_its_own_is_a_concepts_from_its_first_word_to_its_end(base, 
 
 def test_what_follows_the_words_is_a_concepts_too(base, tokens, learned):
     row = encoded(base, "moongate on the beach", tokens, learned)
-    found = targets.collect(base, ["moongate on the beach"], tokens, learned, whole=True)
+    found = targets.collect(base, ["moongate on the beach"], tokens, learned, whole={0, 1})
     assert torch.allclose(found.features, row[1:6], atol=1e-5)
     assert found.owners == [(1,)] * 5
 
@@ -83,13 +83,13 @@ def test_where_several_are_named_only_own_words_count(base, tokens, learned):
     prompt = "moongate on the V1 dog"
     row = encoded(base, prompt, tokens, learned)
     for whole in (True, False):
-        found = targets.collect(base, [prompt], tokens, learned, whole=whole)
+        found = targets.collect(base, [prompt], tokens, learned, whole={0, 1} if whole else ())
         assert torch.allclose(found.features, row[[1, 4, 5]], atol=1e-5)
         assert found.owners == [(1,), (0,), (0,)]
 
 
 def test_rows_alone_are_own_words_alone(base, tokens, learned):
-    found = targets.collect(base, ["photo of a V1 dog on the beach"], tokens, learned, whole=False)
+    found = targets.collect(base, ["photo of a V1 dog on the beach"], tokens, learned)
     assert found.owners == [(0,)] * 2
 
 
@@ -103,8 +103,40 @@ def test_rows_that_coincide_are_one_that_belongs_to_all():
 
 
 def test_a_common_beginning_is_no_trial(base, tokens, learned):
-    bound = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=True)
-    tried = targets.collect(base, ["photo of a V1 dog on the beach", "the V1 dog"], tokens, learned, whole=False)
+    bound = targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole={0, 1})
+    tried = targets.collect(base, ["photo of a V1 dog on the beach", "the V1 dog"], tokens, learned)
     found = targets.excluding(tried, bound)
     assert torch.equal(found.features, tried.features[2:])
     assert found.owners == [(0,)] * 2
+
+
+NOUNS = ("dog", "cat", "beach", "photo", "moongate")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("focused", [False, True])
+def test_the_count_told_before_encoding_is_that_of_the_targets(base, plain, focused):
+    """Where no two coincide but by a common beginning; a plain word's neighbours may."""
+    tokens = initializers.assign(base.tokenizers, [Token(noun, modifier=not plain) for noun in NOUNS[:3]])
+    draw = torch.Generator().manual_seed(1)
+    rows = [[torch.randn(160, generator=draw) if token.modifier else torch.empty(0) for token in tokens]]
+    styles = [False, False, not plain]
+    whole = () if focused else range(3)
+    texts = targets.prompts(tokens, styles)
+    found = targets.distinct(targets.collect(base, texts, tokens, rows, whole=whole))
+    count = len(found.features)
+    assert not targets.fit_in(base, tokens, styles, whole, count - 1)
+    assert plain or targets.fit_in(base, tokens, styles, whole, count)
+
+
+def test_a_focused_token_binds_its_own_words_alone(base, tokens, learned):
+    one, other = (targets.collect(base, ["photo of a V1 dog"], tokens, learned, whole=whole) for whole in ({1}, {0}))
+    assert len(other.features) == len(one.features) + 1  # the end of the text
+
+
+def test_many_tokens_are_tried_on_some_of_their_pairs():
+    assert len(targets._some_pairs(4)) == 12
+    some = targets._some_pairs(40)
+    assert len(some) == 80
+    assert {one for one, _ in some} == {other for _, other in some} == set(range(40))
+    assert all(one != other for one, other in some)

@@ -165,3 +165,32 @@ def test_rows_follow_one_another(base):
         assert [row.data_ptr() for row in rows] == [
             row.data_ptr() for part in (one, two) for row in part.embeddings[encoder]
         ]
+
+
+def test_of_many_concepts_only_the_named_ones_are_loaded_and_nothing_changes(base, monkeypatch):
+    from cdtool.sampling import sample
+    from cdtool.settings import SampleSettings
+    from cdtool.store import concept, registry
+    from cdtool.store.concept import BaseRef, Manifest
+
+    entries = []
+    for seed, noun in enumerate(("dog", "cat", "beach")):
+        tokens = initializers.assign(base.tokenizers, (Token(noun),))
+        own = learned(base, tokens, seed)
+        tensors = {f"unet.{name}.weight": 0.1 * change for name, change in own.kv.items()}
+        tensors |= {f"token.1.{part}": rows[0] for part, rows in zip(base.family.encoders, own.embeddings, strict=True)}
+        entries.append(registry.save(Manifest(noun, BaseRef("a", base.family.name, base.fingerprint), tokens), tensors))
+    read, plain = [], concept.read_tensors
+    monkeypatch.setattr(concept, "read_tensors", lambda path: read.append(path.stem) or plain(path))
+    drawing = SampleSettings(count=1, steps=1, precision="fp32")
+    prompts = ["V1 dog in front of V3 beach"]
+    some = [one.image for one in sample.generate(base, entries, prompts, drawing)]
+    assert read == ["dog", "beach"]
+    every = sample.sampler(base, entries)
+    assert len(read) == 5
+    encoded = [every.encode(bind(prompts[0], every.tokens))]
+    *_, last = sample._steps(every, encoded, drawing)
+    assert [one.image.tobytes() for one in last.images] == [image.tobytes() for image in some]
+    read.clear()
+    list(sample.generate(base, entries, prompts, SampleSettings(count=1, steps=1, negative="V2 cat")))
+    assert read == ["dog", "cat", "beach"]

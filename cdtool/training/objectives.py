@@ -1,0 +1,144 @@
+"""What is added to the loss of the photos once a step: terms on the trained weights and words alone, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from cdtool.images import photos
+from cdtool.models import text
+from cdtool.priors import captions
+from cdtool.tokens import bind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cdtool.models.pipelines import Base
+    from cdtool.settings import TrainSettings
+    from cdtool.tokens import Prompt, Token
+    from cdtool.training.loss import Texts
+    from cdtool.training.trainable import Trainable
+
+# What makes the weight 1 of the captions' term hold mini's class as class images do (tests/benchmarks/beyond.py).
+TEXT_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the terms are computed from."""
+
+    base: Base
+    trained: Trainable
+    texts: Texts
+    pairs: tuple[Pair, ...]  # of each token that is learned
+    roots: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of the captions' term, per K/V module
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A token's training caption and the same with the class noun alone, and where in them the token stands."""
+
+    own: Prompt
+    plain: Prompt
+    position: int  # of the token's first word in both
+    own_end: int  # of the end of the text
+    plain_end: int
+
+
+def _captions(scene: Scene) -> Tensor:
+    """How far K/V of regularization captions moved: tr(dW R dW') / tr(W R W'), the mean over all K/V."""
+    changes = [((scene.trained.modules[name].change() @ root).square().sum() / size)
+               for name, (root, size) in scene.roots.items()]  # fmt: skip
+    return TEXT_SCALE * torch.stack(changes).mean()
+
+
+def _lock(scene: Scene) -> Tensor:
+    """How far the keys of the learned words are from their class noun's: mean |(W0 + dW) c - W0 c_class|."""
+    own, plain = scene.texts.of([pair.own for pair in scene.pairs]), _plain(scene)
+    found = []
+    for name, module in scene.trained.modules.items():
+        if not name.endswith("to_k"):
+            continue
+        base = scene.base.kv[name].float().to(scene.base.device)
+        for row, pair in enumerate(scene.pairs):
+            c, aim = own.features[row, pair.position].float(), plain[row, pair.position]
+            found.append((F.linear(c, base) + F.linear(c, module.change()) - F.linear(aim, base)).abs().mean())
+    return torch.stack(found).mean()
+
+
+def _align(scene: Scene) -> Tensor:
+    """1 - cosine of the end-of-text features of the training caption and of the same with the class noun alone."""
+    own, plain = scene.texts.of([pair.own for pair in scene.pairs]), _plain(scene)
+    cosines = [F.cosine_similarity(own.features[row, pair.own_end].float(), plain[row, pair.plain_end], dim=0)
+               for row, pair in enumerate(scene.pairs)]  # fmt: skip
+    return 1 - torch.stack(cosines).mean()
+
+
+def _plain(scene: Scene) -> Tensor:
+    return scene.texts.of([pair.plain for pair in scene.pairs]).features.float().detach()
+
+
+@dataclass(frozen=True)
+class Term:
+    """A row: its weight in a training's loss, 0 where it is off, and its value."""
+
+    weight: Callable[[TrainSettings], float]
+    value: Callable[[Scene], Tensor]
+
+
+TERMS = {
+    "captions": Term(lambda settings: settings.prior_weight if settings.prior == "text" else 0.0, _captions),
+    "lock": Term(lambda settings: settings.lock, _lock),
+    "align": Term(lambda settings: settings.align, _align),
+}
+
+
+def active(settings: TrainSettings) -> list[Term]:
+    """The terms that a training's settings switch on."""
+    return [term for term in TERMS.values() if term.weight(settings)]
+
+
+def scene(
+    base: Base, settings: TrainSettings, tokens: Sequence[Token], earlier: int, trained: Trainable, texts: Texts
+) -> Scene:
+    """What the active terms need; the first `earlier` tokens are not learned here."""
+    learned = range(earlier, len(tokens))
+    pairs = tuple(_pair(base, tokens, index, style=settings.style) for index in learned)
+    roots = dict(_roots(base, trained)) if settings.prior == "text" else {}
+    return Scene(base, trained, texts, pairs, roots)
+
+
+def _pair(base: Base, tokens: Sequence[Token], index: int, *, style: bool) -> Pair:
+    token = tokens[index]
+    number = index + 1 if len(tokens) > 1 else None
+    own = bind(photos.template(token, style, token.words(number)), tokens)
+    plain = bind(own.plain(), ())
+    owners, end = text.owners(base, own, tokens)
+    position = next(at for at, owner in enumerate(owners) if owner == index)
+    return Pair(own, plain, position, end, text.owners(base, plain, ())[1])
+
+
+def _roots(base: Base, trained: Trainable) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    """The Cholesky root of R [d, d] and the size tr(W R W') of each K/V module's keys and values."""
+    stats = captions.known(base, captions.read(captions.find(None, base.folder)))
+    moment = stats.moment[: stats.width, : stats.width]
+    ridge = 1e-6 * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
+    root = torch.linalg.cholesky(moment + ridge).float().to(base.device)
+    for name in trained.modules:
+        yield name, (root, (base.kv[name].float().to(base.device) @ root).square().sum())
+
+
+def kept_prompts(base: Base, tokens: Sequence[Token]) -> tuple[Prompt, ...]:
+    """Regularization captions that name none of the tokens' nouns, for the prior "self"."""
+    found = captions.read(captions.find(None, base.folder))
+    named = [line for line in found if not any(captions.names(line, token.noun) for token in tokens)]
+    return tuple(bind(line, ()) for line in named or found)
+
+
+def value(scene: Scene, settings: TrainSettings) -> Tensor:
+    """The weighted sum of the active terms."""
+    return torch.stack([term.weight(settings) * term.value(scene) for term in active(settings)]).sum()
