@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> int:
-    """Run the command line; Ctrl-C while it is still being loaded ends it without a traceback."""
+    """Run the command line; Ctrl-C or SIGTERM while it is still being loaded ends it with the same word and code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from cdtool import cli
         from cdtool.models import libraries
@@ -14,6 +16,7 @@ def main() -> int:
         libraries.alone = True
         return cli.main()
     except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
         return 130
 
 

@@ -61,7 +61,7 @@ def workplace(folder: Path) -> Iterator[Path]:
         lock.unlink(missing_ok=True)
 
 
-def publish(source: Path, target: Path) -> bool:
+def publish(source: Path, target: Path, *, durable: bool = True) -> bool:
     """Give a file another name; False, and nothing happened, where that one is in use."""
     try:
         os.link(source, target)
@@ -73,7 +73,8 @@ def publish(source: Path, target: Path) -> bool:
             raise
         if not _publish_without_links(source, target):
             return False
-    flush(target.parent)
+    if durable:
+        flush(target.parent)
     return True
 
 
@@ -118,16 +119,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in `folder`: their workplaces, and empty files that claimed a name."""
+    """Remove what killed processes left in a folder of cdtool's own: workplaces, and empty files that claim a name."""
+    sweep_workplaces(folder)
+    for path in folder.iterdir():
+        if _is_stale_claim(path):
+            path.unlink(missing_ok=True)
+
+
+def sweep_workplaces(folder: Path) -> None:
+    """Remove the workplaces that killed processes left in `folder`, which may be a user's."""
     from filelock import FileLock, Timeout
 
     for lock in folder.glob(".?*.lock"):
         with contextlib.suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
             shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
             lock.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if _is_stale_claim(path):
-            path.unlink(missing_ok=True)
 
 
 def _is_stale_claim(path: Path) -> bool:
@@ -200,6 +206,19 @@ def read_regular(path: Path, most: int = 16_000_000) -> bytes:
     return content
 
 
+def read_text(path: Path, most: int = 64_000_000) -> str:
+    """The UTF-8 text of a file or a pipe, without waiting for a pipe that nobody writes to.
+
+    Raises OSError, for more than `most` bytes too, and UnicodeDecodeError.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        os.set_blocking(file.fileno(), True)  # reading waits for a writer that is there, and only for that
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"It has more than {most / 1e6:g} MB", str(path))
+    return content.decode("utf-8-sig")
+
+
 def parse_json(path: Path, most: int = 16_000_000) -> Any:
     """The JSON of a regular file of at most `most` bytes. Raises OSError, or SchemaError (a ValueError)."""
     return schema.loads(read_regular(path, most))
@@ -263,7 +282,7 @@ def read_prompts(path: Path) -> list[str]:
     """
     named = "standard input" if str(path) == STDIN else str(path)
     try:
-        text = sys.stdin.read() if str(path) == STDIN else path.read_text(encoding="utf-8-sig")
+        text = sys.stdin.read() if str(path) == STDIN else read_text(path)
     except FileNotFoundError:
         raise NotFoundError(f"There is no file of prompts {path}.", "Check the path.") from None
     except IsADirectoryError:

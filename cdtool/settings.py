@@ -21,6 +21,7 @@ from cdtool.schema import printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "factored"]
 Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++-sde", "euler", "euler-a", "unipc", "pndm", "lcm", "tcd",
                     "ddim-trailing", "euler-trailing"]  # fmt: skip
 
@@ -37,6 +38,9 @@ class TrainSettings:
     weight_decay: float = 1e-2  # on K/V; rows have none
     resolution: int = 0  # px; 0 is the base's own
     precision: Precision = "auto"
+    memory: str = "auto"  # what may be used: auto is what the device has free, or a size like 8GB
+    optimizer: Optimizer = "adamw"  # factored keeps half as much: chosen only where nothing else fits (see --memory)
+    vae: str = ""  # an autoencoder of one's own, a folder or a single file; "" is the base's
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     seed: int = 0
     prior: str = "auto"  # auto, none, generated, text, self, a set's name or a folder
@@ -70,6 +74,8 @@ class SampleSettings:
     negative: str = ""
     size: str = ""  # WIDTHxHEIGHT in px; "" is the base's own
     precision: Precision = "auto"
+    memory: str = "auto"  # as in training
+    vae: str = ""  # as in training
     batch: int = 4  # pictures drawn at once
 
 
@@ -93,6 +99,8 @@ class MergeRule:
 
 
 # Names of settings in files of earlier versions, and what they are called now.
+LOCAL = ("memory", "vae")  # settings that belong to this machine: no concept carries them
+
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)
@@ -144,13 +152,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     table = {name: upgraded(content) for name, content in table.items()}
-    known = {"base", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
+    known = {"base", "vae", "prior", "eval", "merge", *SECTIONS}  # [prior], [eval] and [merge] are what a base offers
     for name, content in table.items():
         if name not in known:
             raise SettingsError(f'{path} has the unknown setting "{name}".', nearest(name, known))
         if name in SECTIONS:
             _check_names(path, name, content)
-        elif name != "base" and not isinstance(content, Mapping):
+        elif name not in ("base", "vae") and not isinstance(content, Mapping):
             raise SettingsError(f'{path}: "{name}" is a table.', f"Write [{name}] on a line of its own.")
     return table
 
@@ -201,7 +209,7 @@ def resolve(
     """
     section = next(name for name, known in SECTIONS.items() if known is cls)
     _check_environment(section, [field.name for field in fields(cls)])
-    files = [(origin, table.get(section, {})) for origin, table in layers(base_folder)]
+    files = [(origin, _section(table, section)) for origin, table in layers(base_folder)]
     given = [("flag", flags), *([like] if like else [])]
     found: dict[str, Value] = {}
     if cls is TrainSettings:
@@ -212,6 +220,12 @@ def resolve(
     settings = cls(**{name: value.value for name, value in found.items()})
     check(settings)
     return settings, found
+
+
+def _section(table: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A file's table of settings; the `vae` beside its `base` counts for training and sampling."""
+    both = {"vae": table["vae"]} if "vae" in table and section != "compress" else {}
+    return {**both, **table.get(section, {})}
 
 
 def check_flags(cls: type[Any], flags: Mapping[str, Any]) -> None:
@@ -264,12 +278,17 @@ def base_name(flag: str | None = None) -> Value:
     return next((Value(str(value), origin) for origin, value in candidates if value), Value("mini", "default"))
 
 
-def write_base(name: str) -> Path:
-    """Make `name` the user's base: one line of config.toml, the rest of which stays as it is. Returns the file."""
+def write_base(name: str, vae: str = "") -> Path:
+    """Make `name` the user's base, with an autoencoder of their own: lines of config.toml, the rest of which stays.
+
+    Returns the file.
+    """
     path = config_file()
     read_toml(path)  # a file that is broken already is not touched
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     line, top = f"base = {json.dumps(name, ensure_ascii=False)}\n", re.split(r"(?m)^(?=\s*\[)", text, maxsplit=1)
+    top[0] = re.sub(r"(?m)^\s*vae\s*=.*\n?", "", top[0])
+    line += f"vae = {json.dumps(vae, ensure_ascii=False)}\n" if vae else ""
     old = re.compile(r"(?m)^\s*base\s*=.*\n?")
     top[0] = old.sub(lambda _: line, top[0], count=1) if old.search(top[0]) else line + top[0]
     check_writable(path.parent)

@@ -175,3 +175,8 @@ def test_one_function_reads_the_paths_that_users_write():
     texts = {path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     ours = {name: text for name, text in texts.items() if not name.startswith("mini/factory")}
     assert [name for name, text in ours.items() if "expanduser" in text] == ["files.py"]
+
+
+def test_no_code_of_a_base_is_ever_trusted():
+    package = Path(files.__file__).parent
+    assert not [path for path in package.rglob("*.py") if "trust_remote_code" in path.read_text(encoding="utf-8")]

@@ -26,6 +26,7 @@ from cdtool.cli import (
     evalflags,
     exchange,
     forget,
+    log,
     merge,
     options,
     output,
@@ -122,6 +123,9 @@ def _cdtool(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from; works anywhere.")] = False,
+    log_file: Annotated[
+        str | None, typer.Option("--log", metavar="FILE", help="Add what a bug report needs to a file; works anywhere.")
+    ] = None,
 ) -> None:
     """Teach a text-to-image model new concepts from a handful of photos, and compose them."""
 
@@ -151,10 +155,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(variable, "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is, whatever its bytes
+    try:
+        arguments, path = log.taken(arguments)
+        kept = log.Log(path) if path else None
+    except CdtoolError as error:
+        code, text = explain(error)
+        output.sink().talk(text)
+        return code
+    if kept is None:
+        return _ended(arguments, None)
+    with output.heard_by(kept.add):
+        kept.begin(arguments)
+        code = _ended(arguments, kept)
+        kept.end(code)
+    return code
+
+
+def _ended(arguments: list[str], kept: log.Log | None) -> int:
+    """Run a command, say what is to be said of its end, and return its exit code."""
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in words
     with stopping.interruptible() as interrupted:
-        code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug)
+        code, text = _run([word for word in arguments if not (debug and word == "--debug")], debug, kept)
         if interrupted() and code in (1, 130):  # 1: a library made another error of it
             code, text = 130, text if code == 130 and text else "Interrupted."
     # Only now: leaving the handler let go of the frames that held a progress bar open.
@@ -163,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
+def _run(arguments: list[str], debug: bool, kept: log.Log | None) -> tuple[int, str]:
     try:
         if command := evalflags.moved(arguments):
             raise UsageError("This option of cdtool eval is a command of its own now.", f"Like: {command}")
@@ -179,6 +201,8 @@ def _run(arguments: list[str], debug: bool) -> tuple[int, str]:
         return end.code if isinstance(end.code, int) else int(end.code is not None), ""
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a sentence
         code, text = explain(error, arguments)
+        if kept:
+            kept.trace = traceback.format_exc()
         return code, f"{traceback.format_exc()}\n{text}" if debug and code != 1 else text
 
 

@@ -106,7 +106,7 @@ def attention(
     from cdtool.models import pipelines
     from cdtool.research import attention as analysis
 
-    loaded = pipelines.load(subject.base, precision=chosen.precision, device=device)
+    loaded = pipelines.load(subject.base, precision=chosen.precision, device=device, vae=chosen.vae)
     for warning in plan.warnings():
         voice.warn(warning)
     found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)

@@ -28,6 +28,9 @@ RareTokens = Annotated[
     Path | None,
     typer.Option("--rare-tokens", metavar="CAPTIONS", help="List words that a file of captions holds hardly ever."),
 ]
+OwnVae = Annotated[
+    str | None, typer.Option("--vae", metavar="PATH", help="Its autoencoder: a folder or a .safetensors file.")
+]
 Fetch = Annotated[bool, typer.Option("--fetch", help="Download it first; nothing else in cdtool uses the network.")]
 
 
@@ -51,13 +54,16 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
         out.talk(f"Not here: {', '.join(absent)}. Get one with: cdtool base use NAME --fetch")
 
 
-def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet: options.Quiet = False) -> None:
+def use(
+    base: BaseName, fetch: Fetch = False, vae: OwnVae = None, json: options.Json = False, quiet: options.Quiet = False
+) -> None:
     """Choose the base that train uses from now on.
 
     Examples:
       cdtool base use sd15 --fetch
       cdtool base use ./my-model
       cdtool base use ./my-checkpoint.safetensors
+      cdtool base use sd15 --vae ./vae-ft-mse-840000-ema-pruned.safetensors
       cdtool base use mini
     """
     out = output.sink(json, quiet)
@@ -70,11 +76,14 @@ def use(base: BaseName, fetch: Fetch = False, json: options.Json = False, quiet:
         folder = bases.fetch(base)
     families.check_trainable(base, families.read(folder))
     name = base if bases.is_name(base) else str(user_path(base).resolve())
-    written = settings.write_base(name)
+    own = str(user_path(vae).resolve()) if vae else ""
+    if own:
+        bases.locate_vae(own, folder)
+    written = settings.write_base(name, own)
     in_force = settings.base_name()
     if in_force.value != name:
         out.warn(f"{in_force.origin} says {in_force.value}, which counts for more than {written}.")
-    out.result(name, {"base": name, "folder": str(folder), "config": str(written)})
+    out.result(name, {"base": name, "folder": str(folder), "vae": own or None, "config": str(written)})
 
 
 def show(

@@ -22,6 +22,8 @@ Spectrum = Annotated[bool, typer.Option("--spectrum", help="Show the singular va
 Picture = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Where --spectrum also plots to: .png, .pdf or .svg.")
 ]
+Undo = Annotated[bool, typer.Option("--undo", help="Bring back what was removed under these names.")]
+ForGood = Annotated[bool, typer.Option("--for-good", help="Keep nothing for --undo; frees the disk at once.")]
 NewName = Annotated[str, typer.Argument(metavar="NEW-NAME", help="The name it gets.")]
 
 
@@ -170,14 +172,30 @@ def _parent(parent: Mapping[str, Any]) -> str:
     return f"{name} (compressed by {parent.get('how', '?')}, relative error {parent.get('error', '?')})"
 
 
-def remove(names: options.Concepts, yes: options.Yes = False, json: options.Json = False) -> None:
-    """Delete concepts. On a terminal it asks first.
+def remove(
+    names: options.Concepts,
+    undo: Undo = False,
+    for_good: ForGood = False,
+    yes: options.Yes = False,
+    json: options.Json = False,
+) -> None:
+    """Remove concepts. On a terminal it asks first; for some days --undo brings them back.
 
     Examples:
       cdtool remove three
-      cdtool remove dog-2mb pets --yes
+      cdtool remove three --undo
+      cdtool remove dog-2mb pets three --yes
     """
+    from cdtool.store import trash
+
     out = output.sink(json)
+    if undo:
+        if for_good:
+            raise UsageError("--undo and --for-good exclude each other.", "Give one of them.")
+        for name in names:
+            trash.undo(name)
+        out.results(names, {"restored": names})
+        return
     known = registry.names()
     for name in names:
         registry.check_single(name)
@@ -187,7 +205,13 @@ def remove(names: options.Concepts, yes: options.Yes = False, json: options.Json
             out.talk(f"{name} went into {', '.join(made)}, which keeps its own copy.")
     out.confirm(f"Remove {', '.join(names)}?", yes)
     for name in names:
-        registry.remove(name)
+        if for_good:
+            registry.remove(name)
+            trash.empty(name)
+        elif not trash.put(name):
+            out.warn(f"The disk is full, so {name} was deleted, not kept.")
+    if not for_good:
+        out.talk(f"Kept for {trash.DAYS} days: cdtool remove {' '.join(names)} --undo")
     out.results(names, {"removed": names})
 
 

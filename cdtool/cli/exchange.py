@@ -57,9 +57,10 @@ def export(
     """Write a concept for diffusers, ComfyUI, A1111 or kohya.
 
     It becomes a LoRA and its words' embeddings. Whole matrices become a LoRA of the rank they need, which loses
-    nothing; --rank and --energy make it smaller. custom-diffusion writes whole weights as the public example script
-    does; comfyui-node writes the concept and nodes that read it, for several concepts in one picture too. To share a
-    concept with another cdtool, copy its file instead.
+    nothing; --rank and --energy make it smaller. kohya keeps a rank for each matrix, diffusers wants one for all, so
+    there smaller ones are padded. custom-diffusion writes whole weights as the public example script does; comfyui-node
+    writes the concept and nodes that read it, for several concepts in one picture too. To share a concept with another
+    cdtool, copy its file instead.
 
     Examples:
       cdtool export dog --to diffusers
@@ -99,6 +100,9 @@ def export(
     voice.talk(done.usage)
     if done.rank:
         voice.talk(f"Rank {done.rank}, relative error {done.error:.1e}.")
+    if done.padding:
+        voice.talk(f"All matrices are padded to rank {done.rank}, as {to} wants one rank. --to kohya writes each at "
+                   "its own; --rank chooses a smaller one.")  # fmt: skip
     size = sum(path.stat().st_size for path in done.paths)
     voice.talk(f"{counted(len(done.paths), 'file')}, {output.size(size)}.")
     main = folder / f"{stem}.safetensors" if stem else folder

@@ -211,6 +211,18 @@ Precision = Annotated[
         help="fp32, bf16, fp16, or auto: bf16 where the hardware has it.",
     ),
 ]
+Vae = Annotated[
+    str | None,
+    setting(
+        SampleSettings,
+        "vae",
+        "--vae",
+        metavar="PATH",
+        panel=parsing.BASICS,
+        shown="the base's own",
+        help="Another autoencoder: a folder or a .safetensors file.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="D", rich_help_panel=parsing.SPEED, help="auto, cpu, cuda, cuda:1 or mps.")
 ]

@@ -143,6 +143,21 @@ def _write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     if stream is not None:
         text = "\n".join(shortened(line, _LONGEST) for line in text.split("\n"))
     print(text, file=stream or sys.stdout, end=end, flush=True)
+    for hear in _LISTENERS:
+        hear(text)
+
+
+_LISTENERS: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
+    """While open, `hear` gets all that is printed, too."""
+    _LISTENERS.append(hear)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(hear)
 
 
 def sink(json: bool = False, quiet: bool = False) -> Output:

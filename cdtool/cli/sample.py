@@ -52,6 +52,11 @@ Size = Annotated[
 Batch = Annotated[
     int | None, setting(_Set, "batch", "--batch", metavar="N", panel=SPEED, help="Images generated at once.")
 ]
+Memory = Annotated[
+    str | None,
+    setting(_Set, "memory", "--memory", metavar="SIZE", panel=SPEED,
+            help="What may be used, like 8GB; --batch is lowered to fit. auto: what the device has free."),
+]  # fmt: skip
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", rich_help_panel=OUTPUT,
@@ -81,6 +86,8 @@ class Settings:
     size: Size = None
     batch: Batch = None
     precision: options.Precision = None
+    memory: Memory = None
+    vae: options.Vae = None
 
 
 def sample(

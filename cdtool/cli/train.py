@@ -127,8 +127,13 @@ def _tell_plan(out: Output, job: Job, plan: plans.TrainingPlan) -> None:
 def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
     from cdtool.evaluation import selection
     from cdtool.models import pipelines
+    from cdtool.training import memory
 
-    base = pipelines.load(job.base, precision=job.settings.precision, device=chosen.device)
+    job, fitted = memory.fit_job(job, chosen.device, ranks.world)
+    if fitted:
+        out.talk(fitted)
+    base = pipelines.load(job.base, precision=job.settings.precision, device=chosen.device, sparing=True,
+                          vae=job.settings.vae)  # fmt: skip
     train_job = partial(selection.train_job, count=chosen.pick) if chosen.pick else run.train_job
     with asked_to_stop() as stop:
         events = train_job(job, base, resume=chosen.resume, previews=chosen.previews, stop=stop, ranks=ranks,

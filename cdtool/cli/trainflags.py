@@ -12,6 +12,7 @@ import typer
 from cdtool.cli import options, parsing
 from cdtool.cli.options import default_of
 from cdtool.settings import Method as _Method
+from cdtool.settings import Optimizer as _Optimizer
 from cdtool.settings import Precision as _Precision
 from cdtool.settings import TrainSettings
 
@@ -138,6 +139,17 @@ Checkpointing = Annotated[
     _setting("checkpointing", "--checkpointing/--no-checkpointing", **_speed,
              help="Recompute activations: less memory, slower."),
 ]  # fmt: skip
+Memory = Annotated[
+    str | None,
+    _setting("memory", "--memory", metavar="SIZE", **_speed,
+             help="What may be used, like 8GB; --accumulate, --checkpointing and --optimizer are chosen to fit. "
+             "auto: what the device has free."),
+]  # fmt: skip
+Optimizer = Annotated[
+    _Optimizer | None,
+    _setting("optimizer", "--optimizer", metavar="O", **_speed,
+             help="adamw, or factored: AdamW with half the memory, not to the bit."),
+]  # fmt: skip
 Gpus = Annotated[
     int, typer.Option("--gpus", metavar="N", min=1, rich_help_panel=parsing.SPEED, help="Processes, one per GPU.")
 ]
@@ -173,6 +185,9 @@ class Settings:
     resolution: Resolution = None
     precision: Precision = None
     checkpointing: Checkpointing = None
+    memory: Memory = None
+    optimizer: Optimizer = None
+    vae: options.Vae = None
     seed: Seed = None
     save_every: SaveEvery = None
     style: Style = None

@@ -3,7 +3,7 @@
 For features c of prompts with the phrase and c* of the same prompts with its replacement, M minimises the mean of
 |M c - (c* - c)|^2 over the maps that act along those directions alone in which the c stand out from R, the second
 moment of the features that must stay, and that leave the empty prompt's directions as they are. Every layer changes by
-dW = W0 M, with one `down` for all.
+dW = W0 M, with one `down` for all. M goes a little further than that (FURTHER).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # How many times as strong as in R the phrase's features must be along a direction that changes. Lower forgets more and
 # costs the others more (tests/benchmarks/erasure.py).
 STANDS_OUT = 4.0
+FURTHER = 1.25  # how far beyond the replacement's features a phrase's go: the sum over positions falls short of them
 RIDGE = 1e-5  # added to R, relative to the mean of its diagonal
 HELD = 0.05  # directions of the empty prompt's features that stay, by their share of the largest
 CONTEXTS = 48  # captions in which the phrase takes a noun's place
@@ -108,7 +109,9 @@ def moment(base: Base, prompts: Sequence[str]) -> Tensor:
     return features.T @ features / len(features)
 
 
-def solve(found: Sequence[Pairs], kept: Tensor, held: Tensor, least: float = STANDS_OUT) -> deltas.Factors:
+def solve(
+    found: Sequence[Pairs], kept: Tensor, held: Tensor, least: float = STANDS_OUT, further: float = FURTHER
+) -> deltas.Factors:
     """The map M as up [d, r] and down [r, d]; see the head of this module.
 
     Args:
@@ -116,6 +119,7 @@ def solve(found: Sequence[Pairs], kept: Tensor, held: Tensor, least: float = STA
         kept: R [d, d], the second moment of what must stay.
         held: orthonormal directions [d, h] along which nothing changes.
         least: how many times as strong as in R a direction must be in the features to change.
+        further: M is that of least squares times this.
     """
     stays = torch.eye(len(kept), dtype=kept.dtype) - held @ held.T
     gram, cross = torch.zeros_like(kept), torch.zeros_like(kept)
@@ -128,7 +132,7 @@ def solve(found: Sequence[Pairs], kept: Tensor, held: Tensor, least: float = STA
     strength, axes = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.T, upper=False))
     chosen = strength > min(least, 0.5 * float(strength[-1]))  # one direction at least
     basis = torch.linalg.solve_triangular(root.T, axes[:, chosen], upper=True)  # gram-orthogonal, of these strengths
-    return deltas.Factors(cross @ basis / strength[chosen], basis.T @ stays)
+    return deltas.Factors(cross @ basis * (further / strength[chosen]), basis.T @ stays)
 
 
 def tensors(base: Base, change: deltas.Factors) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool import settings
 from cdtool.errors import InterruptedRun
 from cdtool.evaluation import samples
-from cdtool.files import workplace
+from cdtool.files import replacing
 from cdtool.images import photos
 from cdtool.settings import SampleSettings, resolve
 from cdtool.store import concept, registry
@@ -99,9 +99,8 @@ def train_job(
             manifest = replace(manifest, settings={**manifest.settings, "steps": event.step})
             folder = _folder(job.name)
             folder.mkdir(parents=True, exist_ok=True)
-            with workplace(folder) as place:
-                concept.write(place / "concept", manifest, event.tensors)
-                (place / "concept").replace(folder / f"{event.step:06d}{registry.SUFFIX}")
+            with replacing(folder / f"{event.step:06d}{registry.SUFFIX}", durable=False) as temporary:
+                concept.write(temporary, manifest, event.tensors)
         yield event
 
 

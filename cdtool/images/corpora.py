@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cdtool import schema
 from cdtool.errors import InputError, NotFoundError
-from cdtool.files import parse_json
+from cdtool.files import parse_json, read_text
 
 CAPTIONS = "captions.jsonl"
 PICTURES = ("webp", "jpg", "jpeg", "png", "avif", "bmp", "gif", "tif", "tiff")
@@ -74,7 +74,7 @@ def _captions(path: Path) -> list[str]:
     kind = path.suffix.lower()
     if kind == ".tar":
         return [member.caption for member in read_tar(path)]
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if kind == ".json":
         return [line["caption"] for line in schema.loads(text)["annotations"]]
     if kind == ".jsonl":
@@ -101,7 +101,7 @@ def _file(path: Path, pictures: Path | None) -> Iterator[Member]:
     if path.suffix.lower() == ".json":
         return _coco(path, pictures)
     if path.suffix.lower() == ".jsonl":
-        return _table(path, path.read_text(encoding="utf-8-sig"))
+        return _table(path, read_text(path))
     return iter(read_tar(path))
 
 
@@ -116,7 +116,7 @@ def _folder(folder: Path) -> Iterator[Member]:
         if kind == ".tar":
             yield from read_tar(path)
         elif path.name == CAPTIONS:
-            yield from _table(path, path.read_text(encoding="utf-8-sig"))
+            yield from _table(path, read_text(path))
         elif kind.removeprefix(".") in PICTURES and (caption := _caption_beside(path)):
             yield Member(caption, path)
 

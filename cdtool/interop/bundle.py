@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cdtool.errors import NameTakenError, NotFoundError, ResourceError
+from cdtool.errors import ConceptError, NameTakenError, NotFoundError, ResourceError
 from cdtool.files import publish, workplace
 from cdtool.models.deltas import Factors
 from cdtool.store import bases, registry
@@ -37,13 +37,13 @@ class ExportBundle:
     manifest: Manifest
     base_info: BaseInfo
     rows: Mapping[int, Mapping[str, Tensor]]  # by place of the token (from 0) and text encoder: [d] float32
-    factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one rank and precision
+    factors: Mapping[str, Factors] = field(default_factory=dict)  # by module, all of one precision
     full: Mapping[str, Tensor] = field(default_factory=dict)  # by parameter: W = W0 + dW
     tensors: Mapping[str, Tensor] = field(default_factory=dict)  # as the concept's own file holds them
 
     @property
     def rank(self) -> int:
-        """The rank of all factors; 0 where there are none."""
+        """The largest rank of the factors; 0 where there are none."""
         return max((factors.rank for factors in self.factors.values()), default=0)
 
     def word(self, place: int) -> str:
@@ -112,13 +112,16 @@ def base_info(manifest: Manifest, base: str) -> BaseInfo:
 
 
 def rows(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The learned rows of a concept by place and text encoder, float32."""
+    """The learned rows of a concept by place and text encoder, float32. Raises ConceptError where one is missing."""
     found = {}
     for place, token in enumerate(manifest.tokens):
         if token.modifier:
             start = row_name(place, "")
             found[place] = {name.removeprefix(start): tensors[name].float()
                             for name in sorted(tensors) if name.startswith(start)}  # fmt: skip
+    encoders = {encoder for own in found.values() for encoder in own} or {"text_encoder"}
+    if lacking := [place for place, own in found.items() if set(own) != encoders]:
+        raise ConceptError(f'"{manifest.name}" has no learned row for its token {lacking[0] + 1}.', "Train it again.")
     return found
 
 

@@ -29,6 +29,7 @@ class Step:
     usage: str = ""
     rank: int = 0
     error: float = 0.0  # ‖dW - up down‖ / ‖dW‖ over all matrices, before rounding
+    padding: int = 0  # ranks of zeros added, over all matrices, so that they have one rank
 
 
 def steps(entry: Concept, to: str) -> int:
@@ -75,7 +76,7 @@ def export(
     )  # fmt: skip
     for place, part in placing.parts(row.write(_hollow(made, names, row), ""), folder, tool).items():
         bundle.check_free(place, part.files, force=force)
-    lost = 0.0
+    lost, padding = 0.0, 0
     if row.holds == "weights":
         made = replace(made, full=_whole(entry, base, names, tensors))
     elif row.holds == "concept":
@@ -85,7 +86,12 @@ def export(
         for module, factors, error, norm in _factors(names, tensors, rank, energy):
             parts[module] = (factors, error, norm)
             yield Step()
-        made = replace(made, factors=_uniform({module: factors for module, (factors, _, _) in parts.items()}))
+        found = _of_one_precision({module: factors for module, (factors, _, _) in parts.items()})
+        made = replace(made, factors=found)
+        if not row.mixed_ranks:
+            ranks = sum(each.rank for each in found.values())
+            made = replace(made, factors={module: deltas.padded(each, made.rank) for module, each in found.items()})
+            padding = made.rank * len(found) - ranks
         norms = sum(norm for _, _, norm in parts.values())
         lost = (sum(error for _, error, _ in parts.values()) / norms) ** 0.5 if norms else 0.0
     written = row.write(made, str(folder))
@@ -94,7 +100,7 @@ def export(
         written = replace(written, texts={"README.txt": row.write(shared, folder.name).usage + "\n"})
     paths = [path for place, part in placing.parts(written, folder, tool).items()
              for path in bundle.put(part, place, force=force)]  # fmt: skip
-    yield Step(tuple(paths), written.usage, made.rank, lost)
+    yield Step(tuple(paths), written.usage, made.rank, lost, padding)
 
 
 def _hollow(made: ExportBundle, names: Sequence[str], row: Format) -> ExportBundle:
@@ -140,12 +146,11 @@ def _factors(
         )
 
 
-def _uniform(factors: Mapping[str, Factors]) -> dict[str, Factors]:
-    """The same changes at one rank and precision: loaders get mixed ranks wrong (docs/differences.md 6.3)."""
-    rank = max((each.rank for each in factors.values()), default=0)
-    if any(torch.float32 in (each.up.dtype, each.down.dtype) for each in factors.values()):
-        factors = {module: deltas.balanced(each) for module, each in factors.items()}
-    return {module: deltas.padded(each, rank) for module, each in factors.items()}
+def _of_one_precision(factors: Mapping[str, Factors]) -> dict[str, Factors]:
+    """The same changes, all in float32 where one of them is."""
+    if not any(torch.float32 in (each.up.dtype, each.down.dtype) for each in factors.values()):
+        return dict(factors)
+    return {module: deltas.balanced(each) for module, each in factors.items()}
 
 
 def _whole(entry: Concept, base: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

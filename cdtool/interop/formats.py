@@ -22,11 +22,12 @@ class Format:
     write: Callable[[ExportBundle, str], Written] | None = None  # (bundle, folder as the usage shall name it)
     holds: Literal["factors", "weights", "concept"] = "factors"  # low-rank dW, W, or the concept's own tensors
     readme: bool = True
+    mixed_ranks: bool = False  # whether its readers take the strength of each matrix from its own alpha and rank
 
 
 FORMATS = {
     "diffusers": Format("diffusers LoRA", lora.is_peft, lora.read_peft, lora.write_diffusers),
-    "kohya": Format("kohya LoRA", lora.is_kohya, lora.read_kohya, lora.write_kohya, readme=False),
+    "kohya": Format("kohya LoRA", lora.is_kohya, lora.read_kohya, lora.write_kohya, readme=False, mixed_ranks=True),
     "custom-diffusion": Format(
         "Custom Diffusion example",
         original.is_example,

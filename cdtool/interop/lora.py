@@ -102,7 +102,7 @@ def to_peft(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
 
 
 def to_kohya(factors: Mapping[str, Factors], layers: int | None) -> dict[str, Tensor]:
-    """Kohya's names for changes by module, all of one rank, which alpha equals; with `layers` in CompVis spelling."""
+    """Kohya's names for changes by module, alpha the rank of each; with `layers` in CompVis spelling."""
     tensors = {}
     for module, (up, down) in factors.items():
         name = key_maps.to_flat(module, layers)

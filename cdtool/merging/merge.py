@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from cdtool.errors import ConceptError
-from cdtool.merging import diagnostics, targets
+from cdtool.merging import diagnostics, targets, thinning
 from cdtool.merging.targets import Targets
 from cdtool.models import deltas, text
 from cdtool.models.pipelines import check_base
@@ -140,10 +140,11 @@ def _solved(
     held = text.empty_directions(base, rule.held).double()
     free = torch.eye(width, dtype=torch.float64)
     free[: stats.width, : stats.width] -= held @ held.T
-    down, condition = dual_basis(
-        _augmented(bound.features, width) @ free, cholesky(stats.moment[:width, :width]),
-        rule.softness if len(bound.features) > rule.exact * stats.width else 0.0,
-    )  # fmt: skip
+    factor = cholesky(stats.moment[:width, :width])
+    if len(tokens) == 2 and len(bound.features) > thinning.PAIR_ROWS:
+        bound = _thinned(base, parents, bound, factor, free)
+    softness = rule.softness if len(bound.features) > rule.exact * stats.width else 0.0
+    down, condition = dual_basis(_augmented(bound.features, width) @ free, factor, softness)
     down = down @ free
     ups = {module: _target_values(module, weight, parents, bound).T for module, weight in base.kv.items()}
     if len(down) > width:  # more targets than directions: the same change in fewer numbers
@@ -159,6 +160,13 @@ def _solved(
     warnings = diagnostics.clashes(tokens, embeddings)
     report = diagnostics.report(sums, names, len(bound.features), condition, warnings)
     return tensors, report
+
+
+def _thinned(base: Base, parents: Sequence[Parent], bound: Targets, factor: Tensor, free: Tensor) -> Targets:
+    """The targets of a pair without those that the others imply best, so that its file stays small."""
+    values = torch.cat([_target_values(module, weight, parents, bound) for module, weight in base.kv.items()], dim=1)
+    left = thinning.kept(_augmented(bound.features, len(factor)) @ free, factor, values, thinning.PAIR_ROWS, LEAST)
+    return Targets(bound.features[left], [bound.owners[place] for place in left])
 
 
 def _targets(

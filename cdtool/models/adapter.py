@@ -44,7 +44,7 @@ class PrecomputedKV(nn.Module):
 
 @dataclass(frozen=True)
 class ConceptWeights:
-    """A concept's tensors on the device, in float32."""
+    """A concept's tensors: changes as stored, embeddings in float32 on the device."""
 
     kv: dict[str, Delta] = field(default_factory=dict)  # dW [o, d] per K/V module; all of them or none
     embeddings: tuple[tuple[Tensor, ...], ...] = ((), ())  # per encoder and token [d]; empty without a modifier
@@ -68,7 +68,7 @@ def parameter_of(tensor: str) -> str:
 
 
 def read_deltas(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
-    """Every change of the denoiser in a concept's tensors, by parameter name, in float32 on the device.
+    """Every change of the denoiser in a concept's tensors, by parameter name, as stored.
 
     Raises ConceptError for one that does not fit the base, as far as its weights are loaded.
     """
@@ -77,7 +77,7 @@ def read_deltas(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
         shapes |= {name: parameter.shape for name, parameter in base.unet.named_parameters()}
     found = {}
     for name in filter(None, dict.fromkeys(map(parameter_of, tensors))):
-        delta = deltas.to_device(deltas.read(tensors, parameter_name(name)), base.device)
+        delta = deltas.read(tensors, parameter_name(name))
         _check_shape(name, delta, shapes, complete=base.unet is not None)
         found[name] = delta
     return found
@@ -95,6 +95,7 @@ def _check_shape(name: str, delta: Delta, shapes: Mapping[str, torch.Size], *, c
 
 
 def _embeddings(base: Base, tokens: Sequence[Token], tensors: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+    pipelines.need(base, "text")
     found = []
     for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
         width = (encoder.config.hidden_size,)
@@ -132,6 +133,7 @@ def precomputed_kv(base: Base) -> Iterator[Callable[[Mapping[str, Tensor]], None
 
     Raises BaseError on leaving when the denoiser ran without using them: the concept would have had no effect.
     """
+    pipelines.need(base, "unet")
     unet = cast("nn.Module", base.unet)
     modules = {name: PrecomputedKV() for name in base.kv}
     biases = {name: _bias(unet.get_submodule(name), torch.float32) for name in base.kv}
@@ -162,7 +164,7 @@ def changed_parameters(base: Base, weights: ConceptWeights) -> dict[str, Tensor]
     changed = {}
     for name, delta in weights.others.items():
         weight = stored[name].float().to(base.device)
-        changed[name] = (weight + deltas.dense(delta, weight.shape)).to(base.dtype)
+        changed[name] = (weight + deltas.dense(delta, weight.shape).to(base.device)).to(base.dtype)
     return changed
 
 

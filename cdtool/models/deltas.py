@@ -63,13 +63,6 @@ def shape_of(delta: Delta) -> tuple[int, ...]:
     return (delta.up.shape[0], delta.down.shape[1]) if isinstance(delta, Factors) else tuple(delta.shape)
 
 
-def to_device(delta: Delta, device: torch.device) -> Delta:
-    """A delta in float32 on a device."""
-    if isinstance(delta, Factors):
-        return Factors(delta.up.float().to(device), delta.down.float().to(device))
-    return delta.float().to(device)
-
-
 def dense(delta: Delta, shape: torch.Size | None = None) -> Tensor:
     """A delta multiplied out, in float32; `shape` where it is a convolution's, whose factors lie flat [o, i kh kw]."""
     whole = delta.up.float() @ delta.down.float() if isinstance(delta, Factors) else delta.float()
@@ -77,15 +70,17 @@ def dense(delta: Delta, shape: torch.Size | None = None) -> Tensor:
 
 
 def apply(delta: Delta, features: Tensor) -> Tensor:
-    """What a delta adds to K or V [..., o] for text features [..., d] of the same precision: c dW'."""
+    """What a delta adds to K or V [..., o] for text features [..., d]: c dW', in the features' precision."""
     if isinstance(delta, Factors):
-        return functional.linear(functional.linear(features, delta.down), delta.up)
-    return functional.linear(features, delta)
+        return functional.linear(functional.linear(features, delta.down.to(features)), delta.up.to(features))
+    return functional.linear(features, delta.to(features))
 
 
 def scaled(delta: Delta, weight: float) -> Delta:
     """A delta times a number."""
-    return Factors(delta.up * weight, delta.down) if isinstance(delta, Factors) else delta * weight
+    if isinstance(delta, Factors):
+        return Factors(delta.up.float() * weight, delta.down)
+    return delta.float() * weight
 
 
 def added(one: Delta, other: Delta) -> Delta:

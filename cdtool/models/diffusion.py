@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cdtool.errors import BaseError, UsageError
+from cdtool.models import pipelines
 from cdtool.models.text import Conditioning, join
 from cdtool.schema import shortened
 from cdtool.settings import guided
@@ -94,6 +95,7 @@ def predict(base: Base, noisy: Tensor, t: Tensor, condition: Conditioning, sizes
     added = None
     if base.family.conditioned:
         added = {"text_embeds": condition.pooled, "time_ids": sizes}
+    pipelines.need(base, "unet")
     unet = cast("Any", base.unet)
     result = unet(noisy, t, encoder_hidden_states=condition.features, added_cond_kwargs=added, return_dict=False)[0]
     return cast("Tensor", result.float())
@@ -160,6 +162,7 @@ def latent_batch(height: int, width: int) -> int:
 @torch.no_grad()
 def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Mean and standard deviation of the latents of uint8 pictures, scaled: float32 [b, 2, c, h, w] on the CPU."""
+    pipelines.need(base, "vae")
     vae = cast("Any", base.vae)
     made = []
     size = latent_batch(*images[0].shape[:2])
@@ -175,6 +178,7 @@ def moments(base: Base, images: Sequence[NDArray[np.uint8]]) -> Tensor:
 @torch.no_grad()
 def decode(base: Base, z: Tensor) -> NDArray[np.uint8]:
     """Pictures uint8 [b, height, width, 3] of latents [b, c, h, w]."""
+    pipelines.need(base, "vae")
     vae = cast("Any", base.vae)
     shift, scale = _normalisation(vae)
     made = []

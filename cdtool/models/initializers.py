@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from cdtool.errors import TokenError, nearest
+from cdtool.models import pipelines
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,6 +128,7 @@ def initial_embeddings(base: Base, tokens: Sequence[Token], init: str = "rare", 
 
     Raises TokenError where the word it names is no single entry of the vocabulary.
     """
+    pipelines.need(base, "text")
     embeddings = []
     for encoder, (model, tokenizer) in enumerate(zip(base.text_encoders, base.tokenizers, strict=True)):
         table = cast("nn.Embedding", model.get_input_embeddings()).weight.detach()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cdtool.store.registry import Concept
 
 Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
+READ_TOGETHER = 100  # tensors of a denoiser
 MAX_POSITIONS = 10_000  # tokens that any text encoder of ours could read
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +53,8 @@ class Base:
     tokenizers: tuple[CLIPTokenizer, ...] = ()
     kv: dict[str, Tensor] = field(default_factory=dict)  # module -> W0 [o, d] as stored
     fingerprint: str = ""
+    own_vae: Path | None = None  # the folder of an autoencoder in place of the base's
+    sparing: bool = False  # parts are loaded when they are needed and freed when their work is done (`need`, `done`)
 
     @property
     def prediction(self) -> str:
@@ -78,15 +83,19 @@ class Base:
         return self.family.conditioned and bool(index.get("force_zeros_for_empty_prompt", True))
 
     @property
+    def vae_folder(self) -> Path:
+        """The folder of the autoencoder."""
+        return self.own_vae or self.folder / "vae"
+
+    @property
     def latent_factor(self) -> int:
         """Pixels per latent cell."""
-        config = json.loads((self.folder / "vae" / "config.json").read_text())
-        return int(2 ** (len(config["block_out_channels"]) - 1))
+        return families.shrinking(families.read_json(self.vae_folder / "config.json"))
 
     @property
     def resolution(self) -> int:
         """The side of the pictures it was trained on, px."""
-        return int(self.unet_config["sample_size"]) * self.latent_factor
+        return families.resolution(self.unet_config, self.latent_factor)
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -220,32 +229,83 @@ def load(
     precision: Precision = "auto",
     device: str = "auto",
     parts: tuple[Part, ...] = ("unet", "vae", "text"),
+    sparing: bool = False,
+    vae: str = "",
 ) -> Base:
     """Load a base: frozen weights in the compute precision, text encoders in float32, K/V also as stored.
 
-    Raises NotFoundError when it is not on this machine and BaseError when it cannot be used.
+    A `sparing` one has tokenizers and K/V only; `need` loads the rest. `vae` is an autoencoder of one's own, a folder
+    or a single file. Raises NotFoundError when it is not on this machine and BaseError when it cannot be used.
     """
-    from safetensors import SafetensorError
-
     folder = bases.locate(name)
     family, unet_config, schedule = families.read(folder)
     where = pick_device(device)
     dtype, _ = pick_dtype(precision, where)
-    base = Base(name, folder, family, where, dtype, schedule, unet_config)
-    try:
+    base = Base(name, folder, family, where, dtype, schedule, unet_config, sparing=sparing)
+    base.own_vae = bases.locate_vae(vae, folder) if vae else None
+    with _loadable(name):
         base.kv = read_kv(folder, kv_names(unet_config))
         base.fingerprint = fingerprint(base.kv)
-        if "unet" in parts:
-            base.unet = _unet(folder, dtype).to(where)
-        if "vae" in parts:
-            base.vae = _vae(folder, dtype).to(where)
-        if "text" in parts:
-            base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in family.encoders)
-        if "text" in parts or "tokenizers" in parts:
+    if sparing:
+        forget_pages(base)
+    need(base, *(("tokenizers",) if sparing else parts))
+    return base
+
+
+def need(base: Base, *parts: Part) -> None:
+    """Load those of the parts that are not in memory. Raises BaseError for one that cannot be used."""
+    folder, where = base.folder, base.device
+    with _loadable(base.name):
+        if "unet" in parts and base.unet is None:
+            base.unet = _unet(folder, base.unet_config, base.dtype, where)
+        if "vae" in parts and base.vae is None:
+            base.vae = _vae(base.vae_folder, base.dtype).to(where)
+        if "text" in parts and not base.text_encoders:
+            base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in base.family.encoders)
+        if ("text" in parts or "tokenizers" in parts) and not base.tokenizers:
             base.tokenizers = load_tokenizers(folder)
+
+
+def done(base: Base, *parts: Part) -> None:
+    """Free parts of a sparing base; `need` loads them again."""
+    if base.sparing:
+        free(base, *parts)
+
+
+def free(base: Base, *parts: Part) -> None:
+    """Free parts of a base; `need` loads them again."""
+    if "unet" in parts:
+        base.unet = None
+    if "vae" in parts:
+        base.vae = None
+    if "text" in parts:
+        base.text_encoders = ()
+    release_memory(base.device)
+
+
+def forget_pages(base: Base) -> None:
+    """Map the stored K/V anew: what was read of their file so far no longer counts as this process's memory."""
+    base.kv = read_kv(base.folder, base.kv)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give what was freed back to the device and to the system."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed blocks below larger ones otherwise
+
+
+@contextlib.contextmanager
+def _loadable(name: str) -> Iterator[None]:
+    """Raises BaseError for a base whose files cannot be read."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseError(f'The base "{name}" cannot be loaded: {error}.', "Fetch or copy it again.") from None
-    return base
 
 
 def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, ...]:
@@ -263,19 +323,28 @@ def _variant(folder: Path) -> str | None:
     return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
-def _unet(folder: Path, dtype: torch.dtype) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    return _frozen(UNet2DConditionModel, folder, "unet", dtype)
+def _unet(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """The denoiser, read some tensors at a time: the whole file is never in memory beside what is made of it."""
+    unet = empty_unet(config)
+    with _readable(folder / "unet"):
+        names = list(unet.state_dict())
+        for start in range(0, len(names), READ_TOGETHER):
+            found = read_parameters(folder, names[start : start + READ_TOGETHER])
+            made = {name: tensor.to(device, dtype) for name, tensor in found.items()}
+            unet.load_state_dict(made, strict=False, assign=True)
+    return unet.requires_grad_(False).eval()
 
 
 def _vae(folder: Path, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL
 
-    config = json.loads((folder / "vae" / "config.json").read_text())
-    if dtype == torch.float16 and config.get("force_upcast", True):
-        dtype = torch.float32  # SD VAEs overflow in fp16
-    return _frozen(AutoencoderKL, folder, "vae", dtype)
+    return _frozen(AutoencoderKL, folder, vae_dtype(folder, dtype))
+
+
+def vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """The precision that the autoencoder in `folder` computes in: most overflow in fp16."""
+    config = json.loads((folder / "config.json").read_text())
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 @contextlib.contextmanager
@@ -292,10 +361,9 @@ def _readable(folder: Path) -> Iterator[None]:
         raise BaseError(f"{folder} is damaged: {reason}.", "Fetch or copy the base again.") from None
 
 
-def _frozen(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
-    variant = _variant(folder / part)
-    with _readable(folder / part):
-        model = cls.from_pretrained(folder, subfolder=part, torch_dtype=dtype, variant=variant, local_files_only=True)
+def _frozen(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    with _readable(folder):
+        model = cls.from_pretrained(folder, torch_dtype=dtype, variant=_variant(folder), local_files_only=True)
     return model.requires_grad_(False).eval()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from cdtool.models import pipelines
 from cdtool.tokens import Prompt, own_words
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def emphasised(base: Base, condition: Conditioning, prompts: Sequence[Prompt]) -
     """
     if not any(prompt.weights for prompt in prompts):
         return condition
+    pipelines.need(base, "text")
     widths = [int(encoder.config.hidden_size) for encoder in base.text_encoders]
     weights = torch.tensor([_position_weights(base, prompt) for prompt in prompts])[..., None].to(condition.features)
     parts = []
@@ -211,6 +213,7 @@ def encode(base: Base, prompts: Sequence[Tokenized], embeddings: Sequence[Sequen
 
     Differentiable in the embeddings. SDXL's two encoders are joined along d, with the second one's pooled text.
     """
+    pipelines.need(base, "text")
     features, pooled = [], None
     for index, encoder in enumerate(base.text_encoders):
         ids = torch.tensor([prompt.ids[index] for prompt in prompts], device=base.device)
@@ -222,11 +225,34 @@ def encode(base: Base, prompts: Sequence[Tokenized], embeddings: Sequence[Sequen
     return Conditioning(torch.cat(features, dim=-1), pooled if base.family.conditioned else None)
 
 
+@contextlib.contextmanager
+def in_compute_precision(base: Base) -> Iterator[None]:
+    """While open, the text encoders' matrices are in the compute precision, as which autocast computes them anyway.
+
+    Without it every pass casts them again, and keeps the copies until its backward pass. Features are equal to the
+    bit under autocast. Afterwards the encoders are freed, to be loaded in float32 where they are needed.
+    """
+    if base.dtype == torch.float32:
+        yield
+        return
+    pipelines.need(base, "text")
+    for encoder in base.text_encoders:
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(base.dtype)
+    pipelines.release_memory(base.device)
+    try:
+        yield
+    finally:
+        pipelines.free(base, "text")
+
+
 def empty_directions(base: Base, least: float) -> Tensor:
     """An orthonormal basis [d, r] of the empty prompt's features, r as many as reach a share `least` of the largest.
 
     No direction where `least` is 0, or where the base's unconditional text is zeros.
     """
+    pipelines.need(base, "text")
     if not least:
         return torch.zeros(sum(int(encoder.config.hidden_size) for encoder in base.text_encoders), 0)
     blank: list[list[Tensor]] = [[] for _ in base.text_encoders]

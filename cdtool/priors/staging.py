@@ -125,10 +125,10 @@ def _publish_manifest(manifest: Manifest, force: bool) -> str:
     with publish.workplace(folder) as staged:
         file = staged / "set.json"
         file.write_text(json.dumps(asdict(manifest), ensure_ascii=False, indent=1), encoding="utf-8")
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+        publish.flush(file)
         if force:
             file.replace(folder / f"{manifest.name}.json")
+            publish.flush(folder)
             return manifest.name
         candidates = chain([manifest.name], (f"{manifest.name}-{number}" for number in count(2)))
         return next(name for name in candidates if publish.publish(file, folder / f"{name}.json"))

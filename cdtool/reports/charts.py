@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from cdtool.errors import NotFoundError, UsageError
-from cdtool.files import workplace
+from cdtool.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,9 +213,8 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    with workplace(path.absolute().parent) as work:
-        figure.savefig(work / path.name, dpi=160)
-        (work / path.name).replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160)
 
 
 def heat(image: Image.Image, values: NDArray[np.float32], *, side: int = 256, top: float | None = None) -> Image.Image:

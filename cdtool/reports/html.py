@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from cdtool.errors import NotFoundError, UsageError
-from cdtool.files import workplace
+from cdtool.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,6 +95,5 @@ def check(path: Path, flag: str) -> None:
 
 def save(text: str, path: Path) -> None:
     """Write a page under its name whole or not at all, over an older one."""
-    with workplace(path.absolute().parent) as work:
-        (work / path.name).write_text(text, encoding="utf-8", newline="\n")
-        (work / path.name).replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

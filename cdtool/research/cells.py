@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NotFoundError
 from cdtool.evaluation import alignment, identity, metrics, samples, side_effects
-from cdtool.files import read_prompts, workplace
+from cdtool.files import read_prompts, replacing
 from cdtool.images import photos
 from cdtool.research import recipes
 from cdtool.research import suite as suitefile
@@ -158,8 +158,7 @@ def _publish(plan: Plan, cell: Cell, scored: Sequence[Sample], result: Mapping[s
 
     path = path_of(plan.out, cell)
     shown = [sample.image for sample in scored[:: plan.drawn(cell).count]]
-    with workplace(path.parent) as work:
-        contact_sheet([Row(cell.id, shown)], side=96).save(work / "cell.png")
-        (work / "cell.json").write_text(json.dumps(result), encoding="utf-8")
-        (work / "cell.png").replace(path.with_name(f"{cell.id}.png"))
-        (work / "cell.json").replace(path)
+    with replacing(path.with_name(f"{cell.id}.png")) as temporary:
+        contact_sheet([Row(cell.id, shown)], side=96).save(temporary)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result), encoding="utf-8")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import CdtoolError
+from cdtool.files import replacing
 
 BEAT = 5.0  # s between two signs of life
 STALE = 60.0  # s without one, after which a worker on another machine is taken for dead
@@ -194,9 +195,8 @@ def _touch(path: Path) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    work = path.with_name(f".{path.name}.{os.getpid()}")
-    work.write_text(json.dumps(content), encoding="utf-8")
-    work.replace(path)
+    with replacing(path, durable=False) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _read(path: Path, kind: Any) -> Any:

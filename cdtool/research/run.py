@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, UsageError
 from cdtool.evaluation import metrics
 from cdtool.evaluation.metrics import MetricRequest
-from cdtool.files import sweep, workplace
+from cdtool.files import replacing, sweep
 from cdtool.images import photos
 from cdtool.research import cells, claims, customconcept101, recipes
 from cdtool.research import suite as suitefile
@@ -116,7 +116,9 @@ def run(plan: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Eve
     for part in ("cells", CLAIMS):
         (plan.out / part).mkdir(parents=True, exist_ok=True)
     sweep(plan.out / "cells")
-    context = RunContext(pipelines.load(plan.base, precision=plan.drawing.precision, device=plan.device), stop)
+    context = RunContext(
+        pipelines.load(plan.base, precision=plan.drawing.precision, device=plan.device, vae=plan.drawing.vae), stop
+    )
     keys = {cell.id: cells.key_of(plan, context, cell) for cell in plan.cells}
     todo = [cell for cell in plan.cells if cells.read(plan.out, cell, keys[cell.id]) is None]
     yield Event("plan", total=_total(plan, context, todo), kept=len(plan.cells) - len(todo))
@@ -258,9 +260,8 @@ def save_sheets(plan: Plan) -> None:
     folder = plan.out / "sheets"
     folder.mkdir(exist_ok=True)
     for name, sheet in sheets(plan):
-        with workplace(folder) as work:  # other workers may write the same
-            sheet.save(work / "sheet.png")
-            (work / "sheet.png").replace(folder / f"{name}.png")
+        with replacing(folder / f"{name}.png", durable=False) as temporary:  # other workers may write the same
+            sheet.save(temporary)
 
 
 def _total(plan: Plan, context: RunContext, todo: Sequence[Cell]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import InputError, NameTakenError, NotFoundError, UsageError
 from cdtool.evaluation import evaluate, samples
-from cdtool.files import workplace
+from cdtool.files import replacing
 from cdtool.images import corpora, photos
 from cdtool.reports import html
 from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key, key_path, key_text
@@ -100,7 +100,9 @@ def run(plan: Comparison) -> Iterator[Generated | Study]:
 
     drawn: list[list[Generated]] = []
     for side in (plan.a, plan.b):
-        base = pipelines.load(side.composition.base, precision=side.settings.precision, device=plan.device)
+        base = pipelines.load(
+            side.composition.base, precision=side.settings.precision, device=plan.device, vae=side.settings.vae
+        )
         drawn.append([])
         for picture in sample.generate(
             base, side.composition.concepts, side.prompts, side.settings, weights=side.composition.weights
@@ -131,11 +133,9 @@ def check(page: Path, *, force: bool = False) -> None:
 def save(study: Study, page: Path) -> Path:
     """Write a study's page, and its key beside it, whose path is returned; the key first, so no page lacks one."""
     key = key_path(page)
-    with workplace(page.absolute().parent) as work:
-        (work / key.name).write_text(key_text(study.key), encoding="utf-8")
-        (work / page.name).write_text(study.page, encoding="utf-8", newline="\n")
-        (work / key.name).replace(key)
-        (work / page.name).replace(page)
+    with replacing(key) as temporary:
+        temporary.write_text(key_text(study.key), encoding="utf-8")
+    html.save(study.page, page)
     return key
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import tomli
 
 from cdtool.errors import InputError, NotFoundError, nearest
+from cdtool.files import exists, read_text
 from cdtool.methods import METHODS, words_only
 from cdtool.settings import SampleSettings, TrainSettings
 from cdtool.store import bases, registry
@@ -142,7 +143,7 @@ def read(path: Path, data: Path | None = None) -> Suite:
     Raises NotFoundError where there is no file, InputError for one that is no suite.
     """
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_text(path))
     except FileNotFoundError:
         raise NotFoundError(f'There is no suite "{path}".', nearest(str(path), SHIPPED) or _known()) from None
     except (tomli.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -260,7 +261,7 @@ def _table(path: Path, entry: Mapping[str, Any]) -> TableSpec:
 def missing(suite: Suite, cells: Sequence[Cell]) -> list[Path]:
     """The photo folders and prompt files that cells need and that do not exist."""
     wanted = [concept.photos for cell in cells for concept in cell.concepts] + [cell.prompts for cell in cells]
-    return [path for path in dict.fromkeys(wanted) if not path.exists()]
+    return [path for path in dict.fromkeys(wanted) if not exists(path)]
 
 
 def template(prompt: str, tokens: Sequence[Token]) -> str:

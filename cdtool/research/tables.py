@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from cdtool.evaluation import alignment
-from cdtool.files import workplace
+from cdtool.files import replacing
 from cdtool.research.suite import DATA, Cell, Suite, TableSpec
 
 Result = Mapping[str, Any]
@@ -246,8 +246,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
 def write(folder: Path, page: str, tables: Sequence[Table], data: Mapping[str, Any]) -> list[Path]:
     """tables.md, tables.csv and tables.json in a folder, each whole or not at all."""
     contents = {"md": page, "csv": comma_separated(tables), "json": json.dumps(data, indent=1, default=str) + "\n"}
-    with workplace(folder) as work:
-        for ending, text in contents.items():
-            (work / ending).write_text(text, encoding="utf-8", newline="\n")
-            (work / ending).replace(folder / f"tables.{ending}")
+    for ending, text in contents.items():
+        with replacing(folder / f"tables.{ending}", durable=False) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     return [folder / f"tables.{ending}" for ending in contents]

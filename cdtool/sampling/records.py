@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
 import re
 import struct
@@ -16,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from cdtool import __version__, schema, settings
 from cdtool.errors import InputError, NotFoundError, ResourceError, SettingsError
-from cdtool.files import open_regular
+from cdtool.files import exists, open_regular, publish, sweep_workplaces, workplace
 from cdtool.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettin
 
     dtype = str(base.dtype).removeprefix("torch.")
     used = asdict(chosen) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
-    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch")}
+    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch", "memory")}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())
@@ -102,6 +103,7 @@ def save(image: SampledImage, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep_workplaces(folder)
         path = _publish(image, folder, f"{_slug(image.prompt)}-{image.seed}")
         with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"file": path.name, **asdict(image.record)}, ensure_ascii=False) + "\n")
@@ -116,19 +118,11 @@ def _slug(prompt: str) -> str:
 
 
 def _publish(image: SampledImage, folder: Path, stem: str) -> Path:
-    number = 1
-    while True:
-        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-        try:
-            with path.open("xb") as file:
-                try:
-                    image.save(file, "PNG")
-                except BaseException:
-                    path.unlink(missing_ok=True)  # leave no half image, whatever stopped it
-                    raise
-            return path
-        except FileExistsError:
-            number += 1
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    with workplace(folder) as work:
+        image.save(work / "image.png", "PNG")
+        paths = (folder / f"{name}.png" for name in names)
+        return next(path for path in paths if publish(work / "image.png", path, durable=False))
 
 
 def read(path: Path) -> tuple[Record, SampleSettings]:
@@ -136,7 +130,7 @@ def read(path: Path) -> tuple[Record, SampleSettings]:
 
     Raises NotFoundError where there is no such file, InputError for any other.
     """
-    if not path.exists():
+    if not exists(path):
         raise NotFoundError(f"There is no image {path}.", "Check the path.")
     try:
         with open_regular(path) as file, Image.open(file) as image:

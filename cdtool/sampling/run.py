@@ -179,19 +179,22 @@ def replay(
 def run(plan: Plan) -> Iterator[SampleStep]:
     """Carry out a plan, yielding after every denoising step; the first step has the warnings alone.
 
-    Raises BaseError where the base is not the concept's, InputError where it is not that of the image made again.
+    Raises ResourceError where an image does not fit into memory, BaseError where the base is not the concept's,
+    InputError where it is not that of the image made again.
     """
     from cdtool.models import pipelines
-    from cdtool.sampling import records
+    from cdtool.sampling import memory, records
     from cdtool.sampling import sample as sampling
 
-    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device)
+    plan, fitted = memory.fit_plan(plan)
+    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device,
+                          sparing=True, vae=plan.settings.vae)  # fmt: skip
     if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
         raise InputError(
             f"The image was made on {plan.record.base}; {base.name} has other weights.",
             f"Use --base {plan.record.base}.",
         )
-    subject, warnings = plan.subject, plan.warnings()
+    subject, warnings = plan.subject, [*plan.warnings(), *fitted]
     for step in sampling.steps(
         base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force
     ):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
 
-from cdtool.errors import SettingsError
-from cdtool.models import adapter, diffusion, text
+from cdtool.errors import ResourceError, SettingsError, is_out_of_memory
+from cdtool.models import adapter, diffusion, pipelines, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
 from cdtool.settings import SampleSettings, guided, parse_size
-from cdtool.store import concept
+from cdtool.store import concept, families
 from cdtool.store.subject import beyond_words, tokens_of
-from cdtool.tokens import Prompt, bind_weighted
+from cdtool.tokens import Prompt, bind_weighted, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class Step:
 def image_size(base: Base, settings: SampleSettings) -> tuple[int, int]:
     """(width, height) in px of the images. Raises SettingsError for a size the base cannot make."""
     size = parse_size(settings.size) if settings.size else (base.resolution, base.resolution)
-    cell = base.latent_factor * 2 ** (len(base.unet_config["block_out_channels"]) - 1)
+    cell = base.latent_factor * families.shrinking(base.unet_config)
     if any(side % cell for side in size):
         raise SettingsError(f"--size {size[0]}x{size[1]}: both sides must be multiples of {cell} here.")
     return size
@@ -130,7 +130,7 @@ class Sampler:
 
         The features of the parts of a long one follow one another [1, parts l, d]; the pooled text is the first's.
         """
-        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.text_encoders)
+        embeddings = routing.embeddings(self.concepts) if self.concepts else ((),) * len(self.base.family.encoders)
         parts = text.split(self.base, prompt, self.tokens)
         tokenized = [text.tokenize(self.base, part, self.tokens) for part in parts]
         encoded = adapter.encode(self.base, adapter.ConceptWeights(embeddings=embeddings), tokenized)
@@ -221,17 +221,47 @@ def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleS
     filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
     negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt in filled}}
     jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
-    done, total = 0, len(jobs) * settings.steps
+    done = 0
+    pipelines.done(sampler.base, "text")
+    pipelines.need(sampler.base, "unet")
     with adapter.override_parameters(sampler.base.unet, sampler.parameters):
-        for batch in _batches(jobs, settings.batch):
-            negative = negatives[batch[0][0].parts]
-            for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
-                if number < settings.steps:
-                    yield Step(done * settings.steps + number * len(batch), total)
-            done += len(batch)
-            images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
-            made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
-            yield Step(done * settings.steps, total, tuple(made))
+        waiting = list(_batches(jobs, settings.batch))
+        while waiting:
+            batch = waiting.pop(0)
+            if (yield from _finished(sampler, batch, negatives[batch[0][0].parts], settings, done, len(jobs))):
+                done += len(batch)
+                continue
+            half = -(-len(batch) // 2)
+            waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
+            pipelines.release_memory(sampler.base.device)
+            yield Step(done * settings.steps, len(jobs) * settings.steps,
+                       warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
+
+
+def _finished(
+    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings,
+    done: int, count: int,
+) -> Generator[Step, None, bool]:  # fmt: skip
+    """Sample a batch behind `done` of `count` images; False where memory ran out and a smaller one may fit.
+
+    Raises ResourceError where a single image does not fit.
+    """
+    total = count * settings.steps
+    try:
+        for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
+            if number < settings.steps:
+                yield Step(done * settings.steps + number * len(batch), total)
+        images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            hint = "Free some memory" + (", or try --precision bf16." if sampler.base.dtype == torch.float32 else ".")
+            raise ResourceError("There is not enough memory to sample a single image at a time.", hint) from None
+        return False
+    made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
+    yield Step((done + len(batch)) * settings.steps, total, tuple(made))
+    return True
 
 
 def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[list[tuple[EncodedPrompt, int]]]:

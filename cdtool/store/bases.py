@@ -60,6 +60,29 @@ def locate(name: str) -> Path:
     raise NotFoundError(f'The base "{name}" is not on this machine.', f"Get it with: cdtool base use {name} --fetch")
 
 
+def locate_vae(name: str, base: Path) -> Path:
+    """The folder of an autoencoder of one's own for the base in `base`: a diffusers folder or a single file.
+
+    A file is converted into the cache when it is first used. Raises NotFoundError where there is none, BaseError for
+    one that is damaged or makes other latents than the base's denoiser takes.
+    """
+    path, own = Path(name).expanduser(), read_json(base / "vae" / "config.json")
+    if _is_checkpoint(path):
+        folder = single_file.vae_folder(path, float(own.get("scaling_factor", 0.18215)))
+    else:
+        folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
+    if not (folder / "config.json").is_file():
+        raise NotFoundError(f"There is no autoencoder {name}.", "Give a diffusers folder or a .safetensors file.")
+    given = read_json(folder / "config.json")
+    made, taken = ((config.get("latent_channels", 4), len(config.get("block_out_channels", ())))
+                   for config in (given, own))  # fmt: skip
+    if made != taken:
+        raise BaseError(f"The autoencoder {name} makes other latents than this base takes.", "Use one of its family.")
+    if not any(folder.glob("*.safetensors")):
+        raise BaseError(f"The autoencoder {name} has no safetensors weights.", "Copy or download it again.")
+    return folder.resolve()
+
+
 @dataclass(frozen=True)
 class BaseSummary:
     """A base in figures: `resolution` in px, `matrices` of text-only K/V weights with `numbers` entries in all."""

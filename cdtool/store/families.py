@@ -145,6 +145,22 @@ def _check_unet(name: str, unet: dict[str, Any]) -> None:
         raise BaseError(f"This {name}'s UNet cannot be a base: {reason}.", "Use the base it was distilled from.")
 
 
+def shrinking(config: dict[str, Any]) -> int:
+    """By how much an autoencoder or a UNet makes a side smaller: twice per block but the last. Raises BaseError."""
+    blocks = config.get("block_out_channels")
+    if not isinstance(blocks, list) or not 0 < len(blocks) <= 16:
+        raise BaseError("A configuration of the base does not tell its block_out_channels.", "Fetch or copy it again.")
+    return int(2 ** (len(blocks) - 1))
+
+
+def resolution(unet: dict[str, Any], factor: int) -> int:
+    """The side of the pictures a base was trained on, px. Raises BaseError where its configuration does not tell."""
+    side = unet.get("sample_size")
+    if not isinstance(side, int) or not 0 < side <= 4096:
+        raise BaseError("The UNet's configuration does not tell its sample_size.", "Fetch or copy the base again.")
+    return side * factor
+
+
 def _check_scheduler(name: str, scheduler: dict[str, Any]) -> None:
     cls = str(scheduler.get("_class_name", ""))
     if cls.startswith("FlowMatch") or scheduler.get("use_flow_sigmas"):

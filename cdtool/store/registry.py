@@ -227,9 +227,20 @@ def adopt(source: Path, name: str, *, force: bool = False) -> Concept:
 
 
 def remove(name: str) -> None:
-    """Delete a concept, whole or damaged, and its sidecar. Raises NotFoundError."""
-    _existing(name).unlink(missing_ok=True)
-    _sidecar(name).unlink(missing_ok=True)
+    """Delete a concept, whole or damaged, and its sidecar, for good (see `trash`). Raises NotFoundError."""
+    for path in files_of(name):
+        path.unlink(missing_ok=True)
+
+
+def files_of(name: str) -> tuple[Path, Path]:
+    """The file of a concept, whole or damaged, and its sidecar, which need not be there. Raises NotFoundError."""
+    _existing(name)
+    return paths_of(name)
+
+
+def paths_of(name: str) -> tuple[Path, Path]:
+    """Where the file of a concept of this name and its sidecar lie or would lie."""
+    return _path(name), _sidecar(name)
 
 
 def dependents(name: str) -> list[str]:
@@ -250,6 +261,7 @@ def rename(old: str, new: str, *, force: bool = False) -> None:
     try:
         if force:
             path.replace(_path(new))
+            flush(concepts_dir())
         elif not publish(path, _path(new)):
             raise NameTakenError(f'There is a concept "{new}" already.', "Replace it with --force.")
     except FileNotFoundError:
@@ -358,4 +370,5 @@ def _publish_near(temporary: Path, name: str) -> str:
 
 def _publish_over(temporary: Path, name: str) -> str:
     temporary.replace(_path(name))
+    flush(concepts_dir())
     return name

@@ -25,6 +25,7 @@ from cdtool.store.checkpoints import END_TOKEN, ITEM_BYTES, UNET, VAE, Layout, T
 SUFFIXES = (".safetensors", ".ckpt")
 _CHUNK = 1 << 24  # bytes copied at once
 _FORMAT = 1  # counts up when the same file would become another folder
+_VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # some files hold a loss and averages too
 _START_TOKEN = "<|startoftext|>"
 
 
@@ -45,6 +46,42 @@ def folder(path: Path) -> Path:
         with contextlib.suppress(OSError):  # another process was faster
             os.replace(work / target.name, target)
     return target
+
+
+def vae_folder(path: Path, scaling: float) -> Path:
+    """The diffusers folder of an autoencoder's single file, converted into the cache on first use.
+
+    `scaling` is what the base multiplies latents by, which such a file does not say. Raises BaseError for a file that
+    is damaged or no autoencoder.
+    """
+    target = _target(path).with_suffix(f".vae-{scaling:g}")
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with workplace(target.parent) as work, _as_safetensors(path, work) as source:
+        tensors, _ = checkpoints.read_header(source)
+        vae = _below(tensors, VAE) or dict(tensors)
+        vae = {name: row for name, row in vae.items() if name.startswith(_VAE_PARTS)}
+        if not ldm.vae_levels(_shapes(vae)):
+            hint = "Use the folder it came from." if any(".down_blocks." in name for name in vae) else ""
+            raise BaseError(f"{path} is no autoencoder as CompVis names it.", hint)
+        try:
+            components, config = _autoencoder(vae, scaling)
+        except KeyError as error:
+            raise BaseError(f"{path} is incomplete: it has no {error.args[0]}.", "Copy or download it again.") from None
+        (work / target.name).mkdir()
+        _write_tensors(source, components, work / target.name / "diffusion_pytorch_model.safetensors")
+        _write_json(work / target.name / "config.json", config)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(work / target.name, target)
+    return target
+
+
+def _autoencoder(tensors: Tensors, scaling: float) -> tuple[Tensors, dict[str, Any]]:
+    """An autoencoder's tensors under diffusers' names, and its configuration."""
+    levels = ldm.vae_levels(_shapes(tensors))
+    renamed = {name: _linear(name, row) for name, row in _renamed(tensors, ldm.vae_name, levels).items()}
+    return renamed, ldm.vae_config(_shapes(tensors), scaling=scaling)
 
 
 def _target(path: Path) -> Path:
@@ -124,12 +161,11 @@ def _components(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[dict[str
         configs[name] = ldm.text_config(shapes, act=act, projected=encoder.projected, pad=pad)
         pooled = configs[name]["projection_dim"] if encoder.projected else pooled
     unet, vae = _below(tensors, UNET), _below(tensors, VAE)
-    vae = {name: row for name, row in vae.items() if not name.startswith(("loss.", "model_ema."))}
+    vae = {name: row for name, row in vae.items() if name.startswith(_VAE_PARTS)}
     configs["unet"] = ldm.unet_config(_shapes(unet), heads=layout.heads, pooled=pooled)
-    configs["vae"] = ldm.vae_config(_shapes(vae), scaling=layout.scaling)
-    layers, levels = configs["unet"]["layers_per_block"], ldm.vae_levels(_shapes(vae))
+    components["vae"], configs["vae"] = _autoencoder(vae, layout.scaling)
+    layers = configs["unet"]["layers_per_block"]
     components["unet"] = {ldm.unet_name(name, layers): row for name, row in unet.items()}
-    components["vae"] = {name: _linear(name, row) for name, row in _renamed(vae, ldm.vae_name, levels).items()}
     return components, configs
 
 

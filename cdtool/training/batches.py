@@ -14,6 +14,7 @@ import torch
 from cdtool.errors import SettingsError
 from cdtool.images import augmentation
 from cdtool.models import diffusion
+from cdtool.store import families
 from cdtool.tokens import Prompt, Token, bind
 from cdtool.training import latents
 
@@ -199,7 +200,7 @@ def resolution(base: Base, settings: TrainSettings) -> int:
     Raises SettingsError otherwise.
     """
     size = settings.resolution or base.resolution
-    cell = base.latent_factor * 2 ** (len(base.unet_config["block_out_channels"]) - 1)
+    cell = base.latent_factor * families.shrinking(base.unet_config)
     if size % cell:
         raise SettingsError(f"--resolution {size} is not a multiple of {cell}.", f"Try {size // cell * cell or cell}.")
     return size

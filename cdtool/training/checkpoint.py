@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cdtool.errors import InputError, ResourceError
-from cdtool.files import sweep, workplace
+from cdtool.files import replacing, sweep
 
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.training.batches import ConceptImages
 
 # How often it saves and in how many passes it computes may change on the way.
-FREE = ("save_every", "accumulate", "checkpointing")
+FREE = ("save_every", "accumulate", "checkpointing", "memory")
 
 
 def identity(
@@ -41,9 +41,8 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        with workplace(path.parent) as work:
-            torch.save(dict(state), work / path.name)
-            (work / path.name).replace(path)
+        with replacing(path) as temporary:
+            torch.save(dict(state), temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         message = f"The checkpoint could not be written to {path.parent}: {error}."
         raise ResourceError(message, "Free some disk.") from None

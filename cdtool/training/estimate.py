@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdtool import cache, methods
-from cdtool.models import pipelines
+from cdtool.models import memory, pipelines
 from cdtool.models.adapter import parameter_of
 from cdtool.models.diffusion import latent_batch
 from cdtool.settings import cache_dir, guided
 from cdtool.store import bases, families
-from cdtool.store.headers import ITEM_BYTES
 from cdtool.training.batches import resolution
 
 if TYPE_CHECKING:
@@ -34,16 +33,12 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
     from cdtool.store.headers import Shape
 
-ADAM_BYTES = 16  # of one trained number: float32 weight, gradient and two moments
-# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: what PyTorch and the libraries take, the bytes at hand
-# for each that autograd keeps, and the share of them that recomputing leaves (tests/benchmarks/bench_memory.py).
-LIBRARY_BYTES = 700_000_000
+# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: the bytes at hand for each that autograd keeps, and the
+# share of them that recomputing leaves (tests/benchmarks/bench_memory.py).
 AT_HAND = 1.25
 RECOMPUTED = 0.5
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
-ENCODED = 5  # numbers the autoencoder holds per pixel and channel of its first level: from peaks told of 512 px
-_WEIGHTED = ("unet", "vae", "text_encoder")
 CALL_SECONDS = 2e-5  # of one operation however small, measured on mini's steps of 2 to 32 pictures on a CPU
 
 
@@ -90,16 +85,12 @@ def cost(
     side = resolution(shell, settings) // shell.latent_factor
     crops = min(settings.crops * photos, settings.steps * settings.batch) + 2 * priors
     batch = settings.batch // 2 if settings.prior == "text" else settings.batch
-    passes = -(-batch // (settings.accumulate * world))
     rows = 0 if settings.freeze_token else modifiers * len(family.encoders)
     work = _work(unet, config, side, dtype, names, features=rows > 0)
     flops = work.forward * (2 if settings.checkpointing else 1) + work.backward
     extra = batch // 2 if settings.prior == "self" else 0  # pictures that the base by itself predicts too
     computing = (flops * batch + work.forward * extra) / world / (speed(device, dtype) * EFFICIENCY)
-    # What is no K/V is cast for each pass, beside its float32 copy.
-    casts = sum(unet.get_parameter(name).numel() for name in names if name.rpartition(".")[0] not in kv)
-    copies = casts * dtype.itemsize if dtype != torch.float32 else 0
-    kept = work.kept * passes * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
+    taken = footprint(folder, settings, device=device, dtype=dtype, rows=rows)
     return Cost(
         matrices=len(names),
         numbers=numbers,
@@ -109,11 +100,60 @@ def cost(
         crops=crops,
         cache_bytes=crops * 2 * int(config["in_channels"]) * side * side * 4,
         seconds=settings.steps * (computing + settings.accumulate * work.calls * CALL_SECONDS),
-        memory=int(
-            LIBRARY_BYTES
-            + _frozen(folder, unet, dtype, learned=rows > 0)
-            + max(numbers * ADAM_BYTES + copies + kept, _encoding(folder, side * shell.latent_factor, dtype))
-        ),
+        memory=taken.peak(settings, world),
+    )
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a training takes: what settings leave as it is, and what they change."""
+
+    throughout: int  # libraries, denoiser, text encoders
+    loading: int  # what is there besides until the text encoders' matrices are in the compute precision
+    numbers: int  # that are trained
+    vectors: int  # those of them that are in no matrix
+    casts: int  # copies of trained weights in the compute precision, for each pass
+    kept: int  # activations of one image
+    encoding: int  # the autoencoder, and what it makes of the images it takes at once
+
+    def peak(self, settings: TrainSettings, world: int = 1) -> int:
+        """The most bytes that a process takes at one time, one of `world`."""
+        batch = settings.batch // 2 if settings.prior == "text" else settings.batch
+        together = -(-batch // (settings.accumulate * world))
+        kept = self.kept * together * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
+        state = self.numbers * 16  # float32 weight, gradient and two moments
+        if settings.optimizer == "factored":
+            state = (self.numbers - self.vectors) * 10 + self.vectors * 16
+        weights = 4 * self.numbers
+        stages = (weights + self.loading, weights + self.encoding, state + self.casts + kept)
+        return int(self.throughout + max(stages))
+
+
+def footprint(
+    folder: Path, settings: TrainSettings, *, device: torch.device, dtype: torch.dtype, rows: int
+) -> Footprint:
+    """What a training on a base folder takes, counted on shapes; `rows` are learned. Raises BaseError."""
+    family, config, schedule = families.read(folder)
+    shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
+    shell.own_vae = bases.locate_vae(settings.vae, folder) if settings.vae else None
+    unet = pipelines.empty_unet(config)
+    kv = pipelines.text_kv(unet)
+    names = methods.trained(settings.method, [name for name, _ in unet.named_parameters()], kv)
+    shapes = {name: tuple(unet.get_parameter(name).shape) for name in names}
+    size = resolution(shell, settings)
+    work = _work(unet, config, size // shell.latent_factor, dtype, names, features=rows > 0)
+    # What is no K/V is cast for each pass, beside its float32 copy.
+    casts = sum(math.prod(shapes[name]) for name in names if name.rpartition(".")[0] not in kv)
+    text = memory.text_encoders(folder, dtype)
+    coding = memory.coding(shell.vae_folder, size, size, latent_batch(size, size), dtype, decode=False)
+    return Footprint(
+        throughout=memory.LIBRARY + memory.denoiser(folder, dtype) + text,
+        loading=memory.text_encoders(folder, torch.float32) - text,
+        numbers=sum(_numbers(shape, settings) for shape in shapes.values()),
+        vectors=sum(math.prod(shape) for shape in shapes.values() if len(shape) < 2),
+        casts=casts * dtype.itemsize if dtype != torch.float32 else 0,
+        kept=work.kept,
+        encoding=memory.autoencoder(shell.vae_folder, dtype) + coding,
     )
 
 
@@ -130,35 +170,6 @@ def _numbers(shape: tuple[int, ...], settings: TrainSettings) -> int:
     if not methods.METHODS[settings.method].low_rank:
         return math.prod(shape)
     return min(settings.rank, *shape) * sum(shape)
-
-
-def _frozen(folder: Path, unet: nn.Module, dtype: torch.dtype, *, learned: bool) -> int:
-    """Bytes of the frozen weights in memory, whatever their files have, and of their copies.
-
-    The denoiser and the autoencoder are in the compute precision, the text encoders in float32; K/V are also kept as
-    stored. While token embeddings are `learned`, autocast's copies of the text encoders' matrices stay until the
-    backward pass.
-    """
-    parts = {path.name: bases.weight_shapes(path) for path in folder.iterdir() if path.name.startswith(_WEIGHTED)}
-    text = [pair for part, found in parts.items() if part.startswith("text") for pair in found.items()]
-    matrices = [shape for name, shape in text if len(shape.shape) == 2 and "embedding" not in name]
-    copies = _count(matrices) * dtype.itemsize if learned and dtype != torch.float32 else 0
-    wide = 4 if dtype == torch.float16 else dtype.itemsize  # autoencoders overflow in fp16
-    stored = [parts.get("unet", {}).get(f"{name}.weight") for name in pipelines.text_kv(unet)]
-    kept = sum(shape.numbers * ITEM_BYTES[shape.dtype] for shape in stored if shape)
-    denoiser = sum(weight.numel() for weight in unet.parameters()) * dtype.itemsize
-    encoders = _count(shape for _, shape in text) * 4
-    return denoiser + kept + encoders + copies + _count(parts.get("vae", {}).values()) * wide
-
-
-def _count(shapes: Iterable[Shape]) -> int:
-    return sum(shape.numbers for shape in shapes)
-
-
-def _encoding(folder: Path, side: int, dtype: torch.dtype) -> int:
-    """Bytes the autoencoder takes while it encodes a batch of images with `side` px."""
-    config = families.read_json(folder / "vae" / "config.json")
-    return latent_batch(side, side) * side * side * int(config["block_out_channels"][0]) * ENCODED * dtype.itemsize
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cdtool import cache, settings
+from cdtool.models import pipelines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +56,9 @@ def cache_of(base: Base, resolution: int) -> LatentCache:
 
 def _vae(base: Base) -> str:
     """A hash of everything latents depend on but the image: the VAE's files, its precision and the device's kind."""
+    pipelines.need(base, "vae")
     digest = hashlib.sha256(f"{CROPPING} {base.vae.dtype} {base.device.type}".encode())
-    for path in sorted((base.folder / "vae").iterdir()):
+    for path in sorted(base.vae_folder.iterdir()):
         if path.suffix in (".json", ".safetensors"):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError, is_out_of_memory
-from cdtool.models import diffusion, text
+from cdtool.models import diffusion, pipelines, text
 from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
@@ -31,6 +31,7 @@ from cdtool.training.batches import (
     shard,
 )
 from cdtool.training.event import Event, Resume
+from cdtool.training.factored import FactoredAdamW
 from cdtool.training.optimizer import AdamW
 from cdtool.training.processes import ALONE, Ranks
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from cdtool.training.trainable import Start, Trainable
 
 PREVIEW = SampleSettings(steps=25)
+
+OPTIMIZERS = {"adamw": AdamW, "factored": FactoredAdamW}
+
 
 # ---------------------------------------------------------------- the loop
 
@@ -95,7 +99,7 @@ def _run(
         base=base, settings=settings, texts=texts, trained=trained, terms=terms,
         kept_prompts=objectives.kept_prompts(base, tokens) if settings.prior == "self" else (),
         schedule=diffusion.scheduler(base, "ddpm"),
-        optimizer=AdamW(groups, lr=settings.lr),
+        optimizer=OPTIMIZERS[settings.optimizer](groups, lr=settings.lr),
         scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
         ranks=ranks, crops=crops, with_prior=with_prior, passes=settings.accumulate,
         without_gradient={part.name for part in trained.parts if part.mark is not None},
@@ -127,8 +131,13 @@ def fit(
     another run; TokenError for a word to begin as that the base lacks; UsageError where nothing is to be learned.
     """
     begun = time.monotonic()
-    with trainable.attached(base, tokens, settings, start) as trained, _checkpointing(base, settings):
+    with (
+        trainable.attached(base, tokens, settings, start) as trained,
+        _checkpointing(base, settings),
+        text.in_compute_precision(base),
+    ):
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
+        pipelines.done(base, "vae")
         earlier = start.tokens if start else 0
         run = _run(base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier)
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")

@@ -27,6 +27,7 @@ class TrainingPlan:
     world: int
     priors: tuple[str, ...]
     drawing: float = 0.0  # s; of class images that are not there yet
+    fitted: str = ""  # what was chosen so that it fits into memory
 
     def facts(self) -> dict[str, str]:
         """The plan for a person, a name and a value a line."""
@@ -52,7 +53,7 @@ class TrainingPlan:
             "precision": f"{self.precision} on {self.device}",
             "latent cache": f"{cost.crops} crops, {cost.cache_bytes / 1e6:.1f} MB",
             "time": f"about {_minutes(cost.seconds)} after loading and encoding",
-            "memory": f"about {cost.memory / 1e9:.1f} GB",
+            "memory": f"about {cost.memory / 1e9:.1f} GB" + (f". {self.fitted}" if self.fitted else ""),
         }
         if self.drawing:
             facts["prior"] += f"; about {_minutes(self.drawing)} of drawing"
@@ -75,6 +76,7 @@ class TrainingPlan:
             "device": self.device,
             "precision": self.precision,
             "processes": self.world,
+            "fitted": self.fitted,
             **asdict(self.cost),
         }
 
@@ -98,12 +100,13 @@ def plan(job: Job, device: str = "auto", world: int = 1, *, force: bool = False)
     Raises BaseError where the concept it goes on from was trained on another base, unless `force`.
     """
     from cdtool.models import pipelines
-    from cdtool.training import estimate
+    from cdtool.training import estimate, memory
 
     folder = bases.locate(job.base)
     families.check_trainable(job.base, families.read(folder))
     if job.start is not None:
         run.begin(job, pipelines.load(job.base, parts=()), force=force)
+    job, fitted = memory.fit_job(job, device, world)
     where = pipelines.pick_device(device)
     dtype, why = pipelines.pick_dtype(job.settings.precision, where)
     found = run.class_images(job, folder)
@@ -117,4 +120,4 @@ def plan(job: Job, device: str = "auto", world: int = 1, *, force: bool = False)
     told = tuple(text for one in found for text in (one.summary, one.warning) if text)
     pending = {one.pending.name: one.pending for one in found if one.pending}
     drawing = sum(estimate.generation_seconds(folder, one.how, where, dtype) for one in pending.values())
-    return TrainingPlan(job, cost, str(where), precision, world, told, drawing)
+    return TrainingPlan(job, cost, str(where), precision, world, told, drawing, fitted)

@@ -91,6 +91,7 @@ def iter_train(
 ) -> Iterator[Event]:
     """Train a concept as `train` does, yielding what happens; the last event, "done", carries the saved concept."""
     from cdtool.models import pipelines
+    from cdtool.training import memory
 
     job = prepare(photos, token, name=name, base=base, start=start, like=like, **settings)
     if if_missing and job.name in registry.names():
@@ -99,7 +100,11 @@ def iter_train(
     resume = resume or ("auto" if if_missing else False)
     check(job, previews=preview, resume=resume, force=force)
     with processes.distributed(device) as ranks:
-        loaded = pipelines.load(job.base, precision=job.settings.precision, device=device)
+        job, chosen = memory.fit_job(job, device, ranks.world)
+        if chosen and ranks.rank == 0:
+            yield Event("note", text=chosen)
+        loaded = pipelines.load(job.base, precision=job.settings.precision, device=device, sparing=True,
+                                vae=job.settings.vae)  # fmt: skip
         yield from train_job(job, loaded, previews=preview, resume=resume, force=force, stop=stop, ranks=ranks)
 
 
@@ -305,7 +310,7 @@ def manifest_of(job: Job, base: Base, start: Start | None = None) -> Manifest:
         base=BaseRef(shareable(job.base), base.family.name, base.fingerprint),
         tokens=job.tokens,
         method=_method(job),
-        settings=asdict(job.settings),
+        settings={name: value for name, value in asdict(job.settings).items() if name not in stored.LOCAL},
         photos=tuple(photo.sha256 for group in job.groups for photo in group),
         parents=(_parent(job.start, start.sha256),) if job.start and start else (),
     )

@@ -203,6 +203,7 @@ def attached(
     method has nothing to train, ConceptError where the concept does not fit the base.
     """
     settings, start = settings or TrainSettings(), start or Start()
+    pipelines.need(base, "unet", "text")
     begin = adapter.read_deltas(base, start.tensors)
     named = [name for name, _ in base.unet.named_parameters()]
     chosen = methods.trained(settings.method, named, tuple(base.kv))
@@ -222,6 +223,8 @@ def attached(
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
+    if base.sparing:
+        pipelines.forget_pages(base)
     with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
         yield made
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.attack.areas import AREAS, Ground, attack
+from tests.attack import areas
+from tests.attack.areas import Ground, attack
+from tests.attack.places import PLACES
+
+AREAS = areas.AREAS | PLACES
 
 
 def main() -> int:

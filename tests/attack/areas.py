@@ -414,7 +414,7 @@ def _options(_: Ground) -> st.SearchStrategy[Any]:
 def _option(ground: Ground, case: tuple[tuple[str, str], str]) -> None:
     (verb, option), value = case
     work = ground.fresh()
-    Image.new("RGB", (24, 24), (200, 30, 30)).save(work / "photo.png")
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(work / "photo.png")
     fixed = {
         "sample": (
             "good",
@@ -549,9 +549,9 @@ def _replay(ground: Ground, text: str) -> None:
 
 def _photos(_: Ground) -> st.SearchStrategy[Any]:
     png = io.BytesIO()
-    Image.new("RGB", (24, 24), (9, 9, 9)).save(png, "PNG")
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(png, "PNG")
     jpg = io.BytesIO()
-    Image.new("RGB", (24, 24), (9, 9, 9)).save(jpg, "JPEG")
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(jpg, "JPEG")
     contents = st.one_of(st.binary(max_size=64), strategies.bent(png.getvalue()), strategies.bent(jpg.getvalue()))
     kinds = st.one_of(contents, st.sampled_from(["link to itself", "pipe", "folder", "nowhere"]))
     names = st.sampled_from(["a.png", "b.jpg", "c.webp", "d.avif", "e.gif", "\x1b[31m.png", "f.tiff", "g.PNG", " .png"])
@@ -574,7 +574,7 @@ def _photograph(ground: Ground, case: tuple[dict[str, Any], bytes | None]) -> No
             path.symlink_to(work / "gone")
         else:
             path.write_bytes(content)
-    Image.new("RGB", (24, 24), (200, 30, 30)).save(work / "whole.png")
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(work / "whole.png")
     if case[1] is not None:
         (work / "captions.jsonl").write_bytes(case[1])
         (work / "whole.txt").write_bytes(case[1])
@@ -608,7 +608,7 @@ def _use_damaged(ground: Ground, case: tuple[str, bytes | None]) -> None:
     (base / case[0]).unlink()
     if case[1] is not None:
         (base / case[0]).write_bytes(case[1])
-    Image.new("RGB", (24, 24), (200, 30, 30)).save(work / "photo.png")
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(work / "photo.png")
     for words in (
         ("base", "show", base),
         ("config", "--base", base),

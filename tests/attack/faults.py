@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import errno
 import io
 import os
@@ -17,29 +18,35 @@ WRITING = set("wax+")
 class Disk:
     """Counts the operations that change files below `folder`, and fails the one numbered `fails` with `code`."""
 
-    def __init__(self, folder: Path, fails: int, code: int, *, from_then_on: bool) -> None:
+    def __init__(self, folder: Path, fails: int, code: int, *, from_then_on: bool, but: Path | None) -> None:
+        self.but = str(but or "\0")  # a folder below it whose files do not count
         self.folder, self.fails, self.code, self.from_then_on = str(folder), fails, code, from_then_on
         self.count = 0
+        self.kinds: collections.Counter[str] = collections.Counter()
 
-    def touch(self, *paths: Any) -> None:
-        """An operation on these paths."""
-        if not any(isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder) for path in paths):
+    def touch(self, kind: str, *paths: Any) -> None:
+        """An operation of a kind on these paths."""
+        names = [os.fspath(path) for path in paths if isinstance(path, str | os.PathLike)]
+        if not any(name.startswith(self.folder) and not name.startswith(self.but) for name in names):
             return
         self.count += 1
+        self.kinds[kind] += 1
         if self.count == self.fails or (self.from_then_on and self.count > self.fails):
             raise OSError(self.code, os.strerror(self.code), os.fspath(paths[-1]))
 
 
 @contextmanager
-def failing(folder: Path, fails: int, code: int, *, from_then_on: bool = False) -> Iterator[Disk]:
+def failing(
+    folder: Path, fails: int, code: int, *, from_then_on: bool = False, but: Path | None = None
+) -> Iterator[Disk]:
     """While open, the disk below `folder` fails at operation `fails` (from 1), once or from then on."""
-    disk = Disk(folder, fails, code, from_then_on=from_then_on)
+    disk = Disk(folder, fails, code, from_then_on=from_then_on, but=but)
     import safetensors.torch
     import torch
 
     def spoiled(function: Any, places: int) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
-            disk.touch(*arguments[:places])
+            disk.touch(function.__name__, *arguments[:places])
             return function(*arguments, **named)
 
         return call
@@ -48,21 +55,21 @@ def failing(folder: Path, fails: int, code: int, *, from_then_on: bool = False) 
 
     def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
         if WRITING & set(mode):
-            disk.touch(file)
+            disk.touch("open", file)
         return real_open(file, mode, *arguments, **named)
 
     def os_opened(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            disk.touch(path)
+            disk.touch("open", path)
         return real_os_open(path, flags, *arguments, **named)
 
     def flushed(handle: int) -> None:
-        disk.touch(disk.folder)
+        disk.touch("fsync", disk.folder)
         real_fsync(handle)
 
     def saved(function: Any, at: int) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
-            disk.touch(arguments[at] if len(arguments) > at else named.get("filename", ""))
+            disk.touch("save", arguments[at] if len(arguments) > at else named.get("filename", ""))
             return function(*arguments, **named)
 
         return call

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from .areas import AREAS, Ground, attack
+from . import areas
+from .areas import Ground, attack
+from .places import PLACES
 
-QUICK = ("imports", "prior sets", "records to replay", "photos and captions")
+AREAS = areas.AREAS | PLACES
+
+QUICK = ("imports", "prior sets", "records to replay", "photos and captions", "every option of every command",
+         "answers and keys of studies")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

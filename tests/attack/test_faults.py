@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
+from cdtool.priors import sets
 from cdtool.store import concept, registry
 
 from .areas import SAMPLE, Ground
@@ -56,7 +61,7 @@ def again(ground, monkeypatch, command, kind, number):
     (registry.concepts_dir() / "spare.safetensors").write_bytes(ground.content)
     (work / "other.safetensors").write_bytes(ground.content)
     (work / "photos").mkdir()
-    Image.new("RGB", (24, 24), (200, 30, 30)).save(work / "photos" / "a.png")
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(work / "photos" / "a.png")
     before = set(registry.names())
     with failing(ground.folder, number, CODES[kind], from_then_on=kind == "read-only") as disk:
         ground.run(*command(ground, work))
@@ -88,3 +93,31 @@ def test_every_operation_fails_once(ground, monkeypatch, verb, kind):
     while again(ground, monkeypatch, (LIGHT | HEAVY)[verb], kind, number) and number < 200:
         number += 1
     assert ground.fallen == []
+
+
+def counted_in_the_documents():
+    """{verb: (fsync, link, rename)} of the table in reliability.md."""
+    page = (Path(registry.__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z ]+)` \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    return {verb: tuple(map(int, counts)) for verb, *counts in rows}
+
+
+COUNTED = LIGHT | HEAVY | {"undo": lambda ground, work: ("remove", "spare", "--undo")}
+
+
+@pytest.mark.parametrize("verb", sorted(COUNTED))
+def test_flushes_links_and_renames_of_a_save_are_those_of_the_documents(ground, monkeypatch, verb):
+    monkeypatch.setenv("CDTOOL_HOME", str(ground.home))
+    ground.fallen.clear()
+    work = ground.fresh()
+    shutil.rmtree(sets.sets_dir(), ignore_errors=True)
+    for place in (registry.concepts_dir() / "spare.safetensors", work / "other.safetensors"):
+        place.write_bytes(ground.content)
+    (work / "photos").mkdir()
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(work / "photos" / "a.png")
+    if verb == "undo":
+        ground.run("remove", "spare", "--yes")
+    with failing(ground.folder, 0, 0, but=ground.home / "cache") as disk:
+        assert ground.run(*COUNTED[verb](ground, work)) == 0
+    kinds = disk.kinds
+    assert (kinds["fsync"], kinds["link"], kinds["replace"] + kinds["rename"]) == counted_in_the_documents().get(verb)

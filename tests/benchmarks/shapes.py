@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import statistics
@@ -69,7 +70,71 @@ def _sd15(folder: Path) -> None:
     _save(folder, vae, text, tokens, unet, schedule)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15}
+def _sdxl(folder: Path) -> None:
+    """SDXL: 2567 M + 83.7 M + 123.1 M + 694.7 M weights, kept in fp16; 1024 px from 128x128 latents."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    common = {"vocab_size": 49408, "max_position_embeddings": 77}
+    sizes = ((768, 3072, 12, 12, 768, "quick_gelu"), (1280, 5120, 32, 20, 1280, "gelu"))
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+    folder.mkdir(parents=True)
+    for place, (kind, (width, inner, layers, heads, projection, act)) in enumerate(zip(kinds, sizes, strict=True)):
+        end = f"_{place + 1}" if place else ""
+        tokens = tiny_pipelines.tokenizer(folder / f"tokenizer{end}", pad="!" if place else "<|endoftext|>")
+        tokens.save_pretrained(folder / f"tokenizer{end}")
+        config = CLIPTextConfig(
+            hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+            projection_dim=projection, hidden_act=act, bos_token_id=tokens.bos_token_id,
+            eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, **common,
+        )  # fmt: skip
+        _write_random(folder / f"text_encoder{end}", kind, config)
+    _write_random(folder / "unet", UNet2DConditionModel, tiny_pipelines.SDXL_UNET)
+    vae = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4, "sample_size": 1024,
+        "scaling_factor": 0.13025,
+    }  # fmt: skip
+    _write_random(folder / "vae", AutoencoderKL, vae)
+    EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    ).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    }  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _write_random(folder: Path, kind: Any, config: Any) -> None:
+    """A component of a pipeline with random fp16 weights, made a tensor at a time and written once."""
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        model = kind.from_config(config) if isinstance(config, dict) else kind(config)
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name, empty in model.state_dict().items():
+        if empty.dim() == 1:
+            made = torch.full(empty.shape, float("norm" in name and name.endswith("weight")))
+        else:
+            made = torch.empty(empty.shape, dtype=torch.bfloat16)
+            made.normal_(std=empty[0].numel() ** -0.5, generator=generator)
+        tensors[name] = made.half()
+    folder.mkdir()
+    (model.save_config if isinstance(config, dict) else config.save_pretrained)(folder)
+    if not isinstance(config, dict):
+        config.architectures = [kind.__name__]
+        config.save_pretrained(folder)
+    stem = "diffusion_pytorch_model" if isinstance(config, dict) else "model"
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {"tiny": _tiny, "sd15-random": _sd15, "sdxl-random": _sdxl}
 
 
 def photos(count: int, side: int) -> Path:

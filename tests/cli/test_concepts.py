@@ -114,3 +114,14 @@ def test_rename(cdtool, saved):
     assert json.loads(cdtool("rename", "rex", "cat", "--force", "--json").out)["name"] == "cat"
     assert registry.names() == ["cat"]
     assert cdtool("rename", "cat", "../cat").code == 4
+
+
+def test_a_removal_is_undone(cdtool, saved):
+    saved("dog")
+    said = cdtool("remove", "dog", "--yes")
+    assert "cdtool remove dog --undo" in said.err
+    assert json.loads(cdtool("remove", "dog", "--undo", "--json").out)["restored"] == ["dog"]
+    assert registry.names() == ["dog"]
+    assert cdtool("remove", "dog", "--yes", "--for-good").code == 0
+    assert cdtool("remove", "dog", "--undo").code == 3
+    assert cdtool("remove", "dog", "--undo", "--for-good").code == 2

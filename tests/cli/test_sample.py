@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(cdtool, sd_base, tmp_pa
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_picture(cdtool, sd_base, monkeypatch, tmp_path):
     def full(self, file, *_, **__):
-        file.write(b"half")
+        Path(file).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -38,3 +42,39 @@ def test_work_that_saves_is_asked_first_and_ended_second():
         assert not came()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_while_the_command_line_is_being_loaded_ends_with_the_same_word(tmp_path):
+    """A module that the command line imports first waits until the signal came."""
+    code = (
+        "import os, signal, sys, types\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'cdtool.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from cdtool.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "list"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("compress", "dog", "-o", "x"), ("merge", "dog", "cat", "-o", "y"), ("doctor",)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_a_process_of_its_own_ends_it_with_a_word(saved, words, number):
+    """During the imports above all: they take most of these commands' time."""
+    for name in ("dog", "cat"):
+        saved(name)
+    draw = random.Random(number)
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    for _ in range(4):
+        running = subprocess.Popen([sys.executable, "-m", "cdtool", *words], env=quiet, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
+        time.sleep(draw.uniform(0.5, 5))
+        running.send_signal(number)
+        _, told = running.communicate(timeout=120)
+        assert running.returncode in (0, 4, 130, -number), told  # -number: before the interpreter was up
+        assert "Traceback" not in told
+        assert "Interrupted." in told or running.returncode != 130

@@ -165,7 +165,7 @@ def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):
     assert (plan["matrices"], plan["numbers"]) == (len(weights), sum(weight.numel() for weight in weights))
     assert plan["embeddings"] == len(made) - len(weights)
     assert plan["concept_bytes"] == sum(tensor.nbytes for tensor in made.values())
-    assert plan["settings"] == registry.find("dog").manifest.settings
+    assert plan["settings"] == registry.find("dog").manifest.settings | {"memory": "auto", "vae": ""}
     assert [entry["path"].rsplit("/", 1)[1] for entry in plan["photos"]] == ["0.png", "1.png", "2.png"]
 
 
@@ -372,20 +372,21 @@ def test_ctrl_c_in_a_process_of_its_own_saves_a_checkpoint(cdtool, arguments, ho
     assert files(home) == ["checkpoints/dog.pt"]
 
 
-def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_one(
-    cdtool, arguments, home, monkeypatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_one(
+    cdtool, arguments, home, monkeypatch, number
 ):
-    """Stopped in this process, by the signal the terminal sends."""
+    """Stopped in this process, by the signal the terminal sends, or a cluster."""
     from cdtool.training import loop
 
     step = loop._step
 
-    def interrupted(run, mine, number, *rest):
-        if number == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(run, mine, number, *rest)
+    def interrupted(run, mine, at, *rest):
+        if at == 2:
+            os.kill(os.getpid(), number)
+        return step(run, mine, at, *rest)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
     monkeypatch.setattr(loop, "_step", interrupted)
     said = cdtool(*arguments("--steps", 6))
@@ -393,7 +394,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_training_ends_as_an_unbroken_
     assert "Stopped at step 4 of 6." in said.err  # the step it came in and the one after
     assert "--resume" in said.err
     assert "Traceback" not in said.err
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     monkeypatch.undo()
     os.environ["CDTOOL_HOME"] = str(home)
     assert registry.names() == ["whole"]

@@ -21,7 +21,9 @@ def base(wide_base):
 
 def test_where_every_direction_stands_out_it_is_plain_least_squares():
     pairs = erase.Pairs(random(40, 6), random(40, 6, seed=1))
-    change = erase.solve([pairs], 1e-9 * torch.eye(6, dtype=torch.float64), torch.zeros(6, 0, dtype=torch.float64))
+    change = erase.solve(
+        [pairs], 1e-9 * torch.eye(6, dtype=torch.float64), torch.zeros(6, 0, dtype=torch.float64), further=1.0
+    )
     expected = torch.linalg.lstsq(pairs.features, pairs.wanted - pairs.features).solution.T
     assert change.rank == 6
     assert torch.allclose(change.up @ change.down, expected, atol=1e-6)
@@ -32,7 +34,7 @@ def test_it_acts_only_along_directions_that_the_others_hardly_have():
     kept = axes @ torch.diag(torch.tensor([1.0] * 6 + [1e-3] * 2, dtype=torch.float64)) @ axes
     features = random(200, 8)
     pairs = erase.Pairs(features, torch.zeros_like(features))
-    change = erase.solve([pairs], kept, torch.zeros(8, 0, dtype=torch.float64), least=50.0)
+    change = erase.solve([pairs], kept, torch.zeros(8, 0, dtype=torch.float64), least=50.0, further=1.0)
     assert change.rank == 2
     moved = deltas.apply(change, axes)
     assert float(moved[:6].norm()) < 0.3 * float(moved[6:].norm())

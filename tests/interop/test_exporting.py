@@ -144,17 +144,19 @@ def test_peft_names_and_one_rank(sd_base, tmp_path):
 
 
 def test_kohya_files_are_as_their_readers_want_them(sd_base, tmp_path):
-    """docs/differences.md 6.3 and 6.4: alpha = rank everywhere, metadata, embedding beside it, and the bundle."""
+    """docs/differences.md 6.3 and 6.4: alpha = each rank, metadata, embedding beside it, and the bundle."""
     entry = handmade.concept(sd_base, "V1 dog", "moongate", "V3 cat", name="trio", **LOW)
     done = write(entry, "kohya", tmp_path / "out")
     out = {path.name: load_file(path) for path in done.paths}
     assert set(out) == {"trio.safetensors", "trio-v1.safetensors", "trio-v3.safetensors", "trio-bundle.safetensors"}
     lora, own = out["trio.safetensors"], load_file(entry.path)
     flat = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
-    assert (lora[f"{flat}.lora_down.weight"].shape, lora[f"{flat}.lora_up.weight"].shape) == ((3, 16), (16, 3))
-    alphas = [tensor for name, tensor in lora.items() if name.endswith(".alpha")]
+    assert (lora[f"{flat}.lora_down.weight"].shape, lora[f"{flat}.lora_up.weight"].shape) == ((1, 16), (16, 1))
+    alphas = {name.removesuffix(".alpha"): tensor for name, tensor in lora.items() if name.endswith(".alpha")}
     assert len(alphas) == len(lora) // 3 == len(handmade.load(sd_base).kv)
-    assert all(alpha.shape == () and float(alpha) == 3 for alpha in alphas)
+    assert {float(alpha) for alpha in alphas.values()} == {1, 2, 3}
+    assert all(float(alpha) == len(lora[f"{name}.lora_down.weight"]) for name, alpha in alphas.items())
+    assert all(alpha.shape == () for alpha in alphas.values())
     for place in (1, 3):
         row = own[f"token.{place}.text_encoder"][None]
         assert torch.equal(out[f"trio-v{place}.safetensors"]["emb_params"], row)
@@ -354,3 +356,27 @@ def test_the_rank_needed_is_no_more_than_that(sd_base, tmp_path):
         flat = f"lora_unet_{module.replace('.', '_')}"
         product = deltas.dense(deltas.Factors(found[f"{flat}.lora_up.weight"], found[f"{flat}.lora_down.weight"]))
         torch.testing.assert_close(product, tensors[f"unet.{module}.weight"], atol=3e-3, rtol=0)
+
+
+def test_kohya_keeps_each_rank_and_diffusers_is_padded_and_says_so(sd_base, tmp_path):
+    entry = handmade.concept(sd_base, name="dog", **LOW)
+    own = load_file(entry.path)
+    kohya, peft = (write(entry, to, tmp_path / to) for to in ("kohya", "diffusers"))
+    lora = load_file(tmp_path / "kohya" / "dog.safetensors")
+    ranks = {name: len(tensor) for name, tensor in lora.items() if name.endswith(".lora_down.weight")}
+    assert len(set(ranks.values())) > 1
+    for name, rank in ranks.items():
+        module = name.removesuffix(".lora_down.weight")
+        assert float(lora[f"{module}.alpha"]) == rank == lora[f"{module}.lora_up.weight"].shape[1]
+    assert (kohya.rank, kohya.padding) == (max(ranks.values()), 0)
+    padded = load_file(tmp_path / "diffusers" / "pytorch_lora_weights.safetensors")
+    assert {len(tensor) for name, tensor in padded.items() if "lora_A" in name} == {kohya.rank}
+    assert peft.padding == sum(kohya.rank - rank for rank in ranks.values())
+    name = next(
+        name for name in own if name.endswith("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight.up")
+    )
+    module = name.removeprefix("unet.").removesuffix(".weight.up")
+    flat = "lora_unet_" + module.replace(".", "_")
+    low = lora[f"{flat}.lora_up.weight"].float() @ lora[f"{flat}.lora_down.weight"].float()
+    other = padded[f"unet.{module}.lora_B.weight"].float() @ padded[f"unet.{module}.lora_A.weight"].float()
+    assert torch.allclose(low, other, atol=1e-6)

@@ -148,8 +148,12 @@ def test_a_concept_that_does_not_fit_is_refused(base, tokens, how):
         adapter.load_weights(base, tokens, spoiled(base, tokens, how))
 
 
-def test_half_precision_tensors_become_float32(base, tokens):
+def test_half_precision_tensors_stay_as_stored_and_act_in_float32(base, tokens):
     made = {name: tensor.half() for name, tensor in concept(base, tokens).items()}
     what = adapter.load_weights(base, tokens, made)
-    assert all(change.dtype == torch.float32 for change in what.kv.values())
+    assert all(change.dtype == torch.float16 for change in what.kv.values())
     assert all(row.dtype == torch.float32 for encoder in what.embeddings for row in encoder)
+    features = torch.randn(2, 5, next(iter(base.kv.values())).shape[1])
+    wide = adapter.load_weights(base, tokens, {name: tensor.float() for name, tensor in made.items()})
+    found, wanted = (adapter.keys_and_values(base, one, features) for one in (what, wide))
+    assert all(torch.equal(found[name], wanted[name]) and found[name].dtype == torch.float32 for name in wanted)

@@ -247,8 +247,8 @@ def test_a_device_that_is_not_here_is_one_sentence():
 @pytest.mark.parametrize(("upcast", "dtype"), [(True, torch.float32), (False, torch.float16)])
 def test_a_vae_that_overflows_in_half_precision_stays_in_full(sd_base, copy, upcast, dtype):
     folder = copy(sd_base, vae={"force_upcast": upcast})
-    assert pipelines._vae(folder, torch.float16).dtype == dtype
-    assert pipelines._vae(folder, torch.bfloat16).dtype == torch.bfloat16
+    assert pipelines._vae(folder / "vae", torch.float16).dtype == dtype
+    assert pipelines._vae(folder / "vae", torch.bfloat16).dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------- schedulers
@@ -317,3 +317,21 @@ def test_a_concept_with_another_number_of_token_ids_is_refused_on_its_own_base(s
     entry = saved("dog", base=reference, tokens=(Token("dog", initializer="ktn", ids=(7, 7)),))
     with pytest.raises(BaseError, match="other text encoders"):
         pipelines.check_base(entry, base)
+
+
+def test_a_sparing_base_loads_what_is_needed_and_frees_what_is_done(sd_base):
+    whole = pipelines.load(str(sd_base), precision="bf16", device="cpu")
+    base = pipelines.load(str(sd_base), precision="bf16", device="cpu", sparing=True)
+    assert (base.unet, base.vae, base.text_encoders) == (None, None, ())
+    pipelines.need(base, "unet", "vae", "text")
+    parts = ((one.unet, one.vae, one.text_encoders[0]) for one in (base, whole))
+    for ours, theirs in zip(*parts, strict=True):
+        wanted = theirs.state_dict()
+        assert all(torch.equal(weight, wanted[name]) for name, weight in ours.state_dict().items())
+    unet = base.unet
+    pipelines.need(base, "unet")
+    assert base.unet is unet
+    pipelines.done(base, "vae", "text")
+    assert (base.unet, base.vae, base.text_encoders) == (unet, None, ())
+    pipelines.done(whole, "vae")
+    assert whole.vae is not None

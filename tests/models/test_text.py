@@ -238,3 +238,23 @@ def test_weights_scale_their_words_and_keep_the_mean(sdxl):
         torch.testing.assert_close(new, wanted * part.mean() / wanted.mean())
     assert found.pooled is plain.pooled
     assert text.emphasised(sdxl, plain, [bind_weighted("a V* dog", tokens)]) is plain
+
+
+@pytest.mark.parametrize("name", ["sd_base", "sdxl_base"])
+def test_matrices_in_the_compute_precision_change_no_bit_under_autocast(request, name):
+    base = pipelines.load(str(request.getfixturevalue(name)), precision="bf16", device="cpu", parts=("text",))
+    ids = [text.tokenize(base, Prompt(("a dog on the beach",), frozenset()), ())]
+
+    def encoded():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return text.encode(base, ids)
+
+    plain = encoded()
+    with text.in_compute_precision(base):
+        cast = encoded()
+        assert any(weight.dtype == torch.bfloat16 for weight in base.text_encoders[0].parameters())
+    assert torch.equal(plain.features, cast.features)
+    assert plain.pooled is None or torch.equal(plain.pooled, cast.pooled)
+    again = encoded()
+    assert torch.equal(plain.features, again.features)
+    assert all(weight.dtype == torch.float32 for weight in base.text_encoders[0].parameters())

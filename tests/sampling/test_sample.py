@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdtool.errors import SettingsError, TokenError
+from cdtool.errors import ResourceError, SettingsError, TokenError
 from cdtool.models import diffusion, pipelines
 from cdtool.sampling import sample
 from cdtool.settings import SampleSettings
@@ -116,3 +116,36 @@ def test_without_guidance_the_prompt_counts_and_the_negative_one_does_not(sd):
     for negative in ("", "a cat", "dog " * 80):
         changed = replace(settings, guidance=0.0, negative=negative)
         assert [one.image.tobytes() for one in sample.generate(sd, [], ["a dog", "the beach"], changed)] == [dog, beach]
+
+
+def test_a_batch_that_does_not_fit_is_sampled_in_smaller_ones(sd, monkeypatch):
+    settings = SampleSettings(count=5, steps=2, batch=4)
+    wanted = list(sample.generate(sd, (), ["a dog"], settings))
+    plain, sizes = sample._denoise, []
+
+    def denoise(sampler, batch, *rest):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        yield from plain(sampler, batch, *rest)
+
+    monkeypatch.setattr(sample, "_denoise", denoise)
+    steps = list(sample.steps(sd, (), ["a dog"], settings))
+    found = [image for step in steps for image in step.images]
+    assert sizes == [4, 2, 2, 1]
+    assert [one.seed for one in found] == [one.seed for one in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert np.abs(np.asarray(ours.image, dtype=int) - np.asarray(theirs.image, dtype=int)).max() <= 1
+    assert [text for step in steps for text in step.warnings] == ["Memory ran out; from here on 2 images at once."]
+    assert [step.done for step in steps if step.images][-1] == steps[-1].total
+
+
+def test_one_image_that_does_not_fit_is_an_error(sd, monkeypatch):
+    def denoise(*_):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(sample, "_denoise", denoise)
+    with pytest.raises(ResourceError, match="single image") as caught:
+        list(sample.generate(sd, (), ["a dog"], SampleSettings(count=2, steps=1)))
+    assert "resolution" not in caught.value.hint

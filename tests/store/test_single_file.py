@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ldm_files
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import SD1_UNET, SDXL_UNET
 
-from cdtool.errors import BaseError
+from cdtool.errors import BaseError, NotFoundError
 from cdtool.models import pipelines
 from cdtool.store import bases, checkpoints, families, ldm, single_file, subject
 
@@ -26,7 +27,7 @@ def outputs(kind, unet, vae, texts):
         made = [unet(noisy, 7, encoder_hidden_states=features, added_cond_kwargs=added).sample]
         made += [vae.decode(noisy).sample, vae.encode(torch.randn(1, 3, 32, 32)).latent_dist.mean]
         made += [encoder(ids).last_hidden_state for encoder in texts]
-        made += [encoder(ids).text_embeds for encoder in texts if hasattr(encoder, "text_projection")]
+        made += [pooled for encoder in texts if (pooled := getattr(encoder(ids), "text_embeds", None)) is not None]
     return made
 
 
@@ -176,3 +177,37 @@ def test_a_path_to_a_checkpoint_is_a_base_and_not_a_hub_id(tmp_path, monkeypatch
     name = f"{tmp_path.name}/model.safetensors"
     assert not bases.is_name(name)
     assert subject.find(name).base == name
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_an_autoencoder_of_ones_own_is_used_in_place_of_the_bases(tmp_path, prefix):
+    path = ldm_files.write(tmp_path / "model.safetensors", "sd1", dtype=torch.float32)
+    unet, vae, texts = ldm_files.parts("sd1")
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.mul_(1.1)
+    table = {name.replace("first_stage_model.", prefix): value.contiguous()
+             for name, value in ldm_files.weights("sd1", unet, vae, texts).items()
+             if name.startswith("first_stage_model.")}  # fmt: skip
+    own = tmp_path / "vae.safetensors"
+    save_file(table, own)
+    base = pipelines.load(str(path), precision="fp32", device="cpu", parts=("vae",), vae=str(own))
+    noisy = torch.randn(1, 4, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(base.vae.decode(noisy).sample, vae.decode(noisy).sample)
+    assert base.vae.config.scaling_factor == 0.18215
+    assert bases.locate_vae(str(base.vae_folder), base.folder) == base.vae_folder  # a folder is taken as it is
+
+
+def test_what_is_no_autoencoder_for_a_base_is_refused(tmp_path, sd_base):
+    path = ldm_files.write(tmp_path / "model.safetensors", "sd1")
+    with pytest.raises(NotFoundError, match="no autoencoder"):
+        bases.locate_vae(str(tmp_path / "nothing"), sd_base)
+    save_file({"unet.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(BaseError, match="no autoencoder"):
+        bases.locate_vae(str(tmp_path / "other.safetensors"), sd_base)
+    small = bases.locate_vae(str(path), sd_base)  # a whole checkpoint will do: its autoencoder is taken
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"latent_channels": 16}))
+    with pytest.raises(BaseError, match="other latents"):
+        bases.locate_vae(str(small), sd_base)

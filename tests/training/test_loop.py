@@ -57,7 +57,7 @@ def loaded(request):
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain gradient descent in place of AdamW, so that a change is the gradient."""
-    monkeypatch.setattr(loop, "AdamW", lambda groups, lr: torch.optim.SGD(groups, lr=lr))
+    monkeypatch.setitem(loop.OPTIMIZERS, "adamw", lambda groups, lr: torch.optim.SGD(groups, lr=lr))
 
 
 @pytest.fixture
