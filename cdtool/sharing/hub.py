@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cdtool.errors import InputError, NotFoundError, ResourceError, UsageError
 from cdtool.files import workplace
@@ -151,6 +151,8 @@ def _answering(repository: str) -> Iterator[None]:
             SafetensorsParsingError,
         )
 
+        # The errors of whichever HTTP library the hub's was built on.
+        unanswered = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
         login = "Log in with a token that may do this: hf auth login"
         try:
             yield
@@ -162,7 +164,7 @@ def _answering(repository: str) -> Iterator[None]:
             ) from None
         except LocalTokenNotFoundError:
             raise ResourceError("The hub asks who you are.", login) from None
-        except (*HfHubHTTPError.__bases__, OSError) as error:  # whichever HTTP library it was built on
+        except (*unanswered, OSError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
             answer = getattr(error, "response", None)
