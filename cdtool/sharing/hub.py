@@ -152,7 +152,7 @@ def _answering(repository: str) -> Iterator[None]:
         )
 
         # The errors of whichever HTTP library the hub's was built on.
-        unanswered = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+        unanswered = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, OSError))
         login = "Log in with a token that may do this: hf auth login"
         try:
             yield
@@ -164,7 +164,7 @@ def _answering(repository: str) -> Iterator[None]:
             ) from None
         except LocalTokenNotFoundError:
             raise ResourceError("The hub asks who you are.", login) from None
-        except (*unanswered, OSError) as error:
+        except unanswered as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
             answer = getattr(error, "response", None)
