@@ -145,10 +145,17 @@ def footprint(
     # What is no K/V is cast for each pass, beside its float32 copy.
     casts = sum(math.prod(shapes[name]) for name in names if name.rpartition(".")[0] not in kv)
     text = memory.text_encoders(folder, dtype)
+    replaced = sum(
+        math.prod(shapes[name]) for name in names if name.rpartition(".")[0] in kv and len(shapes[name]) == 2
+    )
+    stays = settings.prior == "self" or methods.METHODS[settings.method].low_rank
+    denoiser = memory.denoiser(folder, dtype)
+    if not stays:  # the base's own K/V are freed, once what is trained in their place is made
+        denoiser -= replaced * dtype.itemsize
     coding = memory.coding(shell.vae_folder, size, size, latent_batch(size, size), dtype, decode=False)
     return Footprint(
-        throughout=memory.LIBRARY + memory.denoiser(folder, dtype) + text,
-        loading=memory.text_encoders(folder, torch.float32) - text,
+        throughout=memory.LIBRARY + denoiser + text,
+        loading=(0 if stays else replaced * dtype.itemsize) + memory.text_encoders(folder, torch.float32) - text,
         numbers=sum(_numbers(shape, settings) for shape in shapes.values()),
         vectors=sum(math.prod(shape) for shape in shapes.values() if len(shape) < 2),
         casts=casts * dtype.itemsize if dtype != torch.float32 else 0,
