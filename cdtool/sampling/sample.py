@@ -190,7 +190,7 @@ def sampler(
         check_base(entry, base, force=force)
         if index in idle:
             rows = tuple(torch.empty(0) for _ in tokens_of([entry]))
-            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.text_encoders)))
+            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.family.encoders)))
             continue
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:

@@ -338,7 +338,7 @@ def test_what_changes_more_than_its_method_says_is_not_joined(cdtool, concept):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
     tensors[name] = torch.zeros(16, 16)
     registry.save(Manifest(name="odd", base=entry.manifest.base, tokens=entry.manifest.tokens), tensors)
-    said = cdtool("sample", "dog+odd", "V1 dog", *QUICK)
+    said = cdtool("sample", "dog+odd", "V1 dog next to V2 dog", *QUICK)
     assert said.code == 4
     assert '"odd"' in said.err
 
