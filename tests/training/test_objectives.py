@@ -89,6 +89,20 @@ def test_the_captions_term_is_the_mean_change_of_their_keys_and_values(base):
     assert found == pytest.approx(objectives.TEXT_SCALE * float(torch.stack(shares).mean()), rel=1e-3)
 
 
+def test_held_directions_are_no_part_of_the_captions_term(base):
+    settings = replace(SETTINGS, prior="text", preserve_uncond=0.05)
+    tokens = initializers.assign(base.tokenizers, TOKENS)
+    with trainable.attached(base, tokens, settings) as made:
+        moved(made)
+        own = scene(base, made, settings, tokens)
+        found = float(objectives._captions(own).detach())
+        changes = {name: module.change().detach() for name, module in made.modules.items()}
+    features = torch.cat([encoded(base, line) for line in captions.read(captions.SHIPPED)])
+    shares = [(features @ change.T).square().sum() / (features @ base.kv[name].float().T).square().sum()
+              for name, change in changes.items()]  # fmt: skip
+    assert found == pytest.approx(objectives.TEXT_SCALE * float(torch.stack(shares).mean()), rel=1e-3)
+
+
 def test_the_lock_is_the_distance_of_the_words_keys_from_the_nouns(base):
     settings = replace(SETTINGS, lock=1.0, token_init="class")
     tokens = initializers.assign(base.tokenizers, TOKENS)
