@@ -52,7 +52,8 @@ def fit(base, settings, tmp_path, concepts=ALONE, tokens=TOKENS):
 
 
 def scene(base, made, settings, tokens):
-    return objectives.scene(base, settings, tokens, 0, made, loss.Texts(base, tokens, made.rows))
+    texts, kept = loss.Texts(base, tokens, made.rows), objectives.known(base, settings)
+    return objectives.scene(base, settings, tokens, 0, made, texts, kept)
 
 
 def moved(made, seed=2):
@@ -144,6 +145,13 @@ def test_terms_count_once_a_step_in_however_many_passes(base, tmp_path):
     for name, tensor in one.items():
         torch.testing.assert_close(tensor.float(), two[name].float(), rtol=1e-2, atol=1e-4)
     assert any(not torch.allclose(tensor.float(), plain[name].float(), atol=1e-4) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("flags", [{"prior": "text"}, {"prior": "self"}, {"focus": True, "lock": 1.0, "align": 1.0}])
+def test_they_train_in_half_precision_too(sd_base, base, tmp_path, flags):
+    half = pipelines.load(str(sd_base), precision="bf16", device="cpu")
+    made = fit(half, replace(SETTINGS, precision="bf16", steps=2, **flags), tmp_path)[-1].tensors
+    assert all(bool(tensor.isfinite().all()) for tensor in made.values())
 
 
 # ---------------------------------------------------------------- priors without class images
