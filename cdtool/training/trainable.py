@@ -75,6 +75,11 @@ class TrainedKV(nn.Module):
         assert self.begun is not None
         return self.effective() - self.begun
 
+    def moved(self) -> Tensor:
+        """The same before the directions that are held are taken out."""
+        assert self.begun is not None
+        return self.weight - self.begun
+
 
 class LowRankKV(nn.Module):
     """A K/V projection W0 + up @ down of which only the factors are trained; along `held` [d, r] it stays W0."""
@@ -114,6 +119,10 @@ class LowRankKV(nn.Module):
         """What was learned so far, dW [o, d]."""
         factors = self.factors()
         return factors["up"] @ factors["down"]
+
+    def moved(self) -> Tensor:
+        """The same before the directions that are held are taken out."""
+        return self.up @ self.down
 
 
 def _start_detached(result: Tensor) -> Tensor:
