@@ -160,11 +160,15 @@ def sample(
         talk.result(str(path), {**facts, **asdict(image.record)})
         images.append(image)
     if grid is not None:
-        grid = options.free_path(grid)
-        _sheet(images, there, plan).save(grid)
-        talk.talk(f"Contact sheet: {grid}")
+        _save_sheet(talk, _sheet(images, there, plan), grid)
     skipped = len(plan.prompts) * plan.settings.count - plan.total
     talk.talk(f"{counted(len(images), 'image')}." + (f" {skipped} more were there already." if skipped else ""))
+
+
+def _save_sheet(talk: Output, sheet: Image.Image, path: Path) -> None:
+    path = options.free_path(path)
+    sheet.save(path)
+    talk.talk(f"Contact sheet: {path}")
 
 
 def _existing(plan: Plan, folder: Path) -> dict[tuple[str, int], Path]:
