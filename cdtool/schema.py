@@ -55,6 +55,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(_shown(letter, keep) for letter in text)
 
 
+def whole_number(text: str) -> int | None:
+    """The number that up to 18 decimal digits stand for, None for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def shortened(text: str, most: int = 300) -> str:
     """Text of at most `most` characters, the middle left out."""
     half = (most - 3) // 2
