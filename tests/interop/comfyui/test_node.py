@@ -12,6 +12,7 @@ import handmade
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from cdtool.models import adapter, diffusion
 from cdtool.sampling import sample
@@ -45,8 +46,11 @@ def graph(nodes, folder, *names, strength=1.0):
     sdxl = base.family.name == "sdxl"
     keys = ("g", "l") if sdxl else ("l",)  # ComfyUI lists SDXL's second encoder first
     order = (1, 0) if sdxl else (0,)
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)  # transformers', not cdtool's own
+    encoders = [kind.from_pretrained(Path(folder) / name)
+                for kind, name in zip(kinds, base.family.encoders, strict=False)]  # fmt: skip
     clip = comfy_standin.CLIP({key: base.tokenizers[at] for key, at in zip(keys, order, strict=True)},
-                              {key: base.text_encoders[at] for key, at in zip(keys, order, strict=True)},
+                              {key: encoders[at] for key, at in zip(keys, order, strict=True)},
                               base.family.penultimate)  # fmt: skip
     sizes = diffusion.size_condition(base, 16, 16, 1)
     added = None if sizes is None else {"time_ids": sizes, "text_embeds": torch.zeros(1, 16)}
