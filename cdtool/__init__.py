@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from cdtool.evaluation.evaluate import evaluate, iter_evaluate
     from cdtool.merging.run import iter_merge, merge
     from cdtool.sampling.run import iter_sample, sample
+    from cdtool.sharing.card import card
+    from cdtool.sharing.gallery import gallery
+    from cdtool.sharing.hub import pull, push
     from cdtool.store.registry import Concept, concepts
     from cdtool.store.subject import load
     from cdtool.training.run import iter_train, train
@@ -53,6 +56,10 @@ _PUBLIC = {
     "merge": "cdtool.merging.run",
     "iter_sample": "cdtool.sampling.run",
     "sample": "cdtool.sampling.run",
+    "card": "cdtool.sharing.card",
+    "gallery": "cdtool.sharing.gallery",
+    "pull": "cdtool.sharing.hub",
+    "push": "cdtool.sharing.hub",
     "iter_train": "cdtool.training.run",
     "train": "cdtool.training.run",
     "Concept": "cdtool.store.registry",
@@ -89,10 +96,12 @@ __all__ = [
     "TokenError",
     "TrainingError",
     "UsageError",
+    "card",
     "compress",
     "concepts",
     "evaluate",
     "forget",
+    "gallery",
     "iter_evaluate",
     "iter_forget",
     "iter_merge",
@@ -100,6 +109,8 @@ __all__ = [
     "iter_train",
     "load",
     "merge",
+    "pull",
+    "push",
     "sample",
     "train",
 ]

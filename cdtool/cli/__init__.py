@@ -34,6 +34,7 @@ from cdtool.cli import (
     prior,
     priormake,
     sample,
+    share,
     stopping,
     study,
     suite,
@@ -57,6 +58,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "remove": concepts.remove,
     "export": exchange.export,
     "import": exchange.import_,
+    "card": share.card,
+    "gallery": share.gallery,
+    "push": share.push,
+    "pull": share.pull,
     "config": config.config,
     "doctor": doctor.doctor,
 }
@@ -87,7 +92,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
 # The sections of `cdtool --help`.
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "Make and use concepts": ("train", "sample", "merge", "compress", "forget"),
-    "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "push", "pull"),
+    "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "card", "push", "pull"),
     "Measure and understand": ("eval", "suite", "study", "analyze"),
     "Bases, class images, settings": ("base", "prior", "cache", "config", "doctor", "demo"),
 }

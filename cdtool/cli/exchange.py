@@ -27,6 +27,7 @@ Target = Annotated[
 Into = Annotated[
     Path | None, typer.Option("--into", metavar="DIR", help="Where ComfyUI or A1111 is; each file in its place.")
 ]
+Card = Annotated[bool, typer.Option("--card", help="Write the concept's card beside it too.")]
 Rank = Annotated[int | None, typer.Option("--rank", metavar="R", min=1, help="Keep so many ranks of each matrix.")]
 Energy = Annotated[
     float | None, typer.Option("--energy", metavar="F", help="Keep this share of the singular values' sum.")
@@ -45,6 +46,7 @@ def export(
     to: To,
     out: Target = None,
     into: Into = None,
+    card: Card = False,
     rank: Rank = None,
     energy: Energy = None,
     base: options.Base = None,
@@ -71,8 +73,8 @@ def export(
         raise UsageError("--rank and --energy exclude each other.", "Give one of them.")
     if energy is not None and not 0 < energy <= 1:
         raise UsageError(f"--energy is a share above 0 and up to 1, not {energy:g}.", "Like --energy 0.6.")
-    if into is not None and out is not None:
-        raise UsageError("--into and -o exclude each other.", "Give one of them.")
+    if into is not None and (out is not None or card):
+        raise UsageError(f"--into and {'--card' if card else '-o'} exclude each other.", "Give one of them.")
     entry = registry.find(concept_name)
     where = base or registry.base_of(entry)
     if entry.manifest and concept.reach(entry.manifest) == "own words":
@@ -87,7 +89,14 @@ def export(
         entry, to, folder, stem=stem, base=where, rank=rank, energy=energy,
         tool=placing.find(into, to) if into else None, force=force,
     )  # fmt: skip
+    if card:
+        from cdtool.sharing import card as cards
+
+        made = cards.gather(entry)
+        cards.check_free(folder, force=force)
     done = list(voice.progress(events, exporting.steps(entry, to), label="matrix"))[-1]
+    if card:
+        cards.write(made, folder, force=force)
     voice.talk(done.usage)
     if done.rank:
         voice.talk(f"Rank {done.rank}, relative error {done.error:.1e}.")

@@ -45,10 +45,10 @@ def cached() -> Iterator[tuple[str, Path]]:
 def download(hub_id: str) -> Path:
     """Download a pipeline into the cache: configurations, tokenizers, safetensors weights (fp16 where there are any).
 
-    The only function of cdtool that uses the network. Raises NotFoundError where the hub has no such pipeline or
+    With `sharing.hub`, all of cdtool that uses the network. Raises NotFoundError where the hub has no such pipeline or
     cannot be reached, BaseError where it has no safetensors weights.
     """
-    with _online():
+    with online():
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -89,7 +89,7 @@ def files_to_fetch(files: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def _online() -> Iterator[None]:
+def online() -> Iterator[None]:
     """Let the hub library use the network for a while; everywhere else it may not."""
     from huggingface_hub import constants
 

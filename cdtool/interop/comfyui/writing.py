@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import resources
-from pathlib import Path
 
+from cdtool.interop import public
 from cdtool.interop.bundle import ExportBundle, File, Written
 from cdtool.store.concept import KEY, to_json
 
@@ -23,7 +22,5 @@ def write(bundle: ExportBundle, _: str) -> Written:
         'Nodes: "Load cdtool concept" (one behind the other for several), "Apply cdtool concepts", "cdtool prompt".',
         f"Prompt: {prompt}",
     ]
-    base = bundle.manifest.base
-    known = base.name if bundle.base_info.public else Path(base.name).name  # no folders of this machine
-    file = File(bundle.tensors, {KEY: to_json(replace(bundle.manifest, base=replace(base, name=known)))})
+    file = File(bundle.tensors, {KEY: to_json(public.manifest(bundle.manifest))})
     return Written({name: file}, "\n".join(usage), {NODES: nodes}, {name: "concept", NODES: "node"})

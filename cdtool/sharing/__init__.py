@@ -1,0 +1,1 @@
+"""Giving concepts to others: cards, a gallery, and the hub."""
