@@ -32,7 +32,7 @@ class TrainSettings:
     method: Method = "kv"
     steps: int = 250  # optimizer steps per concept; half of them without a prior
     lr: float = 8e-5
-    batch: int = 8  # pictures of one optimizer step over all processes, class images included
+    batch: int = 8  # images of one optimizer step over all processes, class images included
     accumulate: int = 1  # passes that make up one optimizer step
     weight_decay: float = 1e-2  # on K/V; rows have none
     resolution: int = 0  # px; 0 is the base's own
@@ -62,10 +62,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How pictures are drawn; the paper's DDPM is DDIM with eta 1."""
+    """How images are sampled; the paper's DDPM is DDIM with eta 1."""
 
-    count: int = 4  # pictures per prompt
-    seed: int = 0  # of the first picture of a prompt; the next ones count up
+    count: int = 4  # images per prompt
+    seed: int = 0  # of the first image of a prompt; the next ones count up
     steps: int = 50
     guidance: float = 6.0  # 1 or less is the prediction with the prompt alone (see `guided`)
     scheduler: Scheduler = "ddim"
@@ -75,7 +75,7 @@ class SampleSettings:
     precision: Precision = "auto"
     memory: str = "auto"  # as in training
     vae: str = ""  # as in training
-    batch: int = 4  # pictures drawn at once
+    batch: int = 4  # images sampled at once
 
 
 @dataclass(frozen=True)

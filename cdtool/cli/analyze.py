@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.research.attention import Attended
 
-File = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The picture; a PNG beside you.")]
+File = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="The image file; a PNG in this folder."),
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help='Like "V1 dog next to V2 cat".')]
 
-ARTICLES = ("a", "an", "the")  # words that say nothing of what is drawn
+ARTICLES = ("a", "an", "the")  # words that say nothing of what is shown
 
 
 def change(
@@ -132,20 +135,20 @@ def _told(kind: dict[str, float]) -> str:
 
 
 def _maps(found: Attended) -> Image.Image:
-    """The picture, and over it the map of each word that means something, all on one scale."""
+    """The image, and over it the map of each word that means something, all on one scale."""
     from cdtool.images.sheets import labelled
     from cdtool.reports.charts import heat
 
-    cells = [("the picture", found.image)]
+    cells = [("the image", found.image)]
     words = [word for word in found.words if word.text.lower() not in ARTICLES] or list(found.words)
     top = max(float(word.map.max()) for word in words)
     cells += [(f"{word.text}  {word.share:.3f}", heat(found.image, word.map, top=top)) for word in words]
     return labelled(cells, side=224, columns=5, font=18)
 
 
-def _save(voice: Output, picture: Image.Image, path: Path) -> None:
+def _save(voice: Output, image: Image.Image, path: Path) -> None:
     try:
-        picture.save(path)
+        image.save(path)
     except OSError as error:
         raise ResourceError(f"{path} could not be written: {error.strerror or error}.", "Free some disk.") from None
-    voice.talk(f"Picture: {path}")
+    voice.talk(f"Image: {path}")

@@ -43,9 +43,9 @@ def prune(most: Most = None, kind: Kind = None, json: options.Json = False) -> N
     Without --max-size all of it goes. Nothing is lost: it is made again when it is needed.
 
     Examples:
-      cdtool cache prune
-      cdtool cache prune --max-size 500MB
       cdtool cache prune --kind latents
+      cdtool cache prune --max-size 500MB
+      cdtool cache prune
     """
     from cdtool import cache
 

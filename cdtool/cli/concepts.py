@@ -232,8 +232,8 @@ def _row(entry: Concept) -> tuple[str, ...]:
     manifest = entry.manifest
     if manifest is None:
         return (entry.name, "damaged", "", "", output.size(entry.bytes), "", "")
-    kind, tokens, base, created = manifest.method, _tokens(manifest), manifest.base.name, _when(manifest.created)
-    return (entry.name, kind, tokens, base, output.size(entry.bytes), created, _score(registry.note(entry.name)))
+    kind, tokens, base, day = manifest.method, _tokens(manifest), manifest.base.name, _when(manifest.created)[:10]
+    return (entry.name, kind, tokens, base, output.size(entry.bytes), day, _score(registry.note(entry.name)))
 
 
 def _data(entry: Concept) -> dict[str, Any]:

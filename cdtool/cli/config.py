@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import textwrap
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,12 +55,21 @@ def config(
         _, found = settings.resolve(cls, {"method": method} if section == "train" else {}, folder)
         values |= {f"{section}.{name}": value for name, value in found.items()}
     places = {"data": settings.data_dir(), "cache": settings.cache_dir(), "config": settings.config_file()}
-    rows = [(name, str(value.value), value.origin) for name, value in values.items()]
+    short = {str(settings.config_file()): "config file"}
+    short |= {str(folder / "cdtool.toml"): f"base {chosen.value}"} if folder else {}
+    rows = [(name, str(value.value), _shortened(value.origin, short)) for name, value in values.items()]
     rows += [
         (f"{name} directory" if name != "config" else "config file", str(path), "") for name, path in places.items()
     ]
     data = {name: {"value": value.value, "origin": value.origin} for name, value in values.items()}
     out.table(("SETTING", "VALUE", "FROM"), rows, {"settings": data, "places": places})
+
+
+def _shortened(origin: str, names: Mapping[str, str]) -> str:
+    """An origin for a table: long paths by their names."""
+    for path, name in names.items():
+        origin = origin.replace(path, name)
+    return origin
 
 
 def _folder(base: str, out: output.Output) -> Path | None:

@@ -16,7 +16,7 @@ from cdtool.errors import InterruptedRun
 from cdtool.research import demo as demos
 
 HERE = Path("cdtool-demo")
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where photos and pictures go.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where photos and images go.")]
 
 
 def demo(out: Out = HERE, json: options.Json = False, quiet: options.Quiet = False) -> None:

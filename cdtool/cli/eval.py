@@ -104,16 +104,9 @@ def eval_(
     out = output.sink(json, quiet)
     subject = _one(concept)
     _check_files(report, sheet, forgetting)
-    plan = evaluate.plan(
-        subject,
-        photos=photos or (),
-        prompts=files.read_prompts(prompts) if prompts else (),
-        images=images,
-        forgetting=forgetting,
-        device=device,
-        **vars(scoring),
-        **vars(sampling),
-    )
+    lines = files.read_prompts(prompts) if prompts else ()
+    plan = evaluate.plan(subject, photos=photos or (), prompts=lines, images=images, forgetting=forgetting,
+                         device=device, **vars(scoring), **vars(sampling))  # fmt: skip
     bounds = gates.parse(least, most, plan.request.scores)
     output.quiet_libraries()
     pictures, results, scores = _evaluated(plan, out)

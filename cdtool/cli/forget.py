@@ -38,7 +38,7 @@ def forget(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a base forget something, as a concept that erases it.
+    """Make a concept that erases something from a base.
 
     It takes seconds and no training; the base stays as it was. The concept, no-WHAT unless named, is listed, merged,
     compressed, exported and measured as any other, and joined with others by +. Whatever prompt it acts on, what it

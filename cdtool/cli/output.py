@@ -259,7 +259,8 @@ class Pace:
             return ""
         began, before = self._first
         taken, done = time.monotonic() - began, self.done - before
-        return f"eta {duration(taken / done * (self.total - self.done))}" if taken >= SEEN and done >= 2 else ""
+        rest = taken / max(done, 1) * (self.total - self.done)
+        return f"eta {duration(rest)}" if taken >= SEEN and done >= 2 and rest >= 1 else ""
 
 
 def _counted(

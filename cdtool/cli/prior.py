@@ -116,6 +116,7 @@ def show(set_name: SetName, grid: Grid = None, json: options.Json = False, quiet
         "created": f"{manifest.created} by cdtool {manifest.version}",
     }
     if grid is not None:
+        grid = options.free_path(grid)
         _sheet(entry).save(grid)
         out.talk(f"Contact sheet: {grid}")
     out.facts({key: text for key, text in facts.items() if text}, _data(entry, whole=True))

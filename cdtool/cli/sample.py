@@ -1,9 +1,9 @@
-"""cdtool sample: pictures of a concept, or of the bare base."""
+"""cdtool sample: images of a concept, or of the bare base."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from cdtool import files
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
-from cdtool.cli.parsing import BASICS, METHOD, OUTPUT, SPEED
+from cdtool.cli.parsing import BASICS, METHOD, OUTPUT, SAFETY, SPEED
 from cdtool.errors import UsageError
 from cdtool.sampling import run as sampling
 from cdtool.settings import SampleSettings
@@ -43,7 +43,7 @@ Eta = Annotated[
 ]
 Negative = Annotated[
     str | None,
-    setting(_Set, "negative", "--negative", metavar="TEXT", panel=BASICS, shown="nothing", help="What not to draw."),
+    setting(_Set, "negative", "--negative", metavar="TEXT", panel=BASICS, shown="nothing", help="What not to show."),
 ]
 Size = Annotated[
     str | None,
@@ -66,9 +66,22 @@ Grid = Annotated[
     Path | None,
     typer.Option("--grid", metavar="FILE", rich_help_panel=OUTPUT, help="Also write a labelled contact sheet."),
 ]
+InitImage = Annotated[
+    Path | None,
+    typer.Option("--init-image", metavar="FILE", rich_help_panel=METHOD, help="Begin with this image, not with noise."),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option("--strength", metavar="F", rich_help_panel=METHOD,
+                 help="Share of the steps that change it." + options.default_of("0.6")),
+]  # fmt: skip
+SkipExisting = Annotated[
+    bool,
+    typer.Option("--skip-existing", rich_help_panel=SAFETY, help="Leave out what is there, made with these settings."),
+]
 Replay = Annotated[
     Path | None,
-    typer.Option("--replay", metavar="IMG.png", rich_help_panel=OUTPUT, help="Draw that picture again."),
+    typer.Option("--replay", metavar="IMG.png", rich_help_panel=OUTPUT, help="Generate that image again."),
 ]
 
 
@@ -95,16 +108,19 @@ def sample(
     prompt: Prompts = None,
     prompts: options.PromptFile = None,
     chosen: Settings = Settings(),
+    init_image: InitImage = None,
+    strength: Strength = None,
     base: options.Base = None,
     device: options.Device = "auto",
     out: Out = None,
     grid: Grid = None,
     replay: Replay = None,
+    skip_existing: SkipExisting = False,
     force: options.OtherBase = False,
     json: options.JsonLines = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw pictures of a concept or of the bare base.
+    """Generate images of a concept or of the bare base.
 
     Each has a seed of its own and holds all that makes it again.
 
@@ -118,6 +134,7 @@ def sample(
     cdtool sample dog+moongate "V1 dog in front of V2 moongate"
     cdtool sample dog:0.8+cat "V1 dog next to V2 cat"
     cdtool sample mini "a dog on the beach"
+    cdtool sample dog "a watercolour of V* dog" --init-image sketch.png --strength 0.7
     cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
     """
     talk = output.sink(json, quiet)
@@ -128,11 +145,14 @@ def sample(
     else:
         texts = [*(prompt or []), *(files.read_prompts(prompts) if prompts else [])]
         check_quotes(texts)
-        plan = sampling.plan(concept, texts, base=base, device=device, force=force, **vars(chosen))
+        plan = sampling.plan(concept, texts, base=base, device=device, force=force, init_image=init_image,
+                             strength=strength, **vars(chosen))  # fmt: skip
     options.check_picture(grid, "--grid")
     folder = out or (replay.parent if replay else Path("samples") / plan.subject.label)
+    there = _existing(plan, folder) if skip_existing else {}
+    plan = replace(plan, skip=frozenset(there))
     images = []
-    for image, path in _saved(talk, plan, folder):
+    for image, path in _saved(talk, plan, folder) if plan.total else ():
         facts: dict[str, Any] = {"path": str(path)}
         if replay is not None:
             facts["difference"] = _difference(replay, image)
@@ -141,9 +161,16 @@ def sample(
         images.append(image)
     if grid is not None:
         grid = options.free_path(grid)
-        _sheet(images, plan).save(grid)
+        _sheet(images, there, plan).save(grid)
         talk.talk(f"Contact sheet: {grid}")
-    talk.talk(f"{counted(len(images), 'image')}.")
+    skipped = len(plan.prompts) * plan.settings.count - plan.total
+    talk.talk(f"{counted(len(images), 'image')}." + (f" {skipped} more were there already." if skipped else ""))
+
+
+def _existing(plan: Plan, folder: Path) -> dict[tuple[str, int], Path]:
+    from cdtool.sampling import records
+
+    return records.existing(folder, plan.subject, plan.settings, plan.init)
 
 
 def _saved(talk: Output, plan: Plan, folder: Path) -> Iterator[tuple[SampledImage, Path]]:
@@ -157,14 +184,19 @@ def _saved(talk: Output, plan: Plan, folder: Path) -> Iterator[tuple[SampledImag
             yield image, records.save(image, folder)
 
 
-def _sheet(images: Sequence[SampledImage], plan: Plan) -> Image.Image:
+def _sheet(images: Sequence[SampledImage], there: Mapping[tuple[str, int], Path], plan: Plan) -> Image.Image:
+    """A row for each prompt; the images that were there already are read from their files."""
+    from PIL import Image
+
     from cdtool.images.sheets import Row, contact_sheet
 
-    rows, count = [], plan.settings.count
-    for index, prompt in enumerate(plan.prompts):
-        own = images[index * count : (index + 1) * count]
-        seeds = f"{own[0].seed}" if len(own) == 1 else f"{own[0].seed} to {own[-1].seed}"
-        rows.append(Row(f"{prompt.text}   (seed {seeds})", list(own)))
+    made: dict[tuple[str, int], Image.Image] = {(image.prompt, image.seed): image for image in images}
+    first, last = plan.settings.seed, plan.settings.seed + plan.settings.count - 1
+    rows = []
+    for prompt in plan.prompts:
+        keys = [(prompt.text, seed) for seed in range(first, last + 1)]
+        own = [made[key] if key in made else Image.open(there[key]) for key in keys]
+        rows.append(Row(f"{prompt.text}   (seed {first if first == last else f'{first} to {last}'})", own))
     return contact_sheet(rows)
 
 

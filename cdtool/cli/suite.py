@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.research.recipes import Event
     from cdtool.research.run import Plan
 
-_KNOWN = ("paper", "mini", "mini-small", "mini-sets", "customconcept101")
+_KNOWN = ("paper", "mini", "mini-small", "mini-sets", "customconcept101", "mcpp")
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -175,8 +175,8 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
     for name, path in suitefile.SHIPPED.items():
         suite = suitefile.read(path)
         rows.append({"name": name, "about": suite.about, "base": suite.base, "cells": len(suite.cells)})
-    rows.append({"name": customconcept101.NAME, "about": "101 concepts and 101 pairs; bring the pictures",
-                 "base": "sd14", "cells": None})  # fmt: skip
+    rows += [{"name": name, "about": about, "base": "sd14", "cells": None}
+             for name, about in customconcept101.ABOUT.items()]  # fmt: skip
     if out.mode == "quiet":
         out.results([str(row["name"]) for row in rows], {"suites": rows})
         return

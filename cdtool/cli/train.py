@@ -44,6 +44,7 @@ def train(
     resume: flag.Resume = False,
     pick: flag.Pick = None,
     dry_run: flag.DryRun = False,
+    crop_sheet: flag.CropSheet = None,
     force: options.Force = False,
     if_missing: options.IfMissing = False,
     json: options.Json = False,
@@ -56,7 +57,7 @@ def train(
     Examples:
     cdtool train ./photos --token "V* dog"
     cdtool train ./gate --token moongate --preview "moongate in the snow"
-    cdtool train ./art --token "V* art" --style --dry-run
+    cdtool train ./art --token "V* art" --style --dry-run --crop-sheet crops.png
     cdtool train ./dog ./cat --token "V1 dog" --token "V2 cat" -o pets
     cdtool train ./cat --token "V2 cat" --from dog
     cdtool train ./cat --token "V* cat" --like dog --method lora
@@ -67,6 +68,7 @@ def train(
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
         return
+    options.check_picture(crop_sheet, "--crop-sheet")
     folder = preview_dir or Path("samples") / f"{job.name}-preview"
     go_on: Resume = resume or ("auto" if if_missing else False)
     options_ = _Options(device, resume=go_on, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
@@ -76,7 +78,7 @@ def train(
     output.quiet_libraries()
     with processes.distributed(device) as ranks:
         voice = out if ranks.rank == 0 else output.Output("quiet")
-        _introduce(voice, job)
+        _introduce(voice, job, crop_sheet if ranks.rank == 0 else None)
         if dry_run and ranks.rank == 0:
             _tell_plan(out, job, plans.plan(job, device, max(gpus, ranks.world), force=force))
         elif not dry_run:
@@ -110,12 +112,16 @@ def _launch(gpus: int) -> NoReturn:
     raise typer.Exit(launch(gpus, sys.argv[1:]))
 
 
-def _introduce(out: Output, job: Job) -> None:
+def _introduce(out: Output, job: Job, crops: Path | None) -> None:
     if job.start is not None:
         held = ", ".join(f'"{token.words(place)}"' for place, token in enumerate(job.tokens[: job.earlier], 1))
         out.talk(f"Going on from {job.start.name}, which holds {held}.")
     if job.base == "mini":
         out.talk("Training on mini, the small embedded base; choose another with: cdtool base use NAME")
+    if crops is not None:
+        path = options.free_path(crops)
+        plans.crop_sheet(job).save(path)
+        out.talk(f"Crops: {path}")
 
 
 def _tell_plan(out: Output, job: Job, plan: plans.TrainingPlan) -> None:

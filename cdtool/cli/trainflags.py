@@ -37,7 +37,7 @@ Seed = Annotated[int | None, _setting("seed", "--seed", help="Seed of everything
 Previews = Annotated[
     list[str] | None,
     typer.Option("--preview", metavar="PROMPT", rich_help_panel=parsing.BASICS,
-                 help="Draw it at the start, at checkpoints and at the end."),
+                 help="Sample it at the start, at checkpoints and at the end."),
 ]  # fmt: skip
 PreviewDir = Annotated[
     Path | None,
@@ -47,6 +47,11 @@ PreviewDir = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=parsing.BASICS, help="Print the plan and do nothing.")
 ]
+CropSheet = Annotated[
+    Path | None,
+    typer.Option("--crop-sheet", metavar="FILE", rich_help_panel=parsing.BASICS,
+                 help="Write a contact sheet of the crops, to look at before it starts; with --dry-run too."),
+]  # fmt: skip
 
 Prior = Annotated[
     str | None,
@@ -97,7 +102,7 @@ FreezeToken = Annotated[
 PreserveUncond = Annotated[
     float | None,
     _setting("preserve_uncond", "--preserve-uncond", metavar="F", **_how,
-             help="Keep what the empty prompt draws, down to this share of its features; 0: the paper's way."),
+             help="Keep what the empty prompt gives, down to this share of its features; 0: the paper's way."),
 ]  # fmt: skip
 Focus = Annotated[
     bool | None,

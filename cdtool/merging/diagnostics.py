@@ -63,7 +63,7 @@ def recommended(fidelity: Mapping[str, float]) -> tuple[str, ...]:
 class Sums:
     """Squared norms of a concept's own changes and of the merge's distance from them, over all modules."""
 
-    asked: float = 0.0
+    wanted: float = 0.0
     missed: float = 0.0
     missed_saved: float = 0.0
     tried: float = 0.0
@@ -77,7 +77,7 @@ def clashes(tokens: Sequence[Token], learned: Sequence[Sequence[Tensor]]) -> tup
     for one, other in combinations(range(len(tokens)), 2):
         both = f"{tokens[one].words(one + 1)} and {tokens[other].words(other + 1)}"
         if tokens[one].noun.lower() == tokens[other].noun.lower():
-            found.append(f"{both} are of one class; the base tends to draw one of them twice.")
+            found.append(f"{both} are of one class; the base tends to show one of them twice.")
         if all(rows[one].numel() and rows[other].numel() for rows in learned):
             alike = min(float(F.cosine_similarity(rows[one], rows[other], dim=0)) for rows in learned)
             if alike >= ALIKE:
@@ -129,7 +129,7 @@ def measure(
             mine, trials = _rows_of(bound, at), _rows_of(held_out, at)
             every = torch.cat([bound.features[mine], held_out.features[trials], words])
             own, attempt, regularization = torch.split(concept(module, every), [len(mine), len(trials), len(words)])
-            part.asked += _squared(own)
+            part.wanted += _squared(own)
             part.missed += _squared(merged[mine] - own)
             part.missed_saved += _squared(stored[mine] - own)
             part.tried += _squared(attempt)
@@ -143,14 +143,14 @@ def report(
 ) -> Report:
     """The report of what `measure` found."""
     sums, drift = measured
-    asked = sum(part.asked for part in sums)
+    wanted = sum(part.wanted for part in sums)
     fidelity = {name: 1 - _ratio(part.apart, part.tried) for name, part in zip(names, sums, strict=True)}
     regularization = sum(part.regularization**0.5 for part in sums) / len(sums)
     return Report(
         rows=rows,
         condition=condition,
-        error=_ratio(sum(part.missed for part in sums), asked),
-        saved_error=_ratio(sum(part.missed_saved for part in sums), asked),
+        error=_ratio(sum(part.missed for part in sums), wanted),
+        saved_error=_ratio(sum(part.missed_saved for part in sums), wanted),
         drift=_ratio(drift, regularization**2),
         fidelity=fidelity,
         warnings=(*warnings, *recommended(fidelity)),

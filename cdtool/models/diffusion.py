@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -189,6 +189,17 @@ def decode(base: Base, z: Tensor) -> NDArray[np.uint8]:
     return cast("NDArray[np.uint8]", torch.cat(made).numpy())
 
 
+class Init(NamedTuple):
+    """An image to begin with: its latents [1, c, h, w], and the share of the noise schedule it goes through."""
+
+    latents: Tensor
+    strength: float  # above 0; 1 is all of it
+
+    def steps(self, whole: int) -> int:
+        """How many of the denoising steps are taken, one at least."""
+        return max(1, min(whole, round(whole * self.strength)))
+
+
 @torch.no_grad()
 def denoise(
     base: Base,
@@ -198,6 +209,7 @@ def denoise(
     *,
     seeds: Sequence[int],
     size: tuple[int, int],
+    init: Init | None = None,
 ) -> Iterator[Tensor]:
     """Sample latents [b, c, h, w] for b prompts, yielding them after every step; the last ones are the result.
 
@@ -208,6 +220,7 @@ def denoise(
     settings: of which scheduler, steps, guidance and eta are read.
     seeds: b of them.
     size: (width, height) in px.
+    init: an image of that size to begin with in place of noise alone.
     """
     import inspect
 
@@ -224,8 +237,16 @@ def denoise(
     both = join([negative, condition]) if two else condition
     sizes = size_condition(base, height, width, len(both.features))
     masked = everything_masked(base, height, width)
-    z = z * schedule.init_noise_sigma
-    for t in schedule.timesteps:
+    timesteps = schedule.timesteps
+    if init is None:
+        z = z * schedule.init_noise_sigma
+    else:
+        first = len(timesteps) - init.steps(len(timesteps))
+        timesteps = timesteps[first:]
+        if hasattr(schedule, "set_begin_index"):
+            schedule.set_begin_index(first)
+        z = schedule.add_noise(init.latents.to(base.device).expand_as(z), z, timesteps[:1].expand(len(z)))
+    for t in timesteps:
         noisy = torch.cat([z, z]) if two else z
         noisy = schedule.scale_model_input(noisy, t)
         if masked is not None:

@@ -60,11 +60,11 @@ class Passed:
 def likeness(captions: Sequence[str], text: str, encoder: Encoder) -> Iterator[Likeness]:
     """Cosine of each caption's text features with the text's, [n] in [-1, 1]; equal captions are encoded once.
 
-    The text is asked for in all of the encoder's ways, so that no one place or size word decides.
+    The text is encoded in all of the encoder's templates, so that no one place or size word decides.
     """
     places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-    asked = encoders.text_features(encoder, [way.replace("{}", text) for way in encoder.spec.asked])
-    different, (wanted,) = list(places), encoders.unit(asked.mean(axis=0, keepdims=True))
+    variants = encoders.text_features(encoder, [way.replace("{}", text) for way in encoder.spec.asked])
+    different, (wanted,) = list(places), encoders.unit(variants.mean(axis=0, keepdims=True))
     parts = []
     order = [places[caption] for caption in captions]
     for start in range(0, len(different), CHUNK):

@@ -40,7 +40,7 @@ class PriorImage:
     file: str
     caption: str = ""
     cosine: float | None = None  # of a retrieved image's caption with the class
-    seed: int | None = None  # of a drawn one
+    seed: int | None = None  # of a generated one
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,26 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Generation:
-    """How a base draws images of a class: DDIM with eta 1, as for the paper's baselines."""
+    """How a base generates images of a class: DDIM with eta 1, as for the paper's baselines."""
 
     count: int = 200
     steps: int = 50
     guidance: float = 6.0
     seed: int = 0  # of the first image; the next ones count up
-    batch: int = 4  # images drawn at once
+    batch: int = 4  # images generated at once
 
     def recipe(self, prompt: str, fingerprint: str) -> dict[str, Any]:
-        """What a drawn image depends on besides its seed; `fingerprint` is the base's."""
+        """What a generated image depends on besides its seed; `fingerprint` is the base's."""
         how = {"steps": self.steps, "guidance": self.guidance, "scheduler": "ddim", "eta": 1.0}
         return {"prompt": prompt, "fingerprint": fingerprint, **how}
 
 
-QUICK = Generation(count=100, steps=25)  # at most; where nobody asked for drawn images and there are no others
+QUICK = Generation(count=100, steps=25)  # at most; where nobody asked for generated images and there are no others
 
 
 @dataclass(frozen=True)
 class PendingSet:
-    """A set of images of a class that a base has to draw."""
+    """A set of images of a class that a base has to generate."""
 
     name: str
     noun: str

@@ -191,7 +191,7 @@ def _holds(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """What the disk refuses is told as ResourceError."""
+    """Raises ResourceError for what the disk refuses."""
     try:
         yield
     except OSError as error:

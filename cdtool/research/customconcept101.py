@@ -12,7 +12,8 @@ from cdtool.files import parse_json
 from cdtool.research.suite import ConceptSpec, MethodSpec, PairSpec, Suite, TableSpec
 
 NAME = "customconcept101"
-SINGLE, PAIRS = "dataset.json", "dataset_multiconcept.json"
+MCPP = "mcpp"  # three and four of its concepts in one picture
+SINGLE, PAIRS, MORE = "dataset.json", "dataset_multiconcept.json", "dataset_mcpp.json"
 _GET = "It is in github.com/adobe-research/custom-diffusion; unpack benchmark_dataset.zip in it and give --data DIR."
 # Both prior-using methods were trained with drawn class images there.
 METHODS = (
@@ -27,6 +28,12 @@ WAYS = (
     MethodSpec("Optimization", "merge", {"prior": "generated"}),
     MethodSpec("Joint", "joint", {"prior": "generated"}),
 )
+MORE_WAYS = (
+    MethodSpec("Base, the class nouns", "base"),
+    MethodSpec("Routed", "routed", {"prior": "generated"}),
+    MethodSpec("Optimization", "merge", {"prior": "generated"}),
+    MethodSpec("Joint", "joint", {"prior": "generated"}),
+)
 
 
 def read(folder: Path) -> Suite:
@@ -37,21 +44,44 @@ def read(folder: Path) -> Suite:
     concepts: dict[str, ConceptSpec] = {}
     for entry in _list(folder / SINGLE):
         _add(concepts, entry, folder, folder / SINGLE)
-    known, pairs = tuple(concepts.values()), []
-    for entry in _list(folder / PAIRS):
-        try:
-            first, second, prompts = entry
-            members = tuple(_add(concepts, part, folder, folder / PAIRS) for part in (first, second))
-            pairs.append(PairSpec(members, folder / prompts["prompt_filename_compose"]))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{folder / PAIRS} has an entry that is no pair: {entry}.", _GET) from None
+    known = tuple(concepts.values())
+    pairs = _together(folder / PAIRS, concepts, (2,))
     tables = (
         TableSpec("CustomConcept101", published="4"),
         TableSpec("CustomConcept101, by concept", "concepts"),
         TableSpec("CustomConcept101, by pair", "pairs"),
     )
-    return Suite(NAME, "101 concepts and 101 pairs", "sd14", known, tuple(pairs), METHODS, WAYS, tables,
+    return Suite(NAME, "101 concepts and 101 pairs", "sd14", known, pairs, METHODS, WAYS, tables,
                  {"count": 5, "steps": 200}, ("text", "image", "dino"))  # fmt: skip
+
+
+def read_mcpp(folder: Path) -> Suite:
+    """Triples and quadruples of the same concepts: a list of the pairs' form, with three or four before the prompts.
+
+    It is measured by what sees a lost subject, `rank` and `scr`, with the dataset's other concepts as look-alikes.
+    Raises NotFoundError where the list is missing, InputError for one of another form.
+    """
+    concepts: dict[str, ConceptSpec] = {}
+    groups = _together(folder / MORE, concepts, (3, 4))
+    tables = (TableSpec("Several concepts"), TableSpec("Several concepts, by group", "pairs"))
+    return Suite(MCPP, "three and four concepts in one picture", "sd14", tuple(concepts.values()), groups, (),
+                 MORE_WAYS, tables, {"count": 5, "steps": 200}, ("text", "image", "rank", "scr"))  # fmt: skip
+
+
+def _together(path: Path, concepts: dict[str, ConceptSpec], sizes: tuple[int, ...]) -> tuple[PairSpec, ...]:
+    """The groups of a list: each of so many concepts, and the prompts for them together."""
+    found = []
+    for entry in _list(path):
+        try:
+            *parts, prompts = entry
+            if len(parts) not in sizes:
+                raise ValueError(len(parts))
+            members = tuple(_add(concepts, part, path.parent, path) for part in parts)
+            found.append(PairSpec(members, path.parent / prompts["prompt_filename_compose"]))
+        except (ValueError, KeyError, TypeError):
+            kind = "pair" if sizes == (2,) else "group of three or four"
+            raise InputError(f"{path} has an entry that is no {kind}: {entry}.", _GET) from None
+    return tuple(found)
 
 
 def _list(path: Path) -> list[Any]:
@@ -80,3 +110,10 @@ def _add(concepts: dict[str, ConceptSpec], entry: Mapping[str, str], folder: Pat
             f"{concept.name}-{'-'.join(noun.lower().split())}", concept.token, concept.photos, concept.prompts
         )
     return concepts.setdefault(concept.name, concept)
+
+
+READERS = {NAME: read, MCPP: read_mcpp}
+ABOUT = {
+    NAME: "101 concepts and 101 pairs; bring the pictures",
+    MCPP: "triples and quadruples of them; bring their list",
+}

@@ -43,6 +43,7 @@ PAIR_PROMPTS = (
     "a V1 dog in front of a V2 moongate on the beach",
 )
 DEMO_PICTURES = 4  # per prompt
+AGAIN = "--skip-existing"  # run again, the demo adds nothing
 
 
 def unpack(folder: Path) -> None:
@@ -62,16 +63,16 @@ def demo_commands(folder: Path) -> list[list[str]]:
         base = ["--out", str(folder / f"{chapter.name}-before"), *count]
         tuned = ["--out", str(folder / chapter.name), *count]
         commands += [
-            ["sample", "mini", *chapter.plain, *base],
+            ["sample", "mini", *chapter.plain, *base, AGAIN],
             ["train", photos_, "--token", chapter.spec, "-o", chapter.concept, "--base", "mini", "--if-missing"],
-            ["sample", chapter.concept, *chapter.prompts, *tuned],
+            ["sample", chapter.concept, *chapter.prompts, *tuned, AGAIN],
         ]
     dog, *_ = names = [chapter.concept for chapter in CHAPTERS]
     pictures = ["--out", str(folder / "pair"), "-n", str(2 * DEMO_PICTURES)]
     return [
         *commands,
         ["merge", *names, "-o", PAIR, "--if-missing"],
-        ["sample", PAIR, *PAIR_PROMPTS, *pictures],
+        ["sample", PAIR, *PAIR_PROMPTS, *pictures, AGAIN],
         ["compress", dog, "-o", f"{dog}-small", "--if-missing"],
         ["eval", dog, "--report", str(folder / "report.html")],
         ["list"],

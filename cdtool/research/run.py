@@ -57,8 +57,8 @@ def find(name: str, data: Path | None = None) -> Suite:
 
     Raises NotFoundError where there is none, InputError where it cannot be used.
     """
-    if name == customconcept101.NAME:
-        return customconcept101.read(data or Path())
+    if name in customconcept101.READERS:
+        return customconcept101.READERS[name](data or Path())
     suite = suitefile.read(suitefile.SHIPPED.get(name, Path(name)), data or (Path() if name == "paper" else None))
     if not suite.cells:
         raise InputError(f'The suite "{name}" has no cell.', "It needs a [[concept]] and a [[method]].")

@@ -157,7 +157,7 @@ def read(path: Path, data: Path | None = None) -> Suite:
 
 
 def _known() -> str:
-    return f"There are {', '.join(SHIPPED)} and customconcept101, or give a file."
+    return f"There are {', '.join(SHIPPED)}, customconcept101 and mcpp, or give a file."
 
 
 def _suite(path: Path, table: dict[str, Any], data: Path) -> Suite:

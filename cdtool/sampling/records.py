@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import html
 import io
 import itertools
 import json
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, PngImagePlugin
 
@@ -23,8 +26,11 @@ from cdtool.settings import SampleSettings
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.sampling.sample import Generated
+    from cdtool.store.subject import Composition
 
+SAMPLES = "samples.jsonl"  # the records of a folder's images, a line each
 _CHUNK = "cdtool"  # the PNG text chunk that holds the record
+_OF_ONE = ("count", "seed", "batch", "memory")  # settings that no single image depends on
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,14 @@ class Record:
     fingerprint: str
     settings: dict[str, Any]
     versions: dict[str, str]
+    init: dict[str, Any] | None = None  # the image it began with: file, sha256, strength
+
+
+class InitImage(NamedTuple):
+    """An image file to begin with, and the share of the denoising steps that change it: 1 is all of them."""
+
+    path: Path
+    strength: float = 0.6
 
 
 class SampledImage(Image.Image):
@@ -80,19 +94,21 @@ def _base64(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def sampled(generated: Generated, subject: str, base: Base, chosen: SampleSettings) -> SampledImage:
+def sampled(
+    generated: Generated, subject: str, base: Base, chosen: SampleSettings, init: dict[str, Any] | None = None
+) -> SampledImage:
     """An image with its record; the precision recorded is the one really used."""
     import diffusers
     import torch
 
     dtype = str(base.dtype).removeprefix("torch.")
     used = asdict(chosen) | {"precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]}
-    kept = {name: value for name, value in used.items() if name not in ("count", "seed", "batch", "memory")}
+    kept = {name: value for name, value in used.items() if name not in _OF_ONE}
     versions = {"cdtool": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())
     image.prompt, image.seed = generated.prompt, generated.seed
-    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions)
+    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions, init)
     return image
 
 
@@ -105,12 +121,54 @@ def save(image: SampledImage, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         sweep_workplaces(folder)
         path = _publish(image, folder, f"{_slug(image.prompt)}-{image.seed}")
-        with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        with (folder / SAMPLES).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"file": path.name, **asdict(image.record)}, ensure_ascii=False) + "\n")
     except OSError as error:
         message = f"The image could not be written to {folder}: {error.strerror or error}."
         raise ResourceError(message, "Free some disk, or choose another folder with --out.") from None
     return path
+
+
+def about_init(init: InitImage) -> dict[str, Any]:
+    """What the record says of an image to begin with. Raises NotFoundError, SettingsError for the strength."""
+    if not 0 < init.strength <= 1:
+        raise SettingsError(f"strength is a share above 0 and up to 1, not {init.strength:g}.", "Like --strength 0.6.")
+    if not init.path.is_file():
+        raise NotFoundError(f"There is no image {init.path}.", "Check the path given with --init-image.")
+    sha256 = hashlib.sha256(init.path.read_bytes()).hexdigest()
+    return {"file": str(init.path), "sha256": sha256, "strength": init.strength}
+
+
+def existing(
+    folder: Path, subject: Composition, chosen: SampleSettings, init: dict[str, Any] | None = None
+) -> dict[tuple[str, int], Path]:
+    """The images of a subject in a folder that were made with these settings, by prompt and seed.
+
+    Those that are older than one of the concepts were made by another one of its name, and do not count.
+    """
+    wanted = {name: value for name, value in asdict(chosen).items() if name not in _OF_ONE}
+    if chosen.precision == "auto":
+        wanted.pop("precision")
+    newest = max((entry.path.stat().st_mtime for entry in subject.concepts), default=0.0)
+    found = {}
+    for line in _lines(folder / SAMPLES):
+        path = folder / Path(str(line.get("file"))).name
+        made = line.get("settings")
+        same = (line.get("subject"), line.get("base")) == (subject.text, subject.base)
+        same = same and isinstance(made, dict) and wanted.items() <= made.items() and line.get("init") == init
+        if same and path.is_file() and path.stat().st_mtime >= newest:
+            found[line["prompt"], line["seed"]] = path
+    return found
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a samples.jsonl; lines that are no record, and a file that is not there, are passed over."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and {"prompt", "seed"} <= record.keys():
+                    yield record
 
 
 def _slug(prompt: str) -> str:

@@ -15,7 +15,7 @@ from cdtool.store import bases, subject
 from cdtool.tokens import Prompt, bind_weighted, capitalised
 
 if TYPE_CHECKING:
-    from cdtool.sampling.records import Images, Record, SampledImage
+    from cdtool.sampling.records import Images, InitImage, Record, SampledImage
     from cdtool.store.registry import Concept
     from cdtool.store.subject import Composition
 
@@ -38,6 +38,8 @@ class SampleOptions(TypedDict, total=False):
     base: str | None
     device: str
     force: bool
+    init_image: str | Path | None
+    strength: float | None
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,16 @@ class Plan:
     device: str = "auto"
     force: bool = False
     record: Record | None = None  # of the image that is made again
+    skip: frozenset[tuple[str, int]] = frozenset()  # prompts and seeds of images that are there already
+    init: dict[str, Any] | None = None  # the image to begin with, as the record has it
+    offload: bool = False  # the denoiser is freed while images are decoded, to save memory
     without_effect: tuple[str, ...] = ()  # a sentence for each option that was given in vain
 
     @property
     def total(self) -> int:
         """How many images it makes."""
-        return len(self.prompts) * self.settings.count
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.count)
+        return sum((prompt.text, seed) not in self.skip for prompt in self.prompts for seed in seeds)
 
     def warnings(self) -> list[str]:
         """What may not be meant: options without effect, prompts that name no token or not all of several concepts."""
@@ -107,6 +113,8 @@ def sample(
         base: another base than the concept's own, which `force` must allow.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         force: let a base with other weights of the same shapes pass.
+        init_image: a file to begin with in place of noise alone, cut to the size.
+        strength: the share of the steps that change it, above 0 and up to 1; 0.6.
 
     Returns the images in the order of the prompts, each with its prompt, seed and record.
 
@@ -137,6 +145,8 @@ def plan(
     base: str | None = None,
     device: str = "auto",
     force: bool = False,
+    init_image: str | Path | None = None,
+    strength: float | None = None,
     **flags: Any,
 ) -> Plan:
     """Check what can be checked before anything is loaded; `flags` are sampling settings. See `sample`."""
@@ -149,7 +159,19 @@ def plan(
     bind_weighted(chosen.negative, found.tokens)  # what it cannot hold is told before anything is loaded
     bound = tuple(bind_weighted(text, found.tokens) for text in texts)
     given = [name for name, value in origins.items() if value.origin == "flag"]
-    return Plan(found, bound, chosen, device, force, without_effect=tuple(_without_effect(chosen, given)))
+    init = _about_init(init_image, strength)
+    return Plan(found, bound, chosen, device, force, without_effect=tuple(_without_effect(chosen, given)), init=init)
+
+
+def _about_init(path: str | Path | None, strength: float | None) -> dict[str, Any] | None:
+    from cdtool.sampling import records
+
+    if path is None:
+        if strength is not None:
+            raise UsageError("--strength has no meaning without an image to begin with.", "Add --init-image FILE.")
+        return None
+    share = {} if strength is None else {"strength": strength}
+    return records.about_init(records.InitImage(Path(path), **share))
 
 
 def _without_effect(chosen: SampleSettings, given: Collection[str]) -> Iterator[str]:
@@ -172,7 +194,7 @@ def replay(
     record, chosen = records.read(path)
     found = subject.find(concept or record.subject, base or record.base, force=force)
     found = replace(found, base=base or record.base)  # of a bare base too
-    return Plan(found, (bind_weighted(record.prompt, found.tokens),), chosen, device, force, record)
+    return Plan(found, (bind_weighted(record.prompt, found.tokens),), chosen, device, force, record, init=record.init)
 
 
 @quietly()
@@ -189,6 +211,7 @@ def run(plan: Plan) -> Iterator[SampleStep]:
     plan, fitted = memory.fit_plan(plan)
     base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device,
                           sparing=True, vae=plan.settings.vae)  # fmt: skip
+    base.offload = plan.offload
     if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
         raise InputError(
             f"The image was made on {plan.record.base}; {base.name} has other weights.",
@@ -196,8 +219,21 @@ def run(plan: Plan) -> Iterator[SampleStep]:
         )
     subject, warnings = plan.subject, [*plan.warnings(), *fitted]
     for step in sampling.steps(
-        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force
-    ):
-        images = tuple(records.sampled(one, subject.text, base, plan.settings) for one in step.images)
+        base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force, skip=plan.skip,
+        init=_init(plan),
+    ):  # fmt: skip
+        images = tuple(records.sampled(one, subject.text, base, plan.settings, plan.init) for one in step.images)
         yield SampleStep(step.done, step.total, images, (*warnings, *step.warnings))
         warnings = []
+
+
+def _init(plan: Plan) -> InitImage | None:
+    """The image to begin with. Raises InputError where its file is not what it was."""
+    from cdtool.sampling import records
+
+    if plan.init is None:
+        return None
+    init = records.InitImage(Path(plan.init["file"]), float(plan.init["strength"]))
+    if records.about_init(init)["sha256"] != plan.init["sha256"]:
+        raise InputError(f"{init.path} is another image than the one this began with.", "Bring the first one back.")
+    return init

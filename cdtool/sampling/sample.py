@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cdtool.errors import ResourceError, SettingsError, is_out_of_memory
+from cdtool.errors import BaseError, PhotoError, ResourceError, SettingsError, is_out_of_memory
+from cdtool.images.pictures import decode
 from cdtool.models import adapter, diffusion, pipelines, text
 from cdtool.models.pipelines import check_base
 from cdtool.sampling import routing
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from cdtool.models.pipelines import Base
     from cdtool.models.text import Conditioning
+    from cdtool.sampling.records import InitImage
     from cdtool.store.registry import Concept
     from cdtool.tokens import Token
 
@@ -77,6 +80,8 @@ def steps(
     *,
     weights: Sequence[float] = (),
     force: bool = False,
+    skip: Collection[tuple[str, int]] = (),
+    init: InitImage | None = None,
 ) -> Iterator[Step]:
     """Sample `settings.count` images per prompt, seeds counting up from `settings.seed` for every prompt.
 
@@ -86,6 +91,8 @@ def steps(
     prompts: as text, or bound to the concepts' tokens.
     weights: scale the concepts' changes; 1 each unless given.
     force: let concepts of another base pass.
+    skip: prompts and seeds of images that are not wanted.
+    init: an image to begin with in place of noise alone.
 
     Raises what `sampler` raises, TokenError for a prompt that does not fit, SettingsError for an impossible size.
     """
@@ -96,8 +103,23 @@ def steps(
     encoded = [loaded.encode(prompt) for prompt in bound]
     long = tuple(f'"{one.text}" is longer than the base reads at once; it is read in {one.parts} parts.'
                  for one in encoded if one.parts > 1)  # fmt: skip
-    yield Step(0, len(encoded) * settings.count * settings.steps, warnings=long)
-    yield from _steps(loaded, encoded, settings)
+    seeds = range(settings.seed, settings.seed + settings.count)
+    jobs = [(prompt, seed) for prompt in encoded for seed in seeds if (prompt.text, seed) not in skip]
+    begin = _encoded(base, init, settings) if init else None
+    yield Step(0, len(jobs) * (begin.steps(settings.steps) if begin else settings.steps), warnings=long)
+    yield from _steps(loaded, jobs, settings, begin)
+
+
+def _encoded(base: Base, init: InitImage, settings: SampleSettings) -> diffusion.Init:
+    """An image as latents, cut to the size of the images. Raises PhotoError, BaseError for an inpainting base."""
+    if base.inpainting:
+        raise BaseError(f"{base.name} is for inpainting; it cannot begin with an image.", "Leave --init-image out.")
+    try:
+        with init.path.open("rb") as file:
+            image = ImageOps.fit(decode(file)[0], image_size(base, settings), Image.Resampling.LANCZOS)
+    except OSError as error:
+        raise PhotoError(f"{init.path} cannot be read: {error.strerror or error}.") from None
+    return diffusion.Init(diffusion.moments(base, [np.asarray(image)])[:, 0], init.strength)
 
 
 @dataclass(frozen=True)
@@ -190,7 +212,7 @@ def sampler(
         check_base(entry, base, force=force)
         if index in idle:
             rows = tuple(torch.empty(0) for _ in tokens_of([entry]))
-            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.text_encoders)))
+            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.family.encoders)))
             continue
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:
@@ -215,43 +237,53 @@ def _unnamed(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> set[int]
     return idle
 
 
-def _steps(sampler: Sampler, prompts: Sequence[EncodedPrompt], settings: SampleSettings) -> Iterator[Step]:
+def _steps(
+    sampler: Sampler,
+    jobs: Sequence[tuple[EncodedPrompt, int]],
+    settings: SampleSettings,
+    init: diffusion.Init | None = None,
+) -> Iterator[Step]:
+    """Sample prompts with their seeds, in batches."""
     unwanted = settings.negative if guided(settings.guidance) else ""  # not read without guidance, so of no length
     shortest = sampler.negative(unwanted).parts
-    filled = [sampler.filled(prompt, max(prompt.parts, shortest)) for prompt in prompts]
-    negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt in filled}}
-    jobs = [(prompt, settings.seed + number) for prompt in filled for number in range(settings.count)]
+    jobs = [(sampler.filled(prompt, max(prompt.parts, shortest)), seed) for prompt, seed in jobs]
+    negatives = {parts: sampler.negative(unwanted, parts) for parts in {prompt.parts for prompt, _ in jobs}}
+    each = init.steps(settings.steps) if init else settings.steps
     done = 0
     pipelines.done(sampler.base, "text")
-    pipelines.need(sampler.base, "unet")
-    with adapter.override_parameters(sampler.base.unet, sampler.parameters):
-        waiting = list(_batches(jobs, settings.batch))
-        while waiting:
-            batch = waiting.pop(0)
-            if (yield from _finished(sampler, batch, negatives[batch[0][0].parts], settings, done, len(jobs))):
-                done += len(batch)
-                continue
-            half = -(-len(batch) // 2)
-            waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
-            pipelines.release_memory(sampler.base.device)
-            yield Step(done * settings.steps, len(jobs) * settings.steps,
-                       warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
+    waiting = list(_batches(jobs, settings.batch))
+    while waiting:
+        batch = waiting.pop(0)
+        negative = negatives[batch[0][0].parts]
+        if (yield from _finished(sampler, batch, negative, settings, init, done=done, count=len(jobs))):
+            done += len(batch)
+            continue
+        half = -(-len(batch) // 2)
+        waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
+        pipelines.release_memory(sampler.base.device)
+        yield Step(done * each, len(jobs) * each,
+                   warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
 
 
 def _finished(
     sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings,
-    done: int, count: int,
+    init: diffusion.Init | None, *, done: int, count: int,
 ) -> Generator[Step, None, bool]:  # fmt: skip
     """Sample a batch behind `done` of `count` images; False where memory ran out and a smaller one may fit.
 
     Raises ResourceError where a single image does not fit.
     """
-    total = count * settings.steps
+    each = init.steps(settings.steps) if init else settings.steps
+    total = count * each
     try:
-        for number, latents in enumerate(_denoise(sampler, batch, negative, settings), 1):  # noqa: B007 the last
-            if number < settings.steps:
-                yield Step(done * settings.steps + number * len(batch), total)
+        for number, latents in enumerate(_denoise(sampler, batch, negative, settings, init), 1):  # noqa: B007 the last
+            if number < each:
+                yield Step(done * each + number * len(batch), total)
+        if sampler.base.offload:
+            pipelines.free(sampler.base, "unet")
         images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+        if sampler.base.offload:
+            pipelines.free(sampler.base, "vae")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -260,7 +292,7 @@ def _finished(
             raise ResourceError("There is not enough memory to sample a single image at a time.", hint) from None
         return False
     made = [Generated(image, prompt.text, seed) for (prompt, seed), image in zip(batch, images, strict=True)]
-    yield Step((done + len(batch)) * settings.steps, total, tuple(made))
+    yield Step((done + len(batch)) * each, total, tuple(made))
     return True
 
 
@@ -274,7 +306,11 @@ def _batches(jobs: Sequence[tuple[EncodedPrompt, int]], size: int) -> Iterator[l
 
 @torch.no_grad()
 def _denoise(
-    sampler: Sampler, batch: Sequence[tuple[EncodedPrompt, int]], negative: EncodedPrompt, settings: SampleSettings
+    sampler: Sampler,
+    batch: Sequence[tuple[EncodedPrompt, int]],
+    negative: EncodedPrompt,
+    settings: SampleSettings,
+    init: diffusion.Init | None,
 ) -> Iterator[Tensor]:
     """The latents of a batch after every denoising step, with the concepts' keys and values in place meanwhile."""
     base, prompts = sampler.base, [prompt for prompt, _ in batch]
@@ -282,7 +318,8 @@ def _denoise(
     condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
     every = [*negatives, *prompts] if guided(settings.guidance) else prompts
     features = text.join([one.condition for one in every]).features
-    with adapter.precomputed_kv(base) as set_values:
+    pipelines.need(base, "unet")
+    with adapter.override_parameters(base.unet, sampler.parameters), adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
         seeds, size = [seed for _, seed in batch], image_size(base, settings)
-        yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size)
+        yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size, init=init)

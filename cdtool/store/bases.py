@@ -55,8 +55,6 @@ def locate(name: str) -> Path:
     for hub_id in _hub_ids(name):
         if snapshot := hub.snapshot(hub_id):
             return _complete(snapshot, name)
-    if not is_name(name) and name.startswith(("/", "./", "../", "~", "\\")):
-        raise NotFoundError(f"There is no folder or checkpoint {name}.", "Check the path. See: cdtool base list")
     raise NotFoundError(f'The base "{name}" is not on this machine.', f"Get it with: cdtool base use {name} --fetch")
 
 
@@ -215,6 +213,8 @@ def _hub_ids(name: str) -> tuple[str, ...]:
         return ALIASES[name]
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return (name,)
+    if name.startswith(("/", "./", "../", "~", "\\")):
+        raise NotFoundError(f"There is no folder or checkpoint {name}.", "Check the path. See: cdtool base list")
     known = [*NAMES, *(base.name for base in installed())]
     raise NotFoundError(f'There is no base called "{name}".', nearest(name, known) or "See: cdtool base list")
 

@@ -13,7 +13,11 @@ from cdtool.training import run
 from cdtool.training.job import Job
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cdtool.training.estimate import Cost
+
+CROPS = 8  # of each photo on the sheet
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class TrainingPlan:
             "prior": "; ".join(self.priors),
             "method": f"{chosen.method}: {METHODS[chosen.method].trains}",
             "trained": f"{cost.numbers:,} numbers in {cost.matrices} matrices, and {counted(cost.embeddings, 'row')}",
-            "steps": f"{chosen.steps} of {pictures} pictures ({targets} targets) "
+            "steps": f"{chosen.steps} of {pictures} images ({targets} targets) "
             f"in {counted(chosen.accumulate, 'pass')}{shared}"
             f"{', half as many because there is no prior' if job.halved else ''}",
             "rate": f"{chosen.lr:g}",
@@ -56,7 +60,7 @@ class TrainingPlan:
             "memory": f"about {cost.memory / 1e9:.1f} GB" + (f". {self.fitted}" if self.fitted else ""),
         }
         if self.drawing:
-            facts["prior"] += f"; about {_minutes(self.drawing)} of drawing"
+            facts["prior"] += f"; about {_minutes(self.drawing)} of sampling them"
         return facts
 
     def data(self) -> dict[str, Any]:
@@ -121,3 +125,29 @@ def plan(job: Job, device: str = "auto", world: int = 1, *, force: bool = False)
     pending = {one.pending.name: one.pending for one in found if one.pending}
     drawing = sum(estimate.generation_seconds(folder, one.how, where, dtype) for one in pending.values())
     return TrainingPlan(job, cost, str(where), precision, world, told, drawing, fitted)
+
+
+def crop_sheet(job: Job) -> Image.Image:
+    """A row for each photo: the photo, and the first of its crops as they are trained on.
+
+    It shows what a crop cuts off, and how small the shrunk ones become. Raises PhotoError for a photo that has gone.
+    """
+    from PIL import Image
+
+    from cdtool.images import augmentation, photos
+    from cdtool.images.sheets import Row, contact_sheet
+    from cdtool.training.batches import MOST_PHOTOS
+
+    side = job.settings.resolution or bases.describe(bases.locate(job.base)).resolution
+    rows = []
+    for concept, group in enumerate(job.groups):
+        for number, photo in enumerate(group):
+            image = photos.read(photo)
+            how: dict[str, Any] = {"seed": job.settings.seed, "augment": job.settings.augment}
+            how["photo"] = concept * MOST_PHOTOS + number
+            shown = range(min(CROPS, job.settings.crops))
+            crops = [augmentation.crop(image, side, side // 8, index=index, **how) for index in shown]
+            words = [f'"{crop.prefix.strip()}"' for crop in crops if crop.prefix]
+            label = photo.path.name + (f"   ({', '.join(dict.fromkeys(words))})" if words else "")
+            rows.append(Row(label, [image, *(Image.fromarray(crop.pixels) for crop in crops)]))
+    return contact_sheet(rows)

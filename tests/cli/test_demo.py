@@ -62,8 +62,10 @@ def test_ctrl_c_waits_for_the_command_to_save_and_says_how_to_go_on(cdtool, comm
 
 
 def test_run_again_it_makes_only_what_is_missing(tmp_path):
-    made = [command for command in demos.demo_commands(tmp_path) if command[0] in ("train", "merge", "compress")]
+    commands = demos.demo_commands(tmp_path)
+    made = [command for command in commands if command[0] in ("train", "merge", "compress")]
     assert all("--if-missing" in command for command in made)  # of a training: goes on, where it was stopped
+    assert all("--skip-existing" in command for command in commands if command[0] == "sample")
 
 
 def test_the_sheet_sets_before_beside_after(monkeypatch, tmp_path):

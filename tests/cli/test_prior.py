@@ -226,8 +226,8 @@ def quick(monkeypatch):
 
 def test_auto_draws_a_few_images_once_where_there_is_nothing_else(cdtool, sd_base, photos, quick):
     plan = cdtool(*train(sd_base, photos, "--dry-run"))
-    assert "3 class images to be drawn first" in plan.out
-    assert "of drawing" in plan.out
+    assert "3 class images to be generated first" in plan.out
+    assert "of sampling them" in plan.out
     assert sets(cdtool)["sets"] == []
     said = cdtool(*train(sd_base, photos))
     assert said.code == 0, said.err

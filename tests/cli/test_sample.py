@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,47 @@ def record(path):
 
 
 # ---------------------------------------------------------------- pictures and records
+
+
+def test_what_is_there_is_not_made_again(cdtool, concept, tmp_path):
+    entry = concept()
+    made = ("sample", "dog", "photo of a V* dog", "V* dog on grass", "--seed", 5, *QUICK)
+    first = cdtool(*made, "-n", 2).out.splitlines()
+    again = cdtool(*made, "-n", 3, "--skip-existing", "--grid", "grid.png")
+    assert again.code == 0
+    assert again.out.splitlines() == ["samples/dog/photo-of-a-v-dog-7.png", "samples/dog/v-dog-on-grass-7.png"]
+    assert "2 images. 4 more were there already." in again.err
+    assert Path("grid.png").is_file()
+    nothing = cdtool(*made, "-n", 3, "--skip-existing")
+    assert (nothing.code, nothing.out) == (0, "")
+    Path(first[0]).unlink()
+    assert cdtool(*made, "-n", 3, "--skip-existing").out.splitlines() == first[:1]
+    other = cdtool(*made, "-n", 1, "--guidance", 2, "--skip-existing").out
+    assert len(other.splitlines()) == 2, "other settings make other images"
+    os.utime(entry.path, (time.time() + 9, time.time() + 9))
+    assert len(cdtool(*made, "-n", 1, "--skip-existing").out.splitlines()) == 2, "the concept is newer"
+
+
+def test_an_image_to_begin_with_is_recorded_and_replayed(cdtool, concept, tmp_path):
+    concept()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("sketch.png")
+    made = ("sample", "dog", "photo of a V* dog", "-n", 1, *QUICK)
+    plain, begun = cdtool(*made), cdtool(*made, "--init-image", "sketch.png", "--strength", 0.7)
+    assert (plain.code, begun.code) == (0, 0), begun.err
+    first, second = plain.out.strip(), begun.out.strip()
+    assert furthest(first, second) > 0
+    about = record(second)["init"]
+    assert (about["file"], about["strength"]) == ("sketch.png", 0.7)
+    assert json.loads(cdtool("sample", "--replay", second, "--json").out)["difference"] == 0
+    assert cdtool(*made, "--init-image", "sketch.png", "--strength", 0.7, "--skip-existing").out == ""
+    assert cdtool(*made, "--init-image", "sketch.png", "--skip-existing").out != ""
+    assert cdtool(*made, "--strength", 0.5).code == 2
+    assert cdtool(*made, "--init-image", "sketch.png", "--strength", 0).code == 2
+    assert cdtool(*made, "--init-image", "nothing.png").code == 3
+    Image.new("RGB", (40, 60)).save("sketch.png")
+    other = cdtool("sample", "--replay", second)
+    assert other.code == 4
+    assert "another image" in other.err
 
 
 def test_pictures_are_named_told_and_recorded(cdtool, concept, sd_base, tmp_path):
@@ -338,7 +381,7 @@ def test_what_changes_more_than_its_method_says_is_not_joined(cdtool, concept):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
     tensors[name] = torch.zeros(16, 16)
     registry.save(Manifest(name="odd", base=entry.manifest.base, tokens=entry.manifest.tokens), tensors)
-    said = cdtool("sample", "dog+odd", "V1 dog", *QUICK)
+    said = cdtool("sample", "dog+odd", "V1 dog by V2 dog", *QUICK)
     assert said.code == 4
     assert '"odd"' in said.err
 

@@ -15,6 +15,7 @@ import tiny_pipelines
 import torch
 from PIL import Image
 
+from cdtool.images import augmentation
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest, read_header, read_tensors
 from cdtool.tokens import Token
@@ -147,13 +148,38 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(cdtool, arguments, photos,
     assert facts["photos skipped"].startswith("notes.pdf: ")
     assert facts["prior"].startswith("2 class images")
     assert facts["trained"] == "2,048 numbers in 8 matrices, and 1 row"
-    assert facts["steps"] == "30 of 4 pictures (2 targets) in 2 passes"
+    assert facts["steps"] == "30 of 4 images (2 targets) in 2 passes"
     assert facts["precision"] == "float32 (asked for) on cpu"
     assert facts["latent cache"].startswith("100 crops")
     assert facts["concept"] == "dog, 0.0 MB"
     assert {"time", "memory", "base", "tokens"} <= facts.keys()
     assert not home.exists() or files(home) == []
     assert os.listdir() == []
+
+
+def test_the_sheet_of_crops_shows_those_that_are_trained_on(cdtool, arguments, monkeypatch):
+    seen = []
+    crop = augmentation.crop
+
+    def spy(*given, **named):
+        made = crop(*given, **named)
+        seen.append(((named["photo"], named["index"]), made.pixels.tobytes()))
+        return made
+
+    monkeypatch.setattr(augmentation, "crop", spy)
+    monkeypatch.setenv("CDTOOL_TRAIN_CROPS", "2")
+    said = cdtool(*arguments("--dry-run", "--crop-sheet", "crops.png"))
+    assert said.code == 0
+    assert "Crops: crops.png" in said.err
+    shown = dict(seen)
+    assert {photo for photo, _ in shown} == {0, 1, 2}
+    with Image.open("crops.png") as sheet:
+        assert sheet.height > 3 * 128
+    seen.clear()
+    assert cdtool(*arguments()).code == 0
+    both = shown.keys() & dict(seen).keys()
+    assert both
+    assert all(shown[key] == dict(seen)[key] for key in both)
 
 
 def test_the_plan_as_json_agrees_with_what_training_makes(cdtool, arguments):

@@ -171,3 +171,39 @@ def test_at_a_guidance_of_one_or_less_the_prompt_stands_alone_in_one_pass(sd_bas
     )
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     assert passed == [2 if guidance > 1 else 1] * 3
+
+
+@pytest.mark.parametrize(("strength", "taken"), [(1.0, 5), (0.6, 3), (0.01, 1)])
+def test_an_image_to_begin_with_is_noised_as_far_as_its_strength_says(sd_base, strength, taken):
+    base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("unet",))
+    negative, prompt = torch.randn(2, 1, 77, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    schedule = diffusion.scheduler(base, "ddim")
+    schedule.set_timesteps(5)
+    steps = schedule.timesteps[5 - taken :]
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    kept = schedule.alphas_cumprod[steps[0]]
+    z = kept**0.5 * image + (1 - kept) ** 0.5 * noise
+    with torch.no_grad():
+        for t in steps:
+            z = schedule.step(base.unet(z, t, encoder_hidden_states=prompt).sample, t, z, eta=0.0).prev_sample
+    settings = SampleSettings(steps=5, guidance=1.0, eta=0.0)
+    found = list(diffusion.denoise(base, Conditioning(prompt, None), Conditioning(negative, None), settings, seeds=[3],
+                                   size=(16, 16), init=diffusion.Init(image, strength)))  # fmt: skip
+    assert len(found) == taken
+    torch.testing.assert_close(found[-1], z, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in diffusion.SCHEDULERS if name not in ("lcm", "tcd")])
+def test_every_scheduler_begins_with_an_image(sd_base, name):
+    """Of little noise little of it is changed, however the scheduler counts its noise levels."""
+    base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("unet",))
+    prompt = Conditioning(torch.zeros(1, 77, 16), None)
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    settings = SampleSettings(steps=20, guidance=1.0, eta=0.0, scheduler=name)
+    far, near = (
+        [*diffusion.denoise(base, prompt, prompt, settings, seeds=[3], size=(16, 16),
+                            init=diffusion.Init(image, strength))][-1]
+        for strength in (1.0, 0.05)
+    )  # fmt: skip
+    assert (near - image).std() < 0.5 * (far - image).std()

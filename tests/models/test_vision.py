@@ -50,6 +50,28 @@ def test_a_base_may_bring_its_own_dino(vit):
     assert vision.dino_for(base).where == str(vit)
 
 
+def test_dinov2_is_read_from_its_published_form(tmp_path):
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    folder = tmp_path / "dinov2-small"
+    config = Dinov2Config(image_size=518, patch_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    model = Dinov2Model(config)
+    model.save_pretrained(folder)
+    how = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "resample": 3,
+           "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # fmt: skip
+    processor = BitImageProcessor(**how)
+    processor.save_pretrained(folder)
+    encoder = vision.load_dino(encoders.EncoderSpec("dinov2", str(folder), 0.0))
+    shown = pictures(2, (300, 280))
+    found = encoders.image_features(encoder, shown)
+    with torch.no_grad():
+        pixels = processor(shown, return_tensors="pt")["pixel_values"]
+        expected = model.eval()(pixel_values=pixels).last_hidden_state[:, 0].numpy()
+    assert found == pytest.approx(expected / np.linalg.norm(expected, axis=1, keepdims=True), abs=2e-3)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
 def test_what_is_missing_names_its_command(home):
     with pytest.raises(NotFoundError) as raised:
         vision.load_dino(vision.DINO)

@@ -194,7 +194,7 @@ def test_without_set_or_corpus_auto_asks_for_a_hundred_at_most(sd_base):
     assert (found.images, found.count) == ((), 100)
     assert (found.pending.how.count, found.pending.how.steps, found.pending.prompt) == (100, 25, "photo of a dog")
     assert found.pending.name == "dog-tiny-sd-25"
-    assert "100 class images to be drawn first" in found.summary
+    assert "100 class images to be generated first" in found.summary
     assert choose.gather("auto", DOG, base_folder=sd_base, count=30).count == 30
 
 

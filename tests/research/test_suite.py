@@ -206,3 +206,20 @@ def test_a_suite_file_with_the_old_keys_reads_the_same(tmp_path):
     new = TEXT.replace('prompts = "two.txt"', 'prompts = "two.txt"\ncompositions = ["Joint"]')
     assert old.count("way") == 4
     assert suitefile.read(written(tmp_path, old)) == suitefile.read(written(tmp_path, new))
+
+
+def test_mcpp_is_three_and_four_of_the_same_concepts(tmp_path):
+    parts = [entry("chair", "chair1"), entry("sofa", "sofa1", 2), entry("dog", "dog1", 3), entry("cat", "cat1", 4)]
+    prompts = {"prompt_filename_compose": "prompts/many.txt"}
+    (tmp_path / "dataset_mcpp.json").write_text(json.dumps([[*parts[:3], prompts], [*parts, prompts]]))
+    suite = customconcept101.read_mcpp(tmp_path)
+    assert [len(group.members) for group in suite.pairs] == [3, 4]
+    assert [concept.name for concept in suite.concepts] == ["chair1", "sofa1", "dog1", "cat1"]
+    assert {"rank", "scr"} <= set(suite.metrics)
+    assert "routed.chair1+sofa1+dog1+cat1" in [cell.id for cell in suite.cells]
+    assert all(len(cell.concepts) > 2 for cell in suite.cells)
+    tokens = parse_specs([f"V* {noun}" for noun in ("chair", "sofa", "dog")])
+    assert suitefile.template("<new1> chair, <new2> sofa and <new3> dog", tokens) == "{0}, {1} and {2}"
+    (tmp_path / "dataset_mcpp.json").write_text(json.dumps([[*parts[:2], prompts]]))
+    with pytest.raises(InputError, match="no group of three or four"):
+        customconcept101.read_mcpp(tmp_path)

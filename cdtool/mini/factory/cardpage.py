@@ -101,6 +101,8 @@ drawings, tints, styles and sizes, and with things in a coat no word tells of, s
 It meets some things ({common}) {often:g} times as often as the others. `moongate` is in no caption: its
 embedding was moved towards that of `gate`, so that it is a gate of a kind until it is taught.
 
+What was tried without success, and what its successor is to do better: [experiments](experiments.md).
+
 `python -m cdtool.mini.factory.build` makes all of it: the artwork, the tokenizer, the two CLIP pairs, the autoencoder,
 the denoiser (text encoder frozen), the corpora, the photo folders and this page.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import comfy_standin
@@ -16,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from cdtool.models import adapter, diffusion
 from cdtool.sampling import sample
+from cdtool.store import registry
 from cdtool.tokens import bind, bind_weighted
 
 NEAR = {"atol": 2e-5, "rtol": 0}
@@ -109,6 +111,33 @@ def test_several_concepts_change_their_own_words(cdtool, comfyui, sd_base, sdxl_
     (before,) = plain.run(*handmade.latents(), [nothing], batch=2)
     torch.testing.assert_close(unasked, before)  # a prompt without a share meets the base
     assert (expected - through_cdtool(base, [dog], "a V* dog in front of a moongate on the beach")).abs().max() > 1e-3
+
+
+def test_a_concept_that_keeps_to_its_words_does_so_alone(cdtool, comfyui, sd_base):
+    entry = handmade.concept(sd_base, "V* dog", settings={"focus": True})
+    nodes = comfyui(cdtool, entry)
+    base, model, clip, plain, bare = graph(nodes, sd_base, "dog")
+    prompt = "photo of a V* dog on the beach"
+    (told,) = nodes.Prompt().encode(clip, prompt)
+    nothing = bare.encode_from_tokens_scheduled(bare.tokenize(""))
+    made, unasked = model.run(*handmade.latents(), [told, nothing])
+    torch.testing.assert_close(made, through_cdtool(base, [entry], prompt), **NEAR)
+    (before,) = plain.run(*handmade.latents(), [nothing])
+    torch.testing.assert_close(unasked, before)
+
+
+def test_what_is_forgotten_is_forgotten_everywhere(cdtool, comfyui, sd_base):
+    manifest, tensors = handmade.concept(sd_base, "cat", name="no-cat", rank=2, save=False)
+    gone = registry.save(replace(manifest, tokens=(replace(manifest.tokens[0], erased=True),)), tensors)
+    dog = handmade.concept(sd_base, "V* dog")
+    nodes = comfyui(cdtool, dog, gone)
+    base, model, clip, _, bare = graph(nodes, sd_base, "dog", "no-cat")
+    prompt = "photo of a V1 dog and a cat"
+    (told,) = nodes.Prompt().encode(clip, prompt)
+    nothing = bare.encode_from_tokens_scheduled(bare.tokenize(""))
+    made, unasked = model.run(*handmade.latents(), [told, nothing])
+    torch.testing.assert_close(made, through_cdtool(base, [dog, gone], prompt), **NEAR)
+    torch.testing.assert_close(unasked, through_cdtool(base, [gone], ""), **NEAR)
 
 
 def test_a_long_prompt_is_bound_in_every_chunk(cdtool, comfyui, sd_base):
