@@ -53,6 +53,7 @@ class Base:
     tokenizers: tuple[CLIPTokenizer, ...] = ()
     kv: dict[str, Tensor] = field(default_factory=dict)  # module -> W0 [o, d] as stored
     fingerprint: str = ""
+    offload: bool = False  # the denoiser is freed while the autoencoder decodes, and loaded again for the next batch
     own_vae: Path | None = None  # the folder of an autoencoder in place of the base's
     sparing: bool = False  # parts are loaded when they are needed and freed when their work is done (`need`, `done`)
 

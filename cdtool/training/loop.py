@@ -90,11 +90,12 @@ class _Run:
 
 def _run(
     base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, crops: CropCache,
-    with_prior: bool, earlier: int,
+    with_prior: bool, earlier: int, kept: objectives.Kept | None = None,
 ) -> _Run:  # fmt: skip
     groups = trained.groups(settings.weight_decay)
     texts = loss.Texts(base, tokens, trained.rows)
-    terms = objectives.scene(base, settings, tokens, earlier, trained, texts) if objectives.active(settings) else None
+    active = objectives.active(settings)
+    terms = objectives.scene(base, settings, tokens, earlier, trained, texts, kept) if active else None
     return _Run(
         base=base, settings=settings, texts=texts, trained=trained, terms=terms,
         kept_prompts=objectives.kept_prompts(base, tokens) if settings.prior == "self" else (),
@@ -131,6 +132,7 @@ def fit(
     another run; TokenError for a word to begin as that the base lacks; UsageError where nothing is to be learned.
     """
     begun = time.monotonic()
+    kept = objectives.known(base, settings)  # with text encoders that are in float32 still
     with (
         trainable.attached(base, tokens, settings, start) as trained,
         _checkpointing(base, settings),
@@ -139,7 +141,7 @@ def fit(
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
         pipelines.done(base, "vae")
         earlier = start.tokens if start else 0
-        run = _run(base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier)
+        run = _run(base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier, kept)
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _first_step(run, checkpoint, identity, resume)
         if first:

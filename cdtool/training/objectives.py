@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from cdtool.images import photos
-from cdtool.models import text
+from cdtool.models import pipelines, text
 from cdtool.priors import captions
 from cdtool.tokens import bind
 
@@ -35,7 +35,15 @@ class Scene:
     trained: Trainable
     texts: Texts
     pairs: tuple[Pair, ...]  # of each token that is learned
-    roots: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of the captions' term, per K/V module
+    root: Tensor | None = None  # of R [d, d], without the directions that cannot change; of the captions' term
+    sizes: Tensor | None = None  # tr(W R W') of the K/V module that each row of all of them belongs to [sum o, 1]
+
+
+class Kept(NamedTuple):
+    """The Cholesky root of the captions' R [d, d], and the orthonormal directions [d, h] that cannot change."""
+
+    root: Tensor
+    held: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,10 @@ class Pair:
 
 def _captions(scene: Scene) -> Tensor:
     """How far K/V of regularization captions moved: tr(dW R dW') / tr(W R W'), the mean over all K/V."""
-    changes = [((scene.trained.modules[name].change() @ root).square().sum() / size)
-               for name, (root, size) in scene.roots.items()]  # fmt: skip
-    return TEXT_SCALE * torch.stack(changes).mean()
+    assert scene.root is not None
+    assert scene.sizes is not None
+    moved = torch.cat([module.moved() for module in scene.trained.modules.values()])  # one product for all of them
+    return TEXT_SCALE * ((moved @ scene.root).square() / scene.sizes).sum() / len(scene.trained.modules)
 
 
 def _lock(scene: Scene) -> Tensor:
@@ -103,13 +112,17 @@ def active(settings: TrainSettings) -> list[Term]:
 
 
 def scene(
-    base: Base, settings: TrainSettings, tokens: Sequence[Token], earlier: int, trained: Trainable, texts: Texts
-) -> Scene:
-    """What the active terms need; the first `earlier` tokens are not learned here."""
+    base: Base, settings: TrainSettings, tokens: Sequence[Token], earlier: int, trained: Trainable, texts: Texts,
+    kept: Kept | None,
+) -> Scene:  # fmt: skip
+    """What the active terms need; the first `earlier` tokens are not learned here, and `kept` is that of `known`."""
     learned = range(earlier, len(tokens))
     pairs = tuple(_pair(base, tokens, index, style=settings.style) for index in learned)
-    roots = dict(_roots(base, trained)) if settings.prior == "text" else {}
-    return Scene(base, trained, texts, pairs, roots)
+    if kept is None:
+        return Scene(base, trained, texts, pairs)
+    weights = [base.kv[name].float().to(base.device) for name in trained.modules]
+    sizes = torch.cat([(weight @ kept.root).square().sum().expand(len(weight), 1) for weight in weights])
+    return Scene(base, trained, texts, pairs, kept.root - kept.held @ (kept.held.T @ kept.root), sizes)
 
 
 def _pair(base: Base, tokens: Sequence[Token], index: int, *, style: bool) -> Pair:
@@ -122,14 +135,16 @@ def _pair(base: Base, tokens: Sequence[Token], index: int, *, style: bool) -> Pa
     return Pair(own, plain, position, end, text.owners(base, plain, ())[1])
 
 
-def _roots(base: Base, trained: Trainable) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-    """The Cholesky root of R [d, d] and the size tr(W R W') of each K/V module's keys and values."""
+def known(base: Base, settings: TrainSettings) -> Kept | None:
+    """What the captions' term keeps, where it is active; encodes the captions in float32 if no run did before."""
+    if settings.prior != "text":
+        return None
+    pipelines.need(base, "text")
     stats = captions.known(base, captions.read(captions.find(None, base.folder)))
     moment = stats.moment[: stats.width, : stats.width]
     ridge = 1e-6 * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
     root = torch.linalg.cholesky(moment + ridge).float().to(base.device)
-    for name in trained.modules:
-        yield name, (root, (base.kv[name].float().to(base.device) @ root).square().sum())
+    return Kept(root, text.empty_directions(base, settings.preserve_uncond).to(base.device))
 
 
 def kept_prompts(base: Base, tokens: Sequence[Token]) -> tuple[Prompt, ...]:

@@ -75,6 +75,11 @@ class TrainedKV(nn.Module):
         assert self.begun is not None
         return self.effective() - self.begun
 
+    def moved(self) -> Tensor:
+        """The same before the directions that are held are taken out."""
+        assert self.begun is not None
+        return self.weight - self.begun
+
 
 class LowRankKV(nn.Module):
     """A K/V projection W0 + up @ down of which only the factors are trained; along `held` [d, r] it stays W0."""
@@ -114,6 +119,10 @@ class LowRankKV(nn.Module):
         """What was learned so far, dW [o, d]."""
         factors = self.factors()
         return factors["up"] @ factors["down"]
+
+    def moved(self) -> Tensor:
+        """The same before the directions that are held are taken out."""
+        return self.up @ self.down
 
 
 def _start_detached(result: Tensor) -> Tensor:
@@ -223,10 +232,24 @@ def attached(
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
+    without = base.sparing and settings.prior != "self"  # which predicts with the base's own K/V too
     if base.sparing:
         pipelines.forget_pages(base)
-    with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
-        yield made
+    if without:
+        _empty(made)
+    try:
+        with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
+            yield made
+    finally:
+        if without:
+            pipelines.free(base, "unet")
+
+
+def _empty(made: Trainable) -> None:
+    """Free the base's own weights of the K/V that are trained; what stands in for them holds what it needs."""
+    for module in made.originals.values():
+        linear = cast("nn.Linear", module)
+        linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
 
 
 def changes(made: Trainable) -> dict[str, Tensor]:

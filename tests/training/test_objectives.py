@@ -52,7 +52,8 @@ def fit(base, settings, tmp_path, concepts=ALONE, tokens=TOKENS):
 
 
 def scene(base, made, settings, tokens):
-    return objectives.scene(base, settings, tokens, 0, made, loss.Texts(base, tokens, made.rows))
+    texts, kept = loss.Texts(base, tokens, made.rows), objectives.known(base, settings)
+    return objectives.scene(base, settings, tokens, 0, made, texts, kept)
 
 
 def moved(made, seed=2):
@@ -85,6 +86,20 @@ def test_the_captions_term_is_the_mean_change_of_their_keys_and_values(base):
     features = torch.cat([encoded(base, line) for line in captions.read(captions.SHIPPED)]).double()
     torch.testing.assert_close(stats.moment[:-1, :-1], features.T @ features / len(features), rtol=1e-4, atol=1e-5)
     shares = [(features @ change.double().T).square().sum() / (features @ base.kv[name].double().T).square().sum()
+              for name, change in changes.items()]  # fmt: skip
+    assert found == pytest.approx(objectives.TEXT_SCALE * float(torch.stack(shares).mean()), rel=1e-3)
+
+
+def test_held_directions_are_no_part_of_the_captions_term(base):
+    settings = replace(SETTINGS, prior="text", preserve_uncond=0.05)
+    tokens = initializers.assign(base.tokenizers, TOKENS)
+    with trainable.attached(base, tokens, settings) as made:
+        moved(made)
+        own = scene(base, made, settings, tokens)
+        found = float(objectives._captions(own).detach())
+        changes = {name: module.change().detach() for name, module in made.modules.items()}
+    features = torch.cat([encoded(base, line) for line in captions.read(captions.SHIPPED)])
+    shares = [(features @ change.T).square().sum() / (features @ base.kv[name].float().T).square().sum()
               for name, change in changes.items()]  # fmt: skip
     assert found == pytest.approx(objectives.TEXT_SCALE * float(torch.stack(shares).mean()), rel=1e-3)
 
@@ -130,6 +145,13 @@ def test_terms_count_once_a_step_in_however_many_passes(base, tmp_path):
     for name, tensor in one.items():
         torch.testing.assert_close(tensor.float(), two[name].float(), rtol=1e-2, atol=1e-4)
     assert any(not torch.allclose(tensor.float(), plain[name].float(), atol=1e-4) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("flags", [{"prior": "text"}, {"prior": "self"}, {"focus": True, "lock": 1.0, "align": 1.0}])
+def test_they_train_in_half_precision_too(sd_base, base, tmp_path, flags):
+    half = pipelines.load(str(sd_base), precision="bf16", device="cpu")
+    made = fit(half, replace(SETTINGS, precision="bf16", steps=2, **flags), tmp_path)[-1].tensors
+    assert all(bool(tensor.isfinite().all()) for tensor in made.values())
 
 
 # ---------------------------------------------------------------- priors without class images
