@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 LIBRARY = 700_000_000  # bytes that PyTorch and the model libraries take
 USABLE = 0.95  # of what a device has free; the rest is lost between blocks
-AT_HAND = 1.25  # of counted activations: what kernels work with besides; measured (tests/benchmarks/bench_memory.py)
+# Times the counted activations: what kernels work with besides; measured (tests/benchmarks/bench_memory.py). The
+# autoencoder's attention is over all pairs of cells at once where no fused kernel takes its one wide head, as on CPUs.
+AT_HAND = {"denoising": 1.25, "coding": 2.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([MG])B?", re.IGNORECASE)
 
 
@@ -140,11 +142,13 @@ def coding(folder: Path, height: int, width: int, count: int, dtype: torch.dtype
 
 def _numbers_at_once(kind: str, work: Callable[[], object], *about: object) -> int:
     """The most numbers at hand at one time during `work` in float32, kept in the cache: counting takes seconds."""
-    told = json.dumps([torch.__version__, importlib.metadata.version("diffusers"), kind, *about], sort_keys=True)
+    told = json.dumps(
+        [AT_HAND[kind], torch.__version__, importlib.metadata.version("diffusers"), kind, *about], sort_keys=True
+    )
     path = cache_dir() / "work" / hashlib.sha256(told.encode()).hexdigest()
     if (content := cache.read(path)) is not None:
         return int(content)
-    found = int(peak(work) * AT_HAND) // 4
+    found = int(peak(work) * AT_HAND[kind]) // 4
     cache.write(path, str(found).encode())
     return found
 

@@ -53,6 +53,7 @@ class Base:
     tokenizers: tuple[CLIPTokenizer, ...] = ()
     kv: dict[str, Tensor] = field(default_factory=dict)  # module -> W0 [o, d] as stored
     fingerprint: str = ""
+    offload: bool = False  # the denoiser is freed while the autoencoder decodes, and loaded again for the next batch
     own_vae: Path | None = None  # the folder of an autoencoder in place of the base's
     sparing: bool = False  # parts are loaded when they are needed and freed when their work is done (`need`, `done`)
 
@@ -79,7 +80,7 @@ class Base:
     @property
     def zero_unprompted(self) -> bool:
         """Whether an empty negative prompt stands for zeros, as SDXL was trained."""
-        index = json.loads((self.folder / "model_index.json").read_text())
+        index = families.read_json(self.folder / "model_index.json")
         return self.family.conditioned and bool(index.get("force_zeros_for_empty_prompt", True))
 
     @property
@@ -343,7 +344,7 @@ def _vae(folder: Path, dtype: torch.dtype) -> Any:
 
 def vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
     """The precision that the autoencoder in `folder` computes in: most overflow in fp16."""
-    config = json.loads((folder / "config.json").read_text())
+    config = families.read_json(folder / "config.json")
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,22 +34,29 @@ def fit_plan(plan: Plan) -> tuple[Plan, list[str]]:
         return plan, []
     dtype, _ = pipelines.pick_dtype(plan.settings.precision, where)
     changed = sum(_beyond_kv(entry.path) for entry in plan.subject.concepts) * dtype.itemsize
-    batch = min(plan.settings.batch, plan.total)
-    while (needed := peak(folder, plan.settings, batch, dtype) + changed) > most and batch > 1:
-        batch = -(-batch // 2)
-    if needed > most:
+    largest = min(plan.settings.batch, plan.total)
+    sizes = [largest]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    for offload, batch in itertools.product((False, True), sizes):
+        needed = peak(folder, plan.settings, batch, dtype, offload=offload) + changed
+        if needed <= most:
+            break
+    else:
         raise ResourceError(
             f"Sampling an image here takes {needed / 1e9:.1f} GB; {most / 1e9:.1f} GB may be used.",
             "Allow more with --memory, or use a smaller base: cdtool base list",
         )
-    if batch == min(plan.settings.batch, plan.total):
-        return plan, []
-    note = f"To fit into memory (about {needed / 1e9:.1f} of {most / 1e9:.1f} GB): --batch {batch}."
-    return replace(plan, settings=replace(plan.settings, batch=batch)), [note]
+    chosen = [f"--batch {batch}"] * (batch < largest) + ["the denoiser is freed while images are decoded"] * offload
+    note = f"To fit into memory (about {needed / 1e9:.1f} of {most / 1e9:.1f} GB): {', '.join(chosen)}."
+    return replace(plan, settings=replace(plan.settings, batch=batch), offload=offload), [note] if chosen else []
 
 
-def peak(folder: Path, settings: SampleSettings, batch: int, dtype: torch.dtype) -> int:
-    """The most bytes that a process takes at one time while it samples `batch` images at once. Raises BaseError."""
+def peak(folder: Path, settings: SampleSettings, batch: int, dtype: torch.dtype, *, offload: bool = False) -> int:
+    """The most bytes that a process takes at one time while it samples `batch` images at once.
+
+    With `offload` the denoiser is freed while they are decoded. Raises BaseError.
+    """
     config = families.read(folder).unet
     vae = bases.locate_vae(settings.vae, folder) if settings.vae else folder / "vae"
     factor = 2 ** (len(families.read_json(vae / "config.json")["block_out_channels"]) - 1)
@@ -60,7 +68,9 @@ def peak(folder: Path, settings: SampleSettings, batch: int, dtype: torch.dtype)
     stages = (
         memory.text_encoders(folder, torch.float32),
         denoiser + memory.denoising(config, height // factor, width // factor, passes, dtype),
-        denoiser + memory.autoencoder(vae, dtype) + memory.coding(vae, height, width, together, dtype, decode=True),
+        (0 if offload else denoiser)
+        + memory.autoencoder(vae, dtype)
+        + memory.coding(vae, height, width, together, dtype, decode=True),
     )
     return memory.LIBRARY + max(stages)
 

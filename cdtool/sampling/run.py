@@ -54,6 +54,7 @@ class Plan:
     record: Record | None = None  # of the image that is made again
     skip: frozenset[tuple[str, int]] = frozenset()  # prompts and seeds of images that are there already
     init: dict[str, Any] | None = None  # the image to begin with, as the record has it
+    offload: bool = False  # the denoiser is freed while images are decoded, to save memory
     without_effect: tuple[str, ...] = ()  # a sentence for each option that was given in vain
 
     @property
@@ -210,6 +211,7 @@ def run(plan: Plan) -> Iterator[SampleStep]:
     plan, fitted = memory.fit_plan(plan)
     base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device,
                           sparing=True, vae=plan.settings.vae)  # fmt: skip
+    base.offload = plan.offload
     if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
         raise InputError(
             f"The image was made on {plan.record.base}; {base.name} has other weights.",

@@ -212,7 +212,7 @@ def sampler(
         check_base(entry, base, force=force)
         if index in idle:
             rows = tuple(torch.empty(0) for _ in tokens_of([entry]))
-            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.text_encoders)))
+            loaded.append(adapter.ConceptWeights(embeddings=(rows,) * len(base.family.encoders)))
             continue
         own = adapter.load_weights(base, tokens_of([entry]), concept.read_tensors(entry.path))
         if own.others and len(concepts) > 1:
@@ -251,20 +251,18 @@ def _steps(
     each = init.steps(settings.steps) if init else settings.steps
     done = 0
     pipelines.done(sampler.base, "text")
-    pipelines.need(sampler.base, "unet")
-    with adapter.override_parameters(sampler.base.unet, sampler.parameters):
-        waiting = list(_batches(jobs, settings.batch))
-        while waiting:
-            batch = waiting.pop(0)
-            negative = negatives[batch[0][0].parts]
-            if (yield from _finished(sampler, batch, negative, settings, init, done=done, count=len(jobs))):
-                done += len(batch)
-                continue
-            half = -(-len(batch) // 2)
-            waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
-            pipelines.release_memory(sampler.base.device)
-            yield Step(done * each, len(jobs) * each,
-                       warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
+    waiting = list(_batches(jobs, settings.batch))
+    while waiting:
+        batch = waiting.pop(0)
+        negative = negatives[batch[0][0].parts]
+        if (yield from _finished(sampler, batch, negative, settings, init, done=done, count=len(jobs))):
+            done += len(batch)
+            continue
+        half = -(-len(batch) // 2)
+        waiting = list(_batches([job for group in (batch, *waiting) for job in group], half))
+        pipelines.release_memory(sampler.base.device)
+        yield Step(done * each, len(jobs) * each,
+                   warnings=(f"Memory ran out; from here on {counted(half, 'image')} at once.",))  # fmt: skip
 
 
 def _finished(
@@ -281,7 +279,11 @@ def _finished(
         for number, latents in enumerate(_denoise(sampler, batch, negative, settings, init), 1):  # noqa: B007 the last
             if number < each:
                 yield Step(done * each + number * len(batch), total)
+        if sampler.base.offload:
+            pipelines.free(sampler.base, "unet")
         images = [Image.fromarray(pixels) for pixels in diffusion.decode(sampler.base, latents)]
+        if sampler.base.offload:
+            pipelines.free(sampler.base, "vae")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -316,7 +318,8 @@ def _denoise(
     condition, unconditional = (text.join([one.condition for one in part]) for part in (prompts, negatives))
     every = [*negatives, *prompts] if guided(settings.guidance) else prompts
     features = text.join([one.condition for one in every]).features
-    with adapter.precomputed_kv(base) as set_values:
+    pipelines.need(base, "unet")
+    with adapter.override_parameters(base.unet, sampler.parameters), adapter.precomputed_kv(base) as set_values:
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
         seeds, size = [seed for _, seed in batch], image_size(base, settings)
         yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size, init=init)

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from cdtool.settings import TrainSettings
     from cdtool.store.headers import Shape
 
-# Measured on a CPU, SD 1.5's size, 1 to 8 pictures of 512 px: the bytes at hand for each that autograd keeps, and the
-# share of them that recomputing leaves (tests/benchmarks/bench_memory.py).
+# Measured on a CPU (tests/benchmarks/bench_memory.py): the bytes at hand for each that autograd keeps, and the share of
+# them that recomputing leaves on SD 1.5 (512 px) and on SDXL (1024 px), most of which is inside transformer blocks.
 AT_HAND = 1.25
-RECOMPUTED = 0.5
+RECOMPUTED, RECOMPUTED_SDXL = 0.5, 0.1
 # Convolutions and norms reach this share of a plain matrix product's speed, by our own measurements.
 EFFICIENCY = 0.45
 CALL_SECONDS = 2e-5  # of one operation however small, measured on mini's steps of 2 to 32 pictures on a CPU
@@ -114,18 +114,20 @@ class Footprint:
     vectors: int  # those of them that are in no matrix
     casts: int  # copies of trained weights in the compute precision, for each pass
     kept: int  # activations of one image
+    recomputed: float  # the share of them that recomputing leaves
     encoding: int  # the autoencoder, and what it makes of the images it takes at once
 
     def peak(self, settings: TrainSettings, world: int = 1) -> int:
         """The most bytes that a process takes at one time, one of `world`."""
         batch = settings.batch // 2 if settings.prior == "text" else settings.batch
         together = -(-batch // (settings.accumulate * world))
-        kept = self.kept * together * AT_HAND * (RECOMPUTED if settings.checkpointing else 1.0)
+        kept = self.kept * together * AT_HAND * (self.recomputed if settings.checkpointing else 1.0)
         state = self.numbers * 16  # float32 weight, gradient and two moments
         if settings.optimizer == "factored":
             state = (self.numbers - self.vectors) * 10 + self.vectors * 16
         weights = 4 * self.numbers
-        stages = (weights + self.loading, weights + self.encoding, state + self.casts + kept)
+        saving = state + 2 * 2 * self.numbers  # W0 and dW in half precision
+        stages = (weights + self.loading, weights + self.encoding, state + self.casts + kept, saving)
         return int(self.throughout + max(stages))
 
 
@@ -145,14 +147,22 @@ def footprint(
     # What is no K/V is cast for each pass, beside its float32 copy.
     casts = sum(math.prod(shapes[name]) for name in names if name.rpartition(".")[0] not in kv)
     text = memory.text_encoders(folder, dtype)
+    replaced = sum(
+        math.prod(shapes[name]) for name in names if name.rpartition(".")[0] in kv and len(shapes[name]) == 2
+    )
+    stays = settings.prior == "self" or methods.METHODS[settings.method].low_rank
+    denoiser = memory.denoiser(folder, dtype)
+    if not stays:  # the base's own K/V are freed, once what is trained in their place is made
+        denoiser -= replaced * dtype.itemsize
     coding = memory.coding(shell.vae_folder, size, size, latent_batch(size, size), dtype, decode=False)
     return Footprint(
-        throughout=memory.LIBRARY + memory.denoiser(folder, dtype) + text,
-        loading=memory.text_encoders(folder, torch.float32) - text,
+        throughout=memory.LIBRARY + denoiser + text,
+        loading=(0 if stays else replaced * dtype.itemsize) + memory.text_encoders(folder, torch.float32) - text,
         numbers=sum(_numbers(shape, settings) for shape in shapes.values()),
         vectors=sum(math.prod(shape) for shape in shapes.values() if len(shape) < 2),
         casts=casts * dtype.itemsize if dtype != torch.float32 else 0,
         kept=work.kept,
+        recomputed=RECOMPUTED_SDXL if family.conditioned else RECOMPUTED,
         encoding=memory.autoencoder(shell.vae_folder, dtype) + coding,
     )
 

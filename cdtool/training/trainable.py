@@ -232,10 +232,24 @@ def attached(
     if not made.parts:
         raise UsageError("There is nothing to learn.", 'Give the thing a word of its own, like --token "V* dog".')
     frozen = {name: value.to(base.dtype) for name, value in _begun(base, idle, begin).items()}
+    without = base.sparing and settings.prior != "self"  # which predicts with the base's own K/V too
     if base.sparing:
         pipelines.forget_pages(base)
-    with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
-        yield made
+    if without:
+        _empty(made)
+    try:
+        with adapter.override_parameters(base.unet, frozen), adapter.override_modules(base.unet, modules):
+            yield made
+    finally:
+        if without:
+            pipelines.free(base, "unet")
+
+
+def _empty(made: Trainable) -> None:
+    """Free the base's own weights of the K/V that are trained; what stands in for them holds what it needs."""
+    for module in made.originals.values():
+        linear = cast("nn.Linear", module)
+        linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
 
 
 def changes(made: Trainable) -> dict[str, Tensor]:

@@ -149,3 +149,15 @@ def test_one_image_that_does_not_fit_is_an_error(sd, monkeypatch):
     with pytest.raises(ResourceError, match="single image") as caught:
         list(sample.generate(sd, (), ["a dog"], SampleSettings(count=2, steps=1)))
     assert "resolution" not in caught.value.hint
+
+
+def test_a_denoiser_freed_while_images_are_decoded_makes_the_same_images(sd_base):
+    settings = SampleSettings(count=3, steps=2, batch=2)
+    made = []
+    for offload in (False, True):
+        base = pipelines.load(str(sd_base), precision="fp32", device="cpu", sparing=True)
+        base.offload = offload
+        made.append(list(sample.generate(base, (), ["a dog"], settings)))
+        assert (base.unet is None) == offload
+    for one, other in zip(*made, strict=True):
+        assert np.array_equal(np.asarray(one.image), np.asarray(other.image))

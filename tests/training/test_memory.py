@@ -78,3 +78,16 @@ def test_no_concept_carries_what_belongs_to_the_machine(job, sd_base):
     settings = run.manifest_of(run.with_initializers(job, base), base).settings
     assert settings["accumulate"] == 1
     assert not {"memory", "vae"} & set(settings)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_sparing_base_trains_to_the_same_bits_and_holds_nothing_afterwards(job, precision):
+    job = replace(job, settings=replace(job.settings, precision=precision, steps=2, crops=2))
+    made = []
+    for sparing in (False, True):
+        base = pipelines.load(job.base, precision=precision, device="cpu", sparing=sparing)
+        *_, last = run.train_job(job, base, force=True)
+        made.append(last.tensors)
+    assert (base.unet, base.vae) == (None, None)
+    assert made[0].keys() == made[1].keys()
+    assert all(made[0][name].equal(made[1][name]) for name in made[0])
