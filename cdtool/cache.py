@@ -100,8 +100,11 @@ def prune(limit: int = LIMIT, kind: str | None = None) -> Usage:
 
 
 def _entries() -> Iterator[tuple[str, float, int, Path]]:
-    """Kind, time of last use, bytes and path of every entry; what lies beside the kinds' folders is no entry."""
-    for folder in sorted(cache_dir().glob("*/")):
+    """Kind, time of last use, bytes and path of every entry; what lies beside the kinds' folders is no entry.
+
+    A link to a folder is not followed: nothing outside the cache is ever removed.
+    """
+    for folder in sorted(path for path in cache_dir().glob("*/") if not path.is_symlink()):
         for path in folder.rglob("*"):
             with contextlib.suppress(OSError):  # removed since
                 about = path.lstat()

@@ -29,6 +29,17 @@ def loads(text: str | bytes) -> Any:
         raise SchemaError(f"not readable as JSON: {reason}") from None
 
 
+def loads_toml(text: str) -> dict[str, Any]:
+    """Parsed TOML. Raises SchemaError for anything else, however deep it nests."""
+    import tomli
+
+    try:
+        return tomli.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else shortened(printable(str(error)))
+        raise SchemaError(reason) from None
+
+
 def build(cls: type[T], table: Any, where: str = "") -> T:
     """An instance of the dataclass `cls` from a table, every value checked against the hint of its field.
 
@@ -53,6 +64,11 @@ def printable(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_shown(letter, keep) for letter in text)
+
+
+def whole_number(text: str) -> int | None:
+    """The number that up to 18 decimal digits stand for, None for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def shortened(text: str, most: int = 300) -> str:

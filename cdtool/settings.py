@@ -11,13 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-import tomli
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
 from cdtool.files import check_writable, read_regular, replacing, user_path
 from cdtool.methods import METHODS
-from cdtool.schema import printable, shortened
+from cdtool.schema import loads_toml, printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -143,12 +142,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises SettingsError for bad TOML and unknown names.
     """
     try:
-        table = tomli.loads(read_regular(path, most=1_000_000).decode())
+        table = loads_toml(read_regular(path, most=1_000_000).decode())
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
-        reason = "it nests too deeply" if isinstance(error, RecursionError) else shortened(printable(str(error)))
-        raise SettingsError(f"{path} is not valid TOML: {reason}.", "Mend the line it names.") from None
+    except ValueError as error:  # not UTF-8, or a SchemaError
+        raise SettingsError(f"{path} is not valid TOML: {error}.", "Mend the line it names.") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     table = {name: upgraded(content) for name, content in table.items()}

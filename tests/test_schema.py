@@ -93,3 +93,9 @@ def test_what_steers_a_terminal_goes():
 def test_long_texts_lose_their_middle():
     assert schema.shortened("abc", 3) == "abc"
     assert schema.shortened("a" * 10 + "b" * 10, 9) == "aaa...bbb"
+
+
+@pytest.mark.parametrize(("text", "number"), [("12", 12), ("0", 0), ("", None), ("²", None), ("１", None), ("-1", None),
+                                              ("9" * 5000, None), ("1.5", None)])  # fmt: skip
+def test_whole_numbers_are_plain_digits(text, number):
+    assert schema.whole_number(text) == number

@@ -14,6 +14,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from cdtool.errors import UsageError, nearest
 from cdtool.files import check_path
+from cdtool.schema import whole_number
 
 WIDEST, NARROWEST = 100, 52  # columns of a --help
 FEW = 7  # options that need no sections
@@ -37,7 +38,7 @@ _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 def columns() -> int:
     """How wide a --help is: COLUMNS, else the terminal's, through a pipe too, else 80."""
-    wide = int(os.environ.get("COLUMNS", "0") or 0) if os.environ.get("COLUMNS", "0").isdigit() else 0
+    wide = whole_number(os.environ.get("COLUMNS", "")) or 0
     for stream in (sys.__stdout__, sys.__stderr__, sys.__stdin__):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             wide = wide or os.get_terminal_size(stream.fileno()).columns  # type: ignore[union-attr]

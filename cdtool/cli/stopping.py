@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -45,7 +47,36 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
     kept = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        with _heard_again(came):
+            yield lambda: bool(came)
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _heard_again(came: Sequence[int]) -> Iterator[None]:
+    """While open, a KeyboardInterrupt that Python drops comes again a moment later.
+
+    It drops those raised in a destructor or in a callback of the import system, and would print a traceback.
+    """
+    before, open_ = sys.unraisablehook, [True]
+
+    def again() -> None:
+        if open_:
+            os.kill(os.getpid(), came[-1])
+
+    def dropped(what: Any) -> None:
+        if not came or not isinstance(what.exc_value, KeyboardInterrupt):
+            before(what)
+            return
+        timer = threading.Timer(0.01, again)
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        open_.clear()
+        sys.unraisablehook = before

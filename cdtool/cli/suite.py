@@ -15,6 +15,7 @@ from cdtool.cli import evalflags, options, output
 from cdtool.cli.parsing import BASICS, SPEED
 from cdtool.cli.stopping import asked_to_stop
 from cdtool.errors import InputError, NameTakenError, UsageError
+from cdtool.schema import whole_number
 from cdtool.tokens import counted
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def _submit(out: output.Output, plan: Plan, command: list[str], text: str, given
         name, equals, value = option.partition("=")
         if not equals:
             raise UsageError(f'--slurm-option: "{option}" is not a name and a value.', "Like timeout_min=120.")
-        parameters[name] = int(value) if value.isdigit() else value
+        number = whole_number(value)
+        parameters[name] = value if number is None else number
     if text == "auto":
         raise UsageError("--slurm needs the number of jobs.", "Like --workers 8.")
     job = workers.submit(command, workers.count_of(text), plan.out / "slurm", parameters, "slurm")

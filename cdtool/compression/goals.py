@@ -44,6 +44,7 @@ def goal_of(energy: float | None, rank: int | None, max_size: int | str | None) 
 def parse_bytes(text: str) -> int:
     """Bytes of a size such as 2MB, 500KB or 1.5MiB. Raises UsageError for anything else."""
     found = _SIZE.fullmatch(text.lower())
-    if not found or not (count := int(float(found[1]) * _UNITS[found[2]])):
+    count = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= count < 2**63:
         raise UsageError(f'"{text}" is not a size.', "Write it like --max-size 2MB, 500KB or 1.5MiB.")
-    return count
+    return int(count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import NotFoundError, PhotoError
-from cdtool.files import is_dir
+from cdtool.files import is_dir, is_file
 from cdtool.images.pictures import decode, formats
-from cdtool.schema import shortened
+from cdtool.schema import loads, shortened
 from cdtool.tokens import Token, article, modifier_tokens, numbered
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def _caption_table(folder: Path) -> dict[Path, str]:
         name, text = _caption_line(where, line)
         if folder / name in table:
             raise PhotoError(f"{where}: {name} has a caption already.", "Keep one of them.")
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise PhotoError(f"{where}: there is no file {name}.", "Mend the name or drop the line.")
         table[folder / name] = text
     return table
@@ -223,7 +222,7 @@ def _caption_table(folder: Path) -> dict[Path, str]:
 def _caption_line(where: str, line: str) -> tuple[str, str]:
     example = 'Write it like {"file_name": "1.jpg", "text": "a V* dog on the beach"}.'
     try:
-        entry: Any = json.loads(line)
+        entry: Any = loads(line)
     except ValueError:
         raise PhotoError(f"{where} is not JSON.", example) from None
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file_name", "text")):

@@ -80,7 +80,7 @@ class Base:
     @property
     def zero_unprompted(self) -> bool:
         """Whether an empty negative prompt stands for zeros, as SDXL was trained."""
-        index = json.loads((self.folder / "model_index.json").read_text())
+        index = families.read_json(self.folder / "model_index.json")
         return self.family.conditioned and bool(index.get("force_zeros_for_empty_prompt", True))
 
     @property
@@ -344,7 +344,7 @@ def _vae(folder: Path, dtype: torch.dtype) -> Any:
 
 def vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
     """The precision that the autoencoder in `folder` computes in: most overflow in fp16."""
-    config = json.loads((folder / "config.json").read_text())
+    config = families.read_json(folder / "config.json")
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 

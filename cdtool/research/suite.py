@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import tomli
-
 from cdtool.errors import InputError, NotFoundError, nearest
 from cdtool.files import exists, read_text
 from cdtool.methods import METHODS, words_only
+from cdtool.schema import loads_toml
 from cdtool.settings import SampleSettings, TrainSettings
 from cdtool.store import bases, registry
 from cdtool.tokens import Token, parse_specs
@@ -143,10 +142,10 @@ def read(path: Path, data: Path | None = None) -> Suite:
     Raises NotFoundError where there is no file, InputError for one that is no suite.
     """
     try:
-        table = tomli.loads(read_text(path))
+        table = loads_toml(read_text(path))
     except FileNotFoundError:
         raise NotFoundError(f'There is no suite "{path}".', nearest(str(path), SHIPPED) or _known()) from None
-    except (tomli.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"The suite {path} cannot be read ({error}).", "Correct the line it names.") from None
     try:
         return _suite(path, table, data or path.parent / str(table.get("data", ".")))

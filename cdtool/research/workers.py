@@ -14,6 +14,7 @@ from cdtool.research import claims
 from cdtool.research import run as suites
 from cdtool.research.recipes import GO_ON, Event
 from cdtool.research.run import Plan
+from cdtool.schema import whole_number
 
 POLL = 0.5  # s
 RESTARTS = 3  # of workers that were killed, for each worker
@@ -25,9 +26,10 @@ def count_of(text: str) -> int:
         import torch
 
         return max(1, torch.cuda.device_count())
-    if not text.isdigit() or int(text) < 1:
+    count = whole_number(text) or 0
+    if not 1 <= count <= 10_000:
         raise UsageError(f'"{text}" is no number of workers.', "Like --workers 4, or --workers auto: one per GPU.")
-    return int(text)
+    return count
 
 
 def run(plan: Plan, command: Sequence[str], count: int, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:

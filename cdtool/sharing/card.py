@@ -137,7 +137,7 @@ def check_free(folder: Path, *, force: bool) -> Path:
 def text(card: Card) -> str:
     """A card as the hub and people read it: a header of YAML, then Markdown."""
     manifest = card.manifest
-    called = " and ".join(f"`{_plain(word)}`" for word in pictures.words(manifest))
+    called = " and ".join(f"**{_plain(word)}**" for word in pictures.words(manifest))
     parts = [
         _header(card),
         f"# {_plain(card.concept.name)}",

@@ -64,7 +64,7 @@ def locate_vae(name: str, base: Path) -> Path:
     A file is converted into the cache when it is first used. Raises NotFoundError where there is none, BaseError for
     one that is damaged or makes other latents than the base's denoiser takes.
     """
-    path, own = Path(name).expanduser(), read_json(base / "vae" / "config.json")
+    path, own = user_path(name), read_json(base / "vae" / "config.json")
     if _is_checkpoint(path):
         folder = single_file.vae_folder(path, float(own.get("scaling_factor", 0.18215)))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdtool.errors import BaseError
+from cdtool.schema import loads
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 END_TOKEN = "<|endoftext|>"
@@ -97,7 +97,7 @@ def read_header(path: Path) -> tuple[Tensors, dict[str, str]]:
             pass
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
-            table = json.loads(file.read(length))
+            table = loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise BaseError(f"{path} is damaged: {error}.", "Copy or download it again.") from None
     metadata = table.pop("__metadata__", {})

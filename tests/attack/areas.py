@@ -84,8 +84,10 @@ class Ground:
         )
         if code not in KNOWN or "Traceback" in said or steering or took > SLOWEST:
             self.fallen.append(f"{words!r:.300} -> {code} {steering or ''} {took:.0f}s {said[-700:]}")
-        if (self.outside / "precious").read_text() != "precious":
+        precious = self.outside / "precious"
+        if not precious.is_file() or precious.read_text() != "precious":
             self.fallen.append(f"{words!r:.300} touched what lies outside")
+            precious.write_text("precious")
         return code
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from cdtool.merging import merge
-from cdtool.models import initializers
+from cdtool.models import clip, initializers
 from cdtool.models.pipelines import Base
 from cdtool.priors import captions
 from cdtool.priors.captions import RegularizationStats
@@ -69,11 +69,18 @@ def random_base(folder: Path) -> Base:
 
     torch.manual_seed(0)
     tokenizer = clip_vocabulary.tokenizer(folder / "tokenizer")
-    encoder = CLIPTextModel(CLIPTextConfig(
+    made = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
         num_attention_heads=12, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
+    encoder = clip.TextEncoder(clip.TextConfig(
+        vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12, eos_token_id=int(tokenizer.eos_token_id),
+    ))  # fmt: skip
+    known = encoder.state_dict()
+    weights = {name.removeprefix("text_model."): value for name, value in made.state_dict().items()}
+    encoder.load_state_dict({name: value for name, value in weights.items() if name in known})
     kv = {f"block{number}.attn2.{leaf}": 0.036 * torch.randn(size, 768)
           for number, size in enumerate(SIZES) for leaf in ("to_k", "to_v")}  # fmt: skip
     return Base("random", folder, FAMILIES[0], torch.device("cpu"), torch.float32, {}, {}, kv=kv, fingerprint="f00d",

@@ -49,3 +49,16 @@ def test_nothing_outside_the_cache_goes(cdtool, kept, tmp_path):
     (cache_dir() / "features" / "link").symlink_to(tmp_path)
     assert cdtool("cache", "prune").code == 0
     assert (tmp_path / "precious").exists()
+
+
+def test_a_link_to_a_folder_outside_is_not_followed(cdtool, tmp_path):
+    from cdtool.settings import cache_dir
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    cache_dir().mkdir(parents=True)
+    (cache_dir() / "vae").symlink_to(precious)
+    assert cdtool("cache", "prune").code == 0
+    assert cdtool("cache", "prune", "--kind", "vae").code in (0, 2, 3)
+    assert (precious / "file").read_text() == "kept"

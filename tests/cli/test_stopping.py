@@ -44,6 +44,26 @@ def test_work_that_saves_is_asked_first_and_ended_second():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_signal_that_python_drops_in_a_destructor_comes_again(cdtool, monkeypatch):
+    class Struck:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):  # the handler runs between two of these
+                pass
+
+    def interrupted():
+        struck = Struck()
+        del struck
+        time.sleep(10)
+        raise AssertionError("the signal did not come again")
+
+    monkeypatch.setattr(registry, "concepts", interrupted)
+    before = sys.unraisablehook
+    said = cdtool("list")
+    assert (said.code, said.out, said.err) == (130, "", "Interrupted.\n")
+    assert sys.unraisablehook is before
+
+
 def test_sigterm_while_the_command_line_is_being_loaded_ends_with_the_same_word(tmp_path):
     """A module that the command line imports first waits until the signal came."""
     code = (

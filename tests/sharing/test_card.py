@@ -41,6 +41,7 @@ def test_a_card_says_what_the_concept_is(cdtool, saved):
     assert r"| ![](images/1.png) | V&#42; dog \| on the beach | 0 |" in card
     assert "| text | 0.710 | 0.750 | −0.040 [−0.060, −0.020] |" in card
     assert "| image | 0.620 |  |  |" in card
+    assert "**V&#42; dog**: a concept for `stable-diffusion-v1-5/stable-diffusion-v1-5`" in card
     assert "40 pictures, measured with clip-vit-b32." in card
     assert "* photos: 2 photos" in card
     assert "* settings: steps 250, lr 1e-05" in card
