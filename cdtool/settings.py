@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
@@ -97,9 +97,8 @@ class MergeRule:
     held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
 
 
-# Names of settings in files of earlier versions, and what they are called now.
 LOCAL = ("memory", "vae")  # settings that belong to this machine: no concept carries them
-
+# Names of settings in files of earlier versions, and what they are called now.
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 S = TypeVar("S", TrainSettings, SampleSettings, CompressSettings)
@@ -218,6 +217,11 @@ def resolve(
     settings = cls(**{name: value.value for name, value in found.items()})
     check(settings)
     return settings, found
+
+
+def recorded(settings: TrainSettings | SampleSettings) -> dict[str, Any]:
+    """The settings as a concept or an image carries them: without those that belong to this machine."""
+    return {name: value for name, value in asdict(settings).items() if name not in LOCAL}
 
 
 def _section(table: Mapping[str, Any], section: str) -> Mapping[str, Any]:

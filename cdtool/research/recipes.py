@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdtool.errors import InterruptedRun
 from cdtool.images import photos
 from cdtool.research.suite import Cell, ConceptSpec, MethodSpec, Suite, spec
+from cdtool.settings import recorded
 from cdtool.store import registry
 from cdtool.store.concept import parameter_name, read_header
 from cdtool.training import job, run
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from cdtool.images.photos import Photo
     from cdtool.models.pipelines import Base
     from cdtool.sampling.sample import Generated
-    from cdtool.store.registry import Concept
-
+    from cdtool.settings import recorded
+from cdtool.store.registry import Concept
 
 GO_ON = "Go on with the same command; finished cells and concepts are kept."
 
@@ -101,7 +102,7 @@ def _solo(suite: Suite, method: MethodSpec, concept: ConceptSpec) -> Recipe:
 def described(context: RunContext, recipe: Recipe) -> list[Any]:
     """What a concept depends on but the base: settings, photos and words, its parents' too."""
     work = training(context, recipe) if recipe.concepts else None
-    own = [asdict(work.settings), [photo.sha256 for group in work.groups for photo in group]] if work else []
+    own = [recorded(work.settings), [photo.sha256 for group in work.groups for photo in group]] if work else []
     specs = [spec(concept, recipe.method) for concept in recipe.concepts]
     return [own, specs, [described(context, parent) for parent in recipe.parents]]
 
@@ -133,7 +134,7 @@ def is_fresh(context: RunContext, recipe: Recipe) -> bool:
         return False
     work = training(context, recipe) if recipe.concepts else None
     seen = tuple(photo.sha256 for group in work.groups for photo in group) if work else ()
-    return work is None or (dict(manifest.settings) == asdict(work.settings) and manifest.photos == seen)
+    return work is None or (dict(manifest.settings) == recorded(work.settings) and manifest.photos == seen)
 
 
 def untrained(context: RunContext, needed: Sequence[Recipe]) -> list[Recipe]:

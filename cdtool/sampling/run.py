@@ -34,6 +34,8 @@ class SampleOptions(TypedDict, total=False):
     negative: str | None
     size: str | None
     precision: Precision | None
+    memory: str | None
+    vae: str | None
     batch: int | None
     base: str | None
     device: str
@@ -109,6 +111,8 @@ def sample(
         negative: what images lead away from; nothing.
         size: "WIDTHxHEIGHT" in px; the base's own.
         precision: "fp32", "bf16", "fp16", or "auto", what the device has.
+        memory: what may be used, like "8GB"; what the device has free.
+        vae: another autoencoder, a folder or a single file; the base's own.
         batch: images sampled at once, 4; no image depends on it.
         base: another base than the concept's own, which `force` must allow.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".

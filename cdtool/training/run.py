@@ -310,7 +310,7 @@ def manifest_of(job: Job, base: Base, start: Start | None = None) -> Manifest:
         base=BaseRef(shareable(job.base), base.family.name, base.fingerprint),
         tokens=job.tokens,
         method=_method(job),
-        settings={name: value for name, value in asdict(job.settings).items() if name not in stored.LOCAL},
+        settings=stored.recorded(job.settings),
         photos=tuple(photo.sha256 for group in job.groups for photo in group),
         parents=(_parent(job.start, start.sha256),) if job.start and start else (),
     )

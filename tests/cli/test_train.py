@@ -248,7 +248,7 @@ def test_the_plan_tells_that_steps_are_halved_and_where_settings_come_from(cdtoo
                   "--method", "crossattn")  # fmt: skip
     assert plan.code == 0, plan.err
     facts = {name: value.strip() for name, value in (line.split("  ", 1) for line in plan.out.splitlines())}
-    assert facts["steps"].startswith("15 of 8 pictures")
+    assert facts["steps"].startswith("15 of 8 images")
     assert "half as many because there is no prior" in facts["steps"]
     assert facts["method"] == "crossattn: all of the text cross-attention"
     assert "lr" in facts["settings"]

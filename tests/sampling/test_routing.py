@@ -188,7 +188,7 @@ def test_of_many_concepts_only_the_named_ones_are_loaded_and_nothing_changes(bas
     assert read == ["dog", "beach"]
     every = sample.sampler(base, entries)
     assert len(read) == 5
-    encoded = [every.encode(bind(prompts[0], every.tokens))]
+    encoded = [(every.encode(bind(prompts[0], every.tokens)), drawing.seed)]
     *_, last = sample._steps(every, encoded, drawing)
     assert [one.image.tobytes() for one in last.images] == [image.tobytes() for image in some]
     read.clear()

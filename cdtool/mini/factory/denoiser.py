@@ -49,7 +49,9 @@ class Shape:
     text_width: int = 192
     text_layers: int = 3
     text_heads: int = 4
-    pace: Pace = field(default_factory=lambda: Pace(pictures=5_000_000, batch=128, rate=2e-3, warm=60, muon=True))
+    pace: Pace = field(
+        default_factory=lambda: Pace(pictures=5_000_000, batch=128, rate=2e-3, warm=60, muon=True, average=0.999)
+    )
 
 
 def unet(shape: Shape) -> UNet2DConditionModel:
