@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cdtool.sharing.hub import pull, push
     from cdtool.store.registry import Concept, concepts
     from cdtool.store.subject import load
+    from cdtool.training.many import iter_train_many, train_many
     from cdtool.training.run import iter_train, train
 
 # Where each public name is defined; it is imported at its first use (PEP 562).
@@ -60,6 +61,8 @@ _PUBLIC = {
     "gallery": "cdtool.sharing.gallery",
     "pull": "cdtool.sharing.hub",
     "push": "cdtool.sharing.hub",
+    "iter_train_many": "cdtool.training.many",
+    "train_many": "cdtool.training.many",
     "iter_train": "cdtool.training.run",
     "train": "cdtool.training.run",
     "Concept": "cdtool.store.registry",
@@ -107,12 +110,14 @@ __all__ = [
     "iter_merge",
     "iter_sample",
     "iter_train",
+    "iter_train_many",
     "load",
     "merge",
     "pull",
     "push",
     "sample",
     "train",
+    "train_many",
 ]
 
 

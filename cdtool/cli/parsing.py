@@ -32,6 +32,7 @@ SYNONYMS = {
     "evaluate": "eval", "score": "eval", "measure": "eval", "benchmark": "suite", "erase": "forget",
     "help": "--help", "version": "--version", "settings": "config", "models": "base list", "check": "doctor",
 }  # fmt: skip
+USUAL = {"train": ("photos", "token")}  # shown in the usage as if required: only a file of jobs stands for them
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "yes or no"}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -52,10 +53,9 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What must be given first, then the rest."""
-        arguments = [one for one in self.params if isinstance(one, TyperArgument)]
-        options = [one for one in self.params if isinstance(one, TyperOption) and one.required]
-        needed = [f"{one.opts[0]} {one.metavar}" for one in options]
-        return [*map(_argument, arguments), *needed, "[OPTIONS]"]
+        usual = USUAL.get(self.name or "", ())
+        shown = [one for one in self.params if isinstance(one, TyperArgument) or one.required or one.name in usual]
+        return [*(_in_usage(one, usual) for one in shown), "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then the options by section; few options are one section. --help itself is not listed."""
@@ -164,6 +164,12 @@ def _sentence(text: str) -> str:
 def _example(epilog: str) -> str:
     """The first command among the examples that end a help."""
     return next((line.strip() for line in epilog.splitlines() if line.strip().startswith("cdtool ")), "")
+
+
+def _in_usage(param: Any, usual: Sequence[str]) -> str:
+    if isinstance(param, TyperOption):
+        return f"{param.opts[0]} {param.metavar}"
+    return _argument(param).strip("[]") if param.name in usual else _argument(param)
 
 
 def _argument(param: Any) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from cdtool.cli import options, output
+from cdtool.cli import options, output, trainmany, trainshow
 from cdtool.cli import trainflags as flag
 from cdtool.cli.stopping import asked_to_stop
-from cdtool.errors import InterruptedRun
+from cdtool.errors import InterruptedRun, UsageError
 from cdtool.store import registry
 from cdtool.training import plan as plans
 from cdtool.training import processes, run
@@ -24,18 +23,20 @@ from cdtool.training import processes, run
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
     from cdtool.models.pipelines import Base
-    from cdtool.training.event import Event, Resume
+    from cdtool.training.event import Resume
     from cdtool.training.job import Job
     from cdtool.training.processes import Ranks
 
 
 def train(
-    photos: flag.Photos,
-    token: flag.Tokens,
+    photos: flag.Photos = None,
+    token: flag.Tokens = None,
     name: options.Name = None,
     base: options.Base = None,
     from_: flag.From = None,
     like: flag.Like = None,
+    separate: flag.Separate = False,
+    jobs: flag.Jobs = None,
     settings: flag.Settings = flag.Settings(),
     gpus: flag.Gpus = 1,
     device: options.Device = "auto",
@@ -62,8 +63,18 @@ def train(
     cdtool train ./cat --token "V2 cat" --from dog
     cdtool train ./cat --token "V* cat" --like dog --method lora
     cdtool train ./photos --token "V* dog" --pick 5 -o dog-best
+    cdtool train ./dog ./cat --token "V* dog" --token "V* cat" --separate --if-missing
     """
     out = output.sink(json, quiet)
+    if separate or jobs is not None:
+        alone = {"-o": name, "--from": from_, "--preview": preview, "--preview-dir": preview_dir, "--pick": pick,
+                 "--crop-sheet": crop_sheet, "--gpus": gpus if gpus > 1 else None}  # fmt: skip
+        several = trainmany.jobs_of(photos, token, jobs, alone, base=base, like=like, **vars(settings))
+        trainmany.train(out, several, device=device, dry_run=dry_run, resume=resume, force=force, if_missing=if_missing)
+        return
+    if not photos or not token:
+        missing = "--token SPEC" if photos else "PHOTOS"
+        raise UsageError(f"cdtool train needs {missing}.", 'Like: cdtool train ./photos --token "V* dog"')
     job = run.prepare(photos, token, name=name, base=base, start=from_, like=like, **vars(settings))
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
@@ -85,7 +96,7 @@ def train(
             _train(voice, job, options_, ranks)
     if ranks.rank == 0 and not dry_run:
         out.talk(f'Saved. Try: cdtool sample {job.name} "{_example(job)}"')
-        out.result(job.name, _data(job.name))
+        out.result(job.name, trainshow.result(job.name))
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class _Options:
 def _skip(out: Output, name: str) -> None:
     if processes.leads():
         out.talk(f'There is a concept "{name}" already; nothing to do.')
-        out.result(name, _data(name))
+        out.result(name, trainshow.result(name))
 
 
 def _launch(gpus: int) -> NoReturn:
@@ -145,7 +156,7 @@ def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
         events = train_job(job, base, resume=chosen.resume, previews=chosen.previews, stop=stop, ranks=ranks,
                            force=chosen.force)  # fmt: skip
         try:
-            _show(out, events, job.settings.steps, chosen.folder)
+            trainshow.show(out, events, job.settings.steps, chosen.folder)
         except InterruptedRun as error:
             raise _with_command(error) from None
         if chosen.pick and ranks.rank == 0:
@@ -163,53 +174,6 @@ def _with_command(error: InterruptedRun) -> InterruptedRun:
 # ---------------------------------------------------------------- what is shown
 
 
-def _show(out: Output, events: Iterator[Event], steps: int, folder: Path) -> None:
-    """Follow a training: a bar for class images that are generated and one for the steps, the rest as lines."""
-    counted = (event for event in _followed(out, events, folder) if event.kind in ("class image", "step"))
-    for kind, group in itertools.groupby(counted, lambda event: event.kind):
-        _show_bar(out, kind, group, steps)
-
-
-def _show_bar(out: Output, kind: str, group: Iterator[Event], steps: int) -> None:
-    first = next(group)
-    total, describe = (steps, _loss) if kind == "step" else (first.of, _nothing)
-    for _ in out.progress(itertools.chain([first], group), total, start=first.step - 1, label=kind, describe=describe):
-        pass
-
-
-def _followed(out: Output, events: Iterator[Event], folder: Path) -> Iterator[Event]:
-    """The same events; what has no bar is told or written on the way."""
-    for event in events:
-        if event.kind == "note":
-            out.talk(event.text)
-        elif event.kind == "warning":
-            out.warn(event.text)
-        elif event.kind == "latents" and event.step == event.of:
-            out.talk(f"Encoded {event.step} crops in {output.duration(event.seconds)}.")
-        elif event.kind == "preview":
-            _write_previews(event, out, folder)
-        yield event
-
-
-def _write_previews(event: Event, out: Output, folder: Path) -> None:
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(event.images, 1):
-        path = folder / f"step-{event.step:05d}-{number}.png"
-        Image.fromarray(pixels).save(path)
-        out.talk(f"Preview: {path}")
-
-
-def _loss(event: Event) -> str:
-    prior = "" if event.prior_loss != event.prior_loss else f"  prior {event.prior_loss:.3f}"
-    return f"loss {event.loss:.3f}{prior}"
-
-
-def _nothing(_: Event) -> str:
-    return ""
-
-
 def _pick(out: Output, job: Job, loaded: Base, count: int, stop: Callable[[], bool]) -> None:
     """Score the checkpoints, and tell on stderr which one is kept and why."""
     from cdtool.evaluation import selection
@@ -222,12 +186,6 @@ def _pick(out: Output, job: Job, loaded: Base, count: int, stop: Callable[[], bo
         remark = "kept" if stage.step == picked.step else "the base" if not stage.step else ""
         out.talk(f"{stage.step:>4}  {stage.text:.3f}  {stage.image:.3f}  {remark}".rstrip())
     out.talk(f"Kept is {selection.RULE}.")
-
-
-def _data(name: str) -> dict[str, Any]:
-    entry = registry.find(name)
-    pick = entry.manifest.report.get("pick") if entry.manifest else None
-    return {"name": entry.name, "path": str(entry.path), "bytes": entry.bytes} | ({"pick": pick} if pick else {})
 
 
 def _example(job: Job) -> str:

@@ -21,12 +21,22 @@ _basic, _prior, _how, _speed, _safe = (
     {"panel": panel} for panel in (parsing.BASICS, parsing.CLASS_IMAGES, parsing.METHOD, parsing.SPEED, parsing.SAFETY)
 )
 
-Photos = Annotated[list[Path], typer.Argument(metavar="PHOTOS...", help="Folders of photos, or single files.")]
+Photos = Annotated[list[Path] | None, typer.Argument(metavar="PHOTOS...", help="Folders of photos, or single files.")]
 
 Tokens = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--token", metavar="SPEC", rich_help_panel=parsing.BASICS,
                  help='What it is called: "V* dog" in quotes, or a name of its own: moongate. Once per concept.'),
+]  # fmt: skip
+Separate = Annotated[
+    bool,
+    typer.Option("--separate", rich_help_panel=parsing.BASICS,
+                 help="A concept for each folder and its --token, one after the other on a base loaded once."),
+]  # fmt: skip
+Jobs = Annotated[
+    Path | None,
+    typer.Option("--jobs", metavar="FILE", rich_help_panel=parsing.BASICS,
+                 help="Train the concepts of a TOML file likewise: a [[job]] with photos and token for each."),
 ]  # fmt: skip
 Steps = Annotated[
     int | None,

@@ -14,13 +14,13 @@ from cdtool.evaluation import metrics
 from cdtool.evaluation.metrics import MetricRequest
 from cdtool.files import replacing, sweep
 from cdtool.images import photos
-from cdtool.research import cells, claims, customconcept101, recipes
+from cdtool.research import cells, customconcept101, recipes
 from cdtool.research import suite as suitefile
 from cdtool.research.cells import Encoders
 from cdtool.research.recipes import Event, Recipe, RunContext
 from cdtool.research.suite import Cell, Suite
 from cdtool.settings import SampleSettings, resolve
-from cdtool.store import bases
+from cdtool.store import bases, claims
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import InterruptedRun, ResourceError, UsageError
-from cdtool.research import claims
 from cdtool.research import run as suites
 from cdtool.research.recipes import GO_ON, Event
 from cdtool.research.run import Plan
 from cdtool.schema import whole_number
+from cdtool.store import claims
 
 POLL = 0.5  # s
 RESTARTS = 3  # of workers that were killed, for each worker

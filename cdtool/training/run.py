@@ -283,19 +283,28 @@ def own_base(base: str) -> str:
     return base if bases.is_name(base) else str(user_path(base).resolve())
 
 
-def with_initializers(job: Job, base: Base) -> Job:
+def with_initializers(job: Job, base: Base, *, before: Sequence[Job] = (), after: Collection[str] = ()) -> Job:
     """A job whose modifier tokens each have the word they begin as.
 
     It is none that a concept of other photos on this base began as; what is trained twice begins alike, to be compared.
+    `before` are jobs whose words are taken as well, `after` names of concepts whose are not.
     Raises TokenError where the base's vocabulary holds too few words.
     """
     from cdtool.models import initializers
 
-    photos = {photo.sha256 for group in job.groups for photo in group}
-    others = [entry.manifest for entry in registry.concepts() if entry.manifest and entry.name != job.name]
-    taken = {token.initializer for other in others for token in other.tokens
-             if other.base.fingerprint == base.fingerprint and not photos.intersection(other.photos)}  # fmt: skip
+    mine = photos_of(job)
+    others = [
+        entry.manifest for entry in registry.concepts() if entry.manifest and entry.name not in (job.name, *after)
+    ]
+    found = [(other.tokens, other.photos) for other in others if other.base.fingerprint == base.fingerprint]
+    found += [(other.tokens, photos_of(other)) for other in before]
+    taken = {token.initializer for tokens, theirs in found for token in tokens if not set(mine).intersection(theirs)}
     return replace(job, tokens=initializers.assign(base.tokenizers, job.tokens, taken))
+
+
+def photos_of(job: Job) -> tuple[str, ...]:
+    """The digests of the photos it trains on."""
+    return tuple(photo.sha256 for group in job.groups for photo in group)
 
 
 def checkpoint_path(name: str) -> Path:
@@ -311,7 +320,7 @@ def manifest_of(job: Job, base: Base, start: Start | None = None) -> Manifest:
         tokens=job.tokens,
         method=_method(job),
         settings=stored.recorded(job.settings),
-        photos=tuple(photo.sha256 for group in job.groups for photo in group),
+        photos=photos_of(job),
         parents=(_parent(job.start, start.sha256),) if job.start and start else (),
     )
 

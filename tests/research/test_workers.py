@@ -15,8 +15,9 @@ import pytest
 import suite_made
 
 from cdtool.errors import InputError, UsageError
-from cdtool.research import claims, recipes, tables, workers
+from cdtool.research import recipes, tables, workers
 from cdtool.research import run as suites
+from cdtool.store import claims
 
 # A worker of the tests: the command's own run, measured with mean colours.
 WORKER = """

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from cdtool.errors import InputError
-from cdtool.research import claims
+from cdtool.store import claims
 
 
 def none(cell):

@@ -1,7 +1,7 @@
-"""Which worker runs which cell of a suite: claims in a folder that every worker on a shared disk sees.
+"""Which worker runs which cell of a suite, or which job of a batch: claims in a folder on a shared disk.
 
-A claim is a file beside the cells whose date its worker keeps new. Where that stops, because the worker was killed or
-its machine went down, the cell is given back. Claims change only under one lock.
+A claim is a file whose date its worker keeps new. Where that stops, because the worker was killed or its machine went
+down, the cell is given back. Claims change only under one lock.
 """
 
 from __future__ import annotations
