@@ -11,9 +11,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from cdtool import cli
+        from cdtool.cli import threads
         from cdtool.models import libraries
 
         libraries.alone = True
+        threads.settle()
         return cli.main()
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
