@@ -1,7 +1,7 @@
 """How the threads of a computation wait for each other, settled before torch is imported.
 
 A waiting thread spins: it is there at once, but on a core that another process wants it holds up what it waits for. On
-two cores beside one busy process, a training step on mini took 7.5 s with the library's own 300,000 turns and 0.1 s
+two cores beside two busy processes, a training step on mini took 7.5 s with the library's own 300,000 turns and 0.1 s
 with none; on idle cores none costs twice the time (docs/speed.md). The number of threads stays as it is, because sums
 depend on it in their last digit.
 """

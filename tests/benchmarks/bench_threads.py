@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parents[2]
 TURNS = ("", "0", "1000", "10000", "60000")  # "": the library's own
-STEPS = {"mini": 20, "sd15": 2}
+STEPS = {"mini": 10, "sd15": 2}
 
 
 def measure(shape: str) -> None:
