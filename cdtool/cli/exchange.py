@@ -17,6 +17,7 @@ from cdtool.tokens import counted
 
 if TYPE_CHECKING:
     from cdtool.cli.output import Output
+    from cdtool.interop.exporting import Step
 
 To = Annotated[
     Literal["diffusers", "kohya", "custom-diffusion", "comfyui-node"], typer.Option("--to", help="Whose files.")
@@ -69,12 +70,8 @@ def export(
       cdtool export dog --to comfyui-node -o dog-nodes
     """
     voice = output.sink(json, quiet)
-    if rank is not None and energy is not None:
-        raise UsageError("--rank and --energy exclude each other.", "Give one of them.")
-    if energy is not None and not 0 < energy <= 1:
-        raise UsageError(f"--energy is a share above 0 and up to 1, not {energy:g}.", "Like --energy 0.6.")
-    if into is not None and (out is not None or card):
-        raise UsageError(f"--into and {'--card' if card else '-o'} exclude each other.", "Give one of them.")
+    _check_target(out, into, card)
+    _check_rank(rank, energy)
     entry = registry.find(concept_name)
     where = base or registry.base_of(entry)
     if entry.manifest and concept.reach(entry.manifest) == "own words":
@@ -97,17 +94,34 @@ def export(
     done = list(voice.progress(events, exporting.steps(entry, to), label="matrix"))[-1]
     if card:
         cards.write(made, folder, force=force)
+    main = folder / f"{stem}.safetensors" if stem else folder
+    _tell_written(voice, done, {"concept": entry.name, "format": to, "path": str(main)})
+
+
+def _tell_written(voice: Output, done: Step, data: dict[str, object]) -> None:
+    """Say what was written, and what it lost."""
     voice.talk(done.usage)
     if done.rank:
         voice.talk(f"Rank {done.rank}, relative error {done.error:.1e}.")
     if done.padding:
-        voice.talk(f"All matrices are padded to rank {done.rank}, as {to} wants one rank. --to kohya writes each at "
-                   "its own; --rank chooses a smaller one.")  # fmt: skip
+        voice.talk(f"All matrices are padded to rank {done.rank}, as {data['format']} wants one rank. --to kohya "
+                   "writes each at its own; --rank chooses a smaller one.")  # fmt: skip
     size = sum(path.stat().st_size for path in done.paths)
     voice.talk(f"{counted(len(done.paths), 'file')}, {output.size(size)}.")
-    main = folder / f"{stem}.safetensors" if stem else folder
-    data = {"concept": entry.name, "format": to, "path": str(main), "files": [str(path) for path in done.paths]}
-    voice.result(str(main), data | {"rank": done.rank, "error": done.error, "bytes": size, "usage": done.usage})
+    data |= {"files": [str(path) for path in done.paths], "rank": done.rank, "error": done.error, "bytes": size}
+    voice.result(str(data["path"]), data | {"usage": done.usage})
+
+
+def _check_target(out: Path | None, into: Path | None, card: bool) -> None:
+    if into is not None and (out is not None or card):
+        raise UsageError(f"--into and {'--card' if card else '-o'} exclude each other.", "Give one of them.")
+
+
+def _check_rank(rank: int | None, energy: float | None) -> None:
+    if rank is not None and energy is not None:
+        raise UsageError("--rank and --energy exclude each other.", "Give one of them.")
+    if energy is not None and not 0 < energy <= 1:
+        raise UsageError(f"--energy is a share above 0 and up to 1, not {energy:g}.", "Like --energy 0.6.")
 
 
 def _target(out: Path | None, to: str, entry: Concept) -> tuple[Path, str]:

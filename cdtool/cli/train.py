@@ -38,14 +38,10 @@ def train(
     separate: flag.Separate = False,
     jobs: flag.Jobs = None,
     settings: flag.Settings = flag.Settings(),
-    gpus: flag.Gpus = 1,
     device: options.Device = "auto",
-    preview: flag.Previews = None,
-    preview_dir: flag.PreviewDir = None,
+    alone: flag.Alone = flag.Alone(),
     resume: flag.Resume = False,
-    pick: flag.Pick = None,
     dry_run: flag.DryRun = False,
-    crop_sheet: flag.CropSheet = None,
     force: options.Force = False,
     if_missing: options.IfMissing = False,
     json: options.Json = False,
@@ -67,9 +63,8 @@ def train(
     """
     out = output.sink(json, quiet)
     if separate or jobs is not None:
-        alone = {"-o": name, "--from": from_, "--preview": preview, "--preview-dir": preview_dir, "--pick": pick,
-                 "--crop-sheet": crop_sheet, "--gpus": gpus if gpus > 1 else None}  # fmt: skip
-        several = trainmany.jobs_of(photos, token, jobs, alone, base=base, like=like, **vars(settings))
+        trainmany.check_alone(name, from_, alone)
+        several = trainmany.jobs_of(photos, token, jobs, base=base, like=like, **vars(settings))
         trainmany.train(out, several, device=device, dry_run=dry_run, resume=resume, force=force, if_missing=if_missing)
         return
     if not photos or not token:
@@ -79,21 +74,19 @@ def train(
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
         return
-    options.check_picture(crop_sheet, "--crop-sheet")
-    folder = preview_dir or Path("samples") / f"{job.name}-preview"
+    options.check_picture(alone.crop_sheet, "--crop-sheet")
     go_on: Resume = resume or ("auto" if if_missing else False)
-    options_ = _Options(device, resume=go_on, force=force, pick=pick, previews=tuple(preview or ()), folder=folder)
-    run.check(job, previews=options_.previews, resume=go_on, force=force or dry_run)
-    if gpus > 1 and not processes.launched() and not dry_run:
-        _launch(gpus)
+    run.check(job, previews=alone.preview or (), resume=go_on, force=force or dry_run)
+    if alone.gpus > 1 and not processes.launched() and not dry_run:
+        _launch(alone.gpus)
     output.quiet_libraries()
     with processes.distributed(device) as ranks:
         voice = out if ranks.rank == 0 else output.Output("quiet")
-        _introduce(voice, job, crop_sheet if ranks.rank == 0 else None)
+        _introduce(voice, job, alone.crop_sheet if ranks.rank == 0 else None)
         if dry_run and ranks.rank == 0:
-            _tell_plan(out, job, plans.plan(job, device, max(gpus, ranks.world), force=force))
+            _tell_plan(out, job, plans.plan(job, device, max(alone.gpus, ranks.world), force=force))
         elif not dry_run:
-            _train(voice, job, options_, ranks)
+            _train(voice, job, _Options(device, go_on, force, alone), ranks)
     if ranks.rank == 0 and not dry_run:
         out.talk(f'Saved. Try: cdtool sample {job.name} "{_example(job)}"')
         out.result(job.name, trainshow.result(job.name))
@@ -106,9 +99,7 @@ class _Options:
     device: str
     resume: Resume
     force: bool
-    pick: int | None
-    previews: tuple[str, ...]
-    folder: Path  # of the previews
+    shown: flag.Alone
 
 
 def _skip(out: Output, name: str) -> None:
@@ -146,21 +137,23 @@ def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
     from cdtool.models import pipelines
     from cdtool.training import memory
 
+    pick = chosen.shown.pick
     job, fitted = memory.fit_job(job, chosen.device, ranks.world)
     if fitted:
         out.talk(fitted)
     base = pipelines.load(job.base, precision=job.settings.precision, device=chosen.device, sparing=True,
                           vae=job.settings.vae)  # fmt: skip
-    train_job = partial(selection.train_job, count=chosen.pick) if chosen.pick else run.train_job
+    train_job = partial(selection.train_job, count=pick) if pick else run.train_job
     with asked_to_stop() as stop:
-        events = train_job(job, base, resume=chosen.resume, previews=chosen.previews, stop=stop, ranks=ranks,
+        events = train_job(job, base, resume=chosen.resume, previews=chosen.shown.preview or (), stop=stop, ranks=ranks,
                            force=chosen.force)  # fmt: skip
         try:
-            trainshow.show(out, events, job.settings.steps, chosen.folder)
+            folder = chosen.shown.preview_dir or Path("samples") / f"{job.name}-preview"
+            trainshow.show(out, events, job.settings.steps, folder)
         except InterruptedRun as error:
             raise _with_command(error) from None
-        if chosen.pick and ranks.rank == 0:
-            _pick(out, job, base, chosen.pick, stop)
+        if pick and ranks.rank == 0:
+            _pick(out, job, base, pick, stop)
 
 
 def _with_command(error: InterruptedRun) -> InterruptedRun:

@@ -206,3 +206,14 @@ class Settings:
     seed: Seed = None
     save_every: SaveEvery = None
     style: Style = None
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The options of the training of one concept that many at once do not have."""
+
+    gpus: Gpus = 1
+    preview: Previews = None
+    preview_dir: PreviewDir = None
+    pick: Pick = None
+    crop_sheet: CropSheet = None

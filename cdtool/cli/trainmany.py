@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.cli import output, trainshow
 from cdtool.cli.stopping import asked_to_stop
+from cdtool.cli.trainflags import Alone
 from cdtool.errors import InterruptedRun, UsageError
 from cdtool.store import registry
 from cdtool.training import many
@@ -23,17 +24,22 @@ if TYPE_CHECKING:
     from cdtool.training.many import BatchEvent
 
 
+def check_alone(name: str | None, start: str | None, alone: Alone) -> None:
+    """Raises UsageError where an option was given that only one training has."""
+    values: dict[str, object] = {"-o": name, "--from": start}
+    values |= {f"--{key.replace('_', '-')}": value for key, value in vars(alone).items() if value != vars(Alone())[key]}
+    given = [option for option, value in values.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} is for one concept, not for many.", "Leave it out, or train that concept alone.")
+
+
 def jobs_of(
-    photos: Sequence[Path] | None, tokens: Sequence[str] | None, file: Path | None, alone: Mapping[str, object],
-    **options: Any,
-) -> list[Job]:  # fmt: skip
-    """The jobs of a file, or of folders and their tokens; `alone` are the options that only one training has.
+    photos: Sequence[Path] | None, tokens: Sequence[str] | None, file: Path | None, **options: Any
+) -> list[Job]:
+    """The jobs of a file, or of folders and their tokens.
 
     Raises UsageError, and what reading and checking them raise.
     """
-    given = [name for name, value in alone.items() if value is not None]
-    if given:
-        raise UsageError(f"{given[0]} is for one concept, not for many.", "Leave it out, or train that concept alone.")
     if file is not None:
         if photos or tokens:
             raise UsageError("With --jobs the file names the photos and tokens.", "Leave PHOTOS and --token out.")

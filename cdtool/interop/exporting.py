@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,18 +82,7 @@ def export(
     elif row.holds == "concept":
         made = replace(made, tensors=tensors)
     else:
-        parts = {}
-        for module, factors, error, norm in _factors(names, tensors, rank, energy):
-            parts[module] = (factors, error, norm)
-            yield Step()
-        found = _of_one_precision({module: factors for module, (factors, _, _) in parts.items()})
-        made = replace(made, factors=found)
-        if not row.mixed_ranks:
-            ranks = sum(each.rank for each in found.values())
-            made = replace(made, factors={module: deltas.padded(each, made.rank) for module, each in found.items()})
-            padding = made.rank * len(found) - ranks
-        norms = sum(norm for _, _, norm in parts.values())
-        lost = (sum(error for _, error, _ in parts.values()) / norms) ** 0.5 if norms else 0.0
+        made, lost, padding = yield from _with_factors(made, row, _factors(names, tensors, rank, energy))
     written = row.write(made, str(folder))
     if row.readme:
         shared = replace(made, base_info=_shared(made.base_info, entry.manifest.base.name))
@@ -101,6 +90,23 @@ def export(
     paths = [path for place, part in placing.parts(written, folder, tool).items()
              for path in bundle.put(part, place, force=force)]  # fmt: skip
     yield Step(tuple(paths), written.usage, made.rank, lost, padding)
+
+
+def _with_factors(
+    made: ExportBundle, row: Format, found: Iterable[tuple[str, Factors, float, float]]
+) -> Generator[Step, None, tuple[ExportBundle, float, int]]:
+    """The bundle with its matrices' factors; their relative error together, and the ranks that were padded."""
+    parts = {}
+    for module, factors, error, norm in found:
+        parts[module] = (factors, error, norm)
+        yield Step()
+    each = _of_one_precision({module: factors for module, (factors, _, _) in parts.items()})
+    made, padding = replace(made, factors=each), 0
+    if not row.mixed_ranks:
+        padding = made.rank * len(each) - sum(one.rank for one in each.values())
+        made = replace(made, factors={module: deltas.padded(one, made.rank) for module, one in each.items()})
+    norms = sum(norm for _, _, norm in parts.values())
+    return made, (sum(error for _, error, _ in parts.values()) / norms) ** 0.5 if norms else 0.0, padding
 
 
 def _hollow(made: ExportBundle, names: Sequence[str], row: Format) -> ExportBundle:

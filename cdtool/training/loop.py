@@ -146,32 +146,48 @@ def fit(
         first = _first_step(run, checkpoint, identity, resume)
         if first:
             yield Event("note", text=f"Going on from the checkpoint at step {first} of {settings.steps}.")
-        parameters = trained.parameters()
         if previews and ranks.rank == 0:
             yield Event("preview", first, images=_preview(run, previews))
-        for step in range(first, settings.steps):
-            passes = run.passes
-            target, prior, stopped = _step(
-                run, shard(samples_of(settings, concepts, step), ranks), step, parameters, stop()
-            )
-            if run.passes > passes:
-                yield Event("note", text=f"Memory ran out; from here on a step is split into {run.passes} passes.")
-            yield Event("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
-            last = step + 1 == settings.steps
-            if step + 1 in snapshots and ranks.rank == 0 and not last:
-                yield Event("snapshot", step + 1, tensors=trainable.changes(trained))
-            if stopped or ((step + 1) % settings.save_every == 0 and not last):
-                if ranks.rank == 0:
-                    _save(run, checkpoint, identity, step + 1)
-                    yield Event("saved", step + 1)
-                if stopped and not last:
-                    raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
-                if previews and ranks.rank == 0:
-                    yield Event("preview", step + 1, images=_preview(run, previews))
+        keep = _Kept(checkpoint, identity, snapshots)
+        yield from _steps(run, concepts, range(first, settings.steps), keep, previews, stop, begun)
         trained.check_moved(run.without_gradient)
         if previews and ranks.rank == 0:
             yield Event("preview", settings.steps, images=_preview(run, previews))
         yield Event("done", settings.steps, seconds=time.monotonic() - begun, tensors=trainable.changes(trained))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept on the way: checkpoints of this run in a file, and the concept as it is after some steps."""
+
+    checkpoint: Path
+    identity: str
+    snapshots: Collection[int]
+
+
+def _steps(
+    run: _Run, concepts: Sequence[ConceptImages], steps: range, keep: _Kept, previews: Sequence[str],
+    stop: Callable[[], bool], begun: float,
+) -> Iterator[Event]:  # fmt: skip
+    """Take steps, yielding each one and what is kept after it. Raises InterruptedRun when asked to stop."""
+    settings, parameters, leads = run.settings, run.trained.parameters(), run.ranks.rank == 0
+    for step in steps:
+        mine, passes = shard(samples_of(settings, concepts, step), run.ranks), run.passes
+        target, prior, stopped = _step(run, mine, step, parameters, stop())
+        if run.passes > passes:
+            yield Event("note", text=f"Memory ran out; from here on a step is split into {run.passes} passes.")
+        yield Event("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
+        last = step + 1 == settings.steps
+        if step + 1 in keep.snapshots and leads and not last:
+            yield Event("snapshot", step + 1, tensors=trainable.changes(run.trained))
+        if stopped or ((step + 1) % settings.save_every == 0 and not last):
+            if leads:
+                _save(run, keep.checkpoint, keep.identity, step + 1)
+                yield Event("saved", step + 1)
+            if stopped and not last:
+                raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
+            if previews and leads:
+                yield Event("preview", step + 1, images=_preview(run, previews))
 
 
 def _encoded(
