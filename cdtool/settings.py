@@ -75,6 +75,7 @@ class SampleSettings:
     precision: Precision = "auto"
     memory: str = "auto"  # as in training
     vae: str = ""  # as in training
+    lora: str = ""  # files of other tools that act on the base: "style.safetensors:0.7,lines.safetensors"
     batch: int = 4  # images sampled at once
 
 
@@ -97,7 +98,7 @@ class MergeRule:
     held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
 
 
-LOCAL = ("memory", "vae")  # settings that belong to this machine: no concept carries them
+LOCAL = ("memory", "vae", "lora")  # settings that belong to this machine: no concept carries them
 # Names of settings in files of earlier versions, and what they are called now.
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}

@@ -16,6 +16,7 @@ import pytest
 import tiny_pipelines
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 from test_docs import PAGES, blocks, shell_lines
 
 from cdtool.cli import demo, main
@@ -99,6 +100,7 @@ def user(monkeypatch):
         (here / name).write_text(text)
     shutil.copy(next((here / "photos").iterdir()), here / "sketch.png")
     _corpora(here)
+    _style(here)
     for alias in ("sd14", "sd15"):
         _cached(bases.ALIASES[alias][0], lambda folder: folder.symlink_to(bases.MINI))
     _cached(bases.ALIASES["sdxl"][0], tiny_pipelines.sdxl)
@@ -114,6 +116,15 @@ def _cached(hub_id, make):
     (store / "refs" / "main").write_text("c0ffee")
     (store / "snapshots").mkdir()
     make(store / "snapshots" / "c0ffee")
+
+
+def _style(here):
+    """Another tool's LoRA for mini, of one layer."""
+    config = json.loads((bases.MINI / "unet" / "config.json").read_text())
+    wide, channels = config["block_out_channels"][0], config["in_channels"]
+    factors = {"up": torch.full((wide, 1, 1, 1), 0.01), "down": torch.full((1, channels, 3, 3), 0.01)}
+    save_file({f"lora_unet_conv_in.lora_{part}.weight": value for part, value in factors.items()},
+              here / "style.safetensors")  # fmt: skip
 
 
 def _corpora(here):

@@ -109,7 +109,7 @@ def attention(
     from cdtool.models import pipelines
     from cdtool.research import attention as analysis
 
-    loaded = pipelines.load(subject.base, precision=chosen.precision, device=device, vae=chosen.vae)
+    loaded = pipelines.for_sampling(subject.base, chosen, device)
     for warning in plan.warnings():
         voice.warn(warning)
     found = analysis.attend(loaded, subject.concepts, prompt, chosen, weights=subject.weights, force=force)

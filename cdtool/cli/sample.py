@@ -57,6 +57,11 @@ Memory = Annotated[
     setting(_Set, "memory", "--memory", metavar="SIZE", panel=SPEED,
             help="What may be used, like 8GB; --batch is lowered to fit. auto: what the device has free."),
 ]  # fmt: skip
+Lora = Annotated[
+    str | None,
+    setting(_Set, "lora", "--lora", metavar="FILE[:WEIGHT]", panel=METHOD, shown="none",
+            help="Another tool's LoRA over the base, such as a style; several with commas."),
+]  # fmt: skip
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", rich_help_panel=OUTPUT,
@@ -101,6 +106,7 @@ class Settings:
     precision: options.Precision = None
     memory: Memory = None
     vae: options.Vae = None
+    lora: Lora = None
 
 
 def sample(
@@ -134,6 +140,7 @@ def sample(
     cdtool sample dog+moongate "V1 dog in front of V2 moongate"
     cdtool sample dog:0.8+cat "V1 dog next to V2 cat"
     cdtool sample mini "a dog on the beach"
+    cdtool sample dog "V* dog in the rain" --lora style.safetensors:0.7
     cdtool sample dog "a watercolour of V* dog" --init-image sketch.png --strength 0.7
     cdtool sample --replay samples/dog/v-dog-on-the-beach-0.png
     """

@@ -219,7 +219,7 @@ def run(plan: Evaluation) -> Iterator[Generated | ProbeImage | ForgettingResult 
         encoder = encoders.load(metrics.encoder_for(plan.request, folder))
         scores = _score(plan, samples.read(plan.folder, plan.subject, plan.tokens), [], encoder, "cpu")
     else:
-        base = pipelines.load(plan.base, precision=plan.settings.precision, device=plan.device, vae=plan.settings.vae)
+        base = pipelines.for_sampling(plan.base, plan.settings, plan.device)
         own = (yield from _sample(plan, base, plan.composition)) if plan.composition.concepts else []
         bare = yield from _sample(plan, base)
         encoder = encoders.load(metrics.encoder_for(plan.request, folder), str(base.device))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdtool import schema
 from cdtool.errors import InputError
 from cdtool.interop import embeddings as words
 from cdtool.interop import key_maps
 from cdtool.interop.bundle import ExportBundle, File, Kind, Written
 from cdtool.interop.files import BUNDLE, Content, Layout, ParsedCheckpoint, floats, refuse, row
 from cdtool.models.deltas import Factors, trimmed
+from cdtool.models.lora import scaling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,40 +141,12 @@ def read_peft(content: Content, layout: Layout) -> ParsedCheckpoint:
             pairs.setdefault(module, {})["down" if found["ab"] == "A" or found["way"] == "down" else "up"] = tensor
     if others:
         raise refuse(content.file, set(others), layout, _WHY)
-    scaling = _scaling(content)
+    told = scaling(content.file, content.metadata)
     changes = {}
     for module, pair in pairs.items():
         up, down = _factors(content, module, pair)
-        changes[f"{module}.weight"] = _product(content, module, up, down, scaling.of(module, len(down)))
+        changes[f"{module}.weight"] = _product(content, module, up, down, told.of(module, len(down)))
     return ParsedCheckpoint(changes=changes)
-
-
-@dataclass(frozen=True)
-class _Scaling:
-    """PEFT's own metadata, as far as it says how a change is scaled."""
-
-    lora_alpha: float | None = None
-    alpha_pattern: Mapping[str, float] | None = None
-    use_rslora: bool | None = None
-
-    def of(self, module: str, rank: int) -> float:
-        """alpha / r of a module; 1 where the file does not say, as diffusers takes it."""
-        if self.lora_alpha is None:
-            return 1.0
-        alphas = {name.removeprefix("unet."): alpha for name, alpha in (self.alpha_pattern or {}).items()}
-        alpha = alphas.get(module, self.lora_alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
-
-
-def _scaling(content: Content) -> _Scaling:
-    """The UNet's part of PEFT's own metadata. Raises InputError for what cannot be read."""
-    try:
-        table = schema.loads(content.metadata.get("lora_adapter_metadata", "{}"))
-        if isinstance(table, dict):
-            table = {name.removeprefix("unet."): value for name, value in table.items()}
-        return schema.build(_Scaling, table, "lora_adapter_metadata")
-    except schema.SchemaError as error:
-        raise InputError(f"The metadata of {content.file} cannot be read ({error}).", "Copy it again.") from None
 
 
 def read_kohya(content: Content, layout: Layout) -> ParsedCheckpoint:

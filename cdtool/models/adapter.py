@@ -160,7 +160,7 @@ def changed_parameters(base: Base, weights: ConceptWeights) -> dict[str, Tensor]
 
     W0 is read as it is stored: a small change of a weight that was rounded before would be lost in the rounding.
     """
-    stored = pipelines.read_parameters(base.folder, weights.others)
+    stored = pipelines.parameters(base, weights.others)
     changed = {}
     for name, delta in weights.others.items():
         weight = stored[name].float().to(base.device)

@@ -137,6 +137,15 @@ def _ends(ids: Tensor, config: TextConfig) -> tuple[Tensor, Tensor]:
     return torch.arange(len(ids), device=ids.device), ends.argmax(dim=-1)
 
 
+def empty(folder: Path) -> TextEncoder:
+    """The text encoder of a component folder without memory for its weights. Raises OSError, ValueError, KeyError."""
+    table: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = TextConfig(**{one.name: table[one.name] for one in fields(TextConfig) if one.name in table})
+    projected = "CLIPTextModelWithProjection" in (table.get("architectures") or [])
+    with torch.device("meta"):
+        return TextEncoder(config, projected=projected)
+
+
 def load(folder: Path) -> TextEncoder:
     """The text encoder of a base's component folder, in float32.
 
@@ -144,11 +153,7 @@ def load(folder: Path) -> TextEncoder:
     """
     from safetensors.torch import load_file
 
-    table: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = TextConfig(**{one.name: table[one.name] for one in fields(TextConfig) if one.name in table})
-    projected = "CLIPTextModelWithProjection" in (table.get("architectures") or [])
-    with torch.device("meta"):
-        encoder = TextEncoder(config, projected=projected)
+    encoder = empty(folder)
     found = {name.removeprefix("text_model."): value for path in weight_files(folder)
              for name, value in load_file(path).items()}  # fmt: skip
     known = encoder.state_dict().keys()

@@ -17,17 +17,17 @@ import torch
 
 from cdtool import cache
 from cdtool.errors import BaseError, SettingsError
-from cdtool.models import clip
+from cdtool.models import clip, lora
 from cdtool.schema import shortened
 from cdtool.settings import cache_dir
-from cdtool.store import bases, families
+from cdtool.store import bases, families, loras
 from cdtool.store.families import Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTokenizer
 
-    from cdtool.settings import Precision
+    from cdtool.settings import Precision, SampleSettings
     from cdtool.store.registry import Concept
 
 Part = Literal["unet", "vae", "text", "tokenizers"]  # text: encoders and tokenizers
@@ -55,6 +55,8 @@ class Base:
     fingerprint: str = ""
     offload: bool = False  # the denoiser is freed while the autoencoder decodes, and loaded again for the next batch
     own_vae: Path | None = None  # the folder of an autoencoder in place of the base's
+    loras: tuple[lora.Changes, ...] = ()  # of other tools' files, added to what is loaded
+    lora_sha256: str = ""  # of those files' content
     sparing: bool = False  # parts are loaded when they are needed and freed when their work is done (`need`, `done`)
 
     @property
@@ -208,6 +210,15 @@ def read_parameters(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: found[name] for name in wanted}
 
 
+def parameters(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named parameters of a base's denoiser as stored, with what LoRA files add. Raises BaseError."""
+    found = read_parameters(base.folder, names)
+    for changes in base.loras:
+        layers = {name.removesuffix(".weight"): value for name, value in found.items()}
+        found = {name: lora.added(layers, changes.get("unet", {}))[name.removesuffix(".weight")] for name in found}
+    return found
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component: the full ones, else those of the fp16 variant."""
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
@@ -232,11 +243,13 @@ def load(
     parts: tuple[Part, ...] = ("unet", "vae", "text"),
     sparing: bool = False,
     vae: str = "",
+    lora_files: str = "",
 ) -> Base:
     """Load a base: frozen weights in the compute precision, text encoders in float32, K/V also as stored.
 
     A `sparing` one has tokenizers and K/V only; `need` loads the rest. `vae` is an autoencoder of one's own, a folder
-    or a single file. Raises NotFoundError when it is not on this machine and BaseError when it cannot be used.
+    or a single file, `lora_files` names files of other tools that act on it. Raises NotFoundError when it is not on
+    this machine and BaseError when it cannot be used.
     """
     folder = bases.locate(name)
     family, unet_config, schedule = families.read(folder)
@@ -249,8 +262,29 @@ def load(
         base.fingerprint = fingerprint(base.kv)
     if sparing:
         forget_pages(base)
+    base.loras, base.lora_sha256 = tuple(_read_loras(base, lora_files)), loras.digest(lora_files)
+    for changes in base.loras:
+        base.kv = lora.added(base.kv, changes.get("unet", {}))
     need(base, *(("tokenizers",) if sparing else parts))
     return base
+
+
+def for_sampling(name: str, settings: SampleSettings, device: str = "auto", *, sparing: bool = False) -> Base:
+    """Load a base as sampling settings say. Raises what `load` raises."""
+    return load(name, precision=settings.precision, device=device, sparing=sparing, vae=settings.vae,
+                lora_files=settings.lora)  # fmt: skip
+
+
+def _read_loras(base: Base, text: str) -> Iterator[lora.Changes]:
+    """The changes of the LoRA files that `text` names. Raises NotFoundError, SettingsError and InputError."""
+    files = loras.parse(text)
+    if not files:
+        return
+    modules = {"unet": lora.layers_of(empty_unet(base.unet_config))}
+    modules |= {part: lora.layers_of(clip.empty(base.folder / part)) for part in base.family.encoders}
+    layers = base.unet_config.get("layers_per_block", 2)
+    for file in files:
+        yield lora.read(file.path, file.weight, modules, layers if isinstance(layers, int) else int(layers[0]))
 
 
 def need(base: Base, *parts: Part) -> None:
@@ -259,12 +293,20 @@ def need(base: Base, *parts: Part) -> None:
     with _loadable(base.name):
         if "unet" in parts and base.unet is None:
             base.unet = _unet(folder, base.unet_config, base.dtype, where)
+            _add_loras(base, {"unet": base.unet})
         if "vae" in parts and base.vae is None:
             base.vae = _vae(base.vae_folder, base.dtype).to(where)
         if "text" in parts and not base.text_encoders:
             base.text_encoders = tuple(_text_encoder(folder / part).to(where) for part in base.family.encoders)
+            _add_loras(base, dict(zip(base.family.encoders, base.text_encoders, strict=True)))
         if ("text" in parts or "tokenizers" in parts) and not base.tokenizers:
             base.tokenizers = load_tokenizers(folder)
+
+
+def _add_loras(base: Base, parts: Mapping[str, Any]) -> None:
+    for changes in base.loras:
+        for part, model in parts.items():
+            lora.add(model, changes.get(part, {}))
 
 
 def done(base: Base, *parts: Part) -> None:

@@ -116,9 +116,7 @@ def run(plan: Plan, *, stop: Callable[[], bool] = lambda: False) -> Iterator[Eve
     for part in ("cells", CLAIMS):
         (plan.out / part).mkdir(parents=True, exist_ok=True)
     sweep(plan.out / "cells")
-    context = RunContext(
-        pipelines.load(plan.base, precision=plan.drawing.precision, device=plan.device, vae=plan.drawing.vae), stop
-    )
+    context = RunContext(pipelines.for_sampling(plan.base, plan.drawing, plan.device), stop)
     keys = {cell.id: cells.key_of(plan, context, cell) for cell in plan.cells}
     todo = [cell for cell in plan.cells if cells.read(plan.out, cell, keys[cell.id]) is None]
     yield Event("plan", total=_total(plan, context, todo), kept=len(plan.cells) - len(todo))

@@ -100,9 +100,7 @@ def run(plan: Comparison) -> Iterator[Generated | Study]:
 
     drawn: list[list[Generated]] = []
     for side in (plan.a, plan.b):
-        base = pipelines.load(
-            side.composition.base, precision=side.settings.precision, device=plan.device, vae=side.settings.vae
-        )
+        base = pipelines.for_sampling(side.composition.base, side.settings, plan.device)
         drawn.append([])
         for picture in sample.generate(
             base, side.composition.concepts, side.prompts, side.settings, weights=side.composition.weights

@@ -45,6 +45,7 @@ class Record:
     settings: dict[str, Any]
     versions: dict[str, str]
     init: dict[str, Any] | None = None  # the image it began with: file, sha256, strength
+    lora: str = ""  # a hash of the LoRA files' content
 
 
 class InitImage(NamedTuple):
@@ -108,7 +109,8 @@ def sampled(
     image = SampledImage()
     image.__setstate__(generated.image.__getstate__())
     image.prompt, image.seed = generated.prompt, generated.seed
-    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions, init)
+    image.record = Record(image.prompt, image.seed, subject, base.name, base.fingerprint, kept, versions, init,
+                          base.lora_sha256)  # fmt: skip
     return image
 
 

@@ -11,7 +11,7 @@ from cdtool import settings
 from cdtool.errors import InputError, UsageError
 from cdtool.models.libraries import quietly
 from cdtool.settings import Precision, SampleSettings, Scheduler
-from cdtool.store import bases, subject
+from cdtool.store import bases, loras, subject
 from cdtool.tokens import Prompt, bind_weighted, capitalised
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class SampleOptions(TypedDict, total=False):
     precision: Precision | None
     memory: str | None
     vae: str | None
+    lora: str | None
     batch: int | None
     base: str | None
     device: str
@@ -113,6 +114,7 @@ def sample(
         precision: "fp32", "bf16", "fp16", or "auto", what the device has.
         memory: what may be used, like "8GB"; what the device has free.
         vae: another autoencoder, a folder or a single file; the base's own.
+        lora: other tools' LoRA files over the base, like "style.safetensors:0.7", several with commas; none.
         batch: images sampled at once, 4; no image depends on it.
         base: another base than the concept's own, which `force` must allow.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
@@ -160,6 +162,7 @@ def plan(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')
+    loras.parse(chosen.lora)
     bind_weighted(chosen.negative, found.tokens)  # what it cannot hold is told before anything is loaded
     bound = tuple(bind_weighted(text, found.tokens) for text in texts)
     given = [name for name, value in origins.items() if value.origin == "flag"]
@@ -213,14 +216,15 @@ def run(plan: Plan) -> Iterator[SampleStep]:
     from cdtool.sampling import sample as sampling
 
     plan, fitted = memory.fit_plan(plan)
-    base = pipelines.load(plan.subject.base, precision=plan.settings.precision, device=plan.device,
-                          sparing=True, vae=plan.settings.vae)  # fmt: skip
+    base = pipelines.for_sampling(plan.subject.base, plan.settings, plan.device, sparing=True)
     base.offload = plan.offload
     if plan.record and plan.record.fingerprint != base.fingerprint and not plan.force:
         raise InputError(
             f"The image was made on {plan.record.base}; {base.name} has other weights.",
             f"Use --base {plan.record.base}.",
         )
+    if plan.record and plan.record.lora != base.lora_sha256:
+        raise InputError(f"{plan.settings.lora} is not what it was when the image was made.", "Bring that file back.")
     subject, warnings = plan.subject, [*plan.warnings(), *fitted]
     for step in sampling.steps(
         base, subject.concepts, plan.prompts, plan.settings, weights=subject.weights, force=plan.force, skip=plan.skip,

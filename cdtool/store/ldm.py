@@ -10,11 +10,11 @@ from cdtool.errors import BaseError
 
 Shapes = Mapping[str, tuple[int, ...]]  # by parameter name, without the component's prefix
 
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
 }  # fmt: skip
-_UNET = {
+UNET = {
     "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
@@ -42,8 +42,8 @@ _OPEN_CLIP_LAYER = {
 def unet_name(name: str, layers: int) -> str:
     """diffusers' name of a denoiser parameter; `layers` is the number of layers per block."""
     owner, _, leaf = name.rpartition(".")
-    if owner in _UNET:
-        return f"{_UNET[owner]}.{leaf}"
+    if owner in UNET:
+        return f"{UNET[owner]}.{leaf}"
     found = _UNET_BLOCK.fullmatch(name)
     if found is None:
         return name
@@ -97,7 +97,7 @@ def clip_name(name: str) -> str:
 
 def _resnet(rest: str) -> str:
     owner, _, leaf = rest.rpartition(".")
-    return f"{_RESNET.get(owner, owner)}.{leaf}"
+    return f"{RESNET.get(owner, owner)}.{leaf}"
 
 
 def _shortcut(rest: str) -> str:
