@@ -29,6 +29,7 @@ MINI = bases.MINI.parent
 # Example commands that are not run, each with its reason.
 LEFT_OUT = {
     "--slurm": "needs a SLURM cluster; tests/research/test_workers.py submits with a stand-in for sbatch",
+    "cdtool open": "shows a window; tests/cli/test_open.py has a stand-in for it",
     "cdtool suite status SUITE": "a pattern, not a command",
 }
 # What is run in place of what an example says: less of the same.

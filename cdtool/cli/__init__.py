@@ -41,6 +41,7 @@ from cdtool.cli import (
     train,
 )
 from cdtool.cli import eval as eval_module
+from cdtool.cli import open as open_module
 from cdtool.errors import CdtoolError, InterruptedRun, UsageError, is_out_of_memory
 from cdtool.schema import printable, shortened
 
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "list": concepts.list_,
     "show": concepts.show,
+    "open": open_module.open_,
     "rename": concepts.rename,
     "remove": concepts.remove,
     "export": exchange.export,
@@ -92,7 +94,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
 # The sections of `cdtool --help`.
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "Make and use concepts": ("train", "sample", "merge", "compress", "forget"),
-    "Keep them": ("list", "show", "gallery", "rename", "remove", "export", "import", "card", "push", "pull"),
+    "Keep them": ("list", "show", "open", "gallery", "rename", "remove", "export", "import", "card", "push", "pull"),
     "Measure and understand": ("eval", "suite", "study", "analyze"),
     "Bases, class images, settings": ("base", "prior", "cache", "config", "doctor", "demo"),
 }
