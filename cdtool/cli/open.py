@@ -25,7 +25,7 @@ From = Annotated[
 
 
 def open_(target: Target, out: From = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show the newest image of a concept in the system's viewer.
+    """Show a concept's newest image in the system's viewer.
 
     Where there is no screen, as over ssh, it prints the path alone.
 
