@@ -37,6 +37,7 @@ def train(
     like: flag.Like = None,
     separate: flag.Separate = False,
     jobs: flag.Jobs = None,
+    workers: flag.Workers = None,
     settings: flag.Settings = flag.Settings(),
     device: options.Device = "auto",
     alone: flag.Alone = flag.Alone(),
@@ -65,8 +66,11 @@ def train(
     if separate or jobs is not None:
         trainmany.check_alone(name, from_, alone)
         several = trainmany.jobs_of(photos, token, jobs, base=base, like=like, **vars(settings))
-        trainmany.train(out, several, device=device, dry_run=dry_run, resume=resume, force=force, if_missing=if_missing)
+        how = trainmany.How(device, dry_run, workers, resume=resume, force=force, if_missing=if_missing)
+        trainmany.train(out, several, how)
         return
+    if workers is not None:
+        raise UsageError("--workers is for many concepts.", "Add --separate or --jobs FILE; one is shared by --gpus N.")
     if not photos or not token:
         missing = "--token SPEC" if photos else "PHOTOS"
         raise UsageError(f"cdtool train needs {missing}.", 'Like: cdtool train ./photos --token "V* dog"')

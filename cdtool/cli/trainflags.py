@@ -38,6 +38,11 @@ Jobs = Annotated[
     typer.Option("--jobs", metavar="FILE", rich_help_panel=parsing.BASICS,
                  help="Train the concepts of a TOML file likewise: a [[job]] with photos and token for each."),
 ]  # fmt: skip
+Workers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N", rich_help_panel=parsing.SPEED,
+                 help="Processes that share the concepts of --separate and --jobs; auto: one per GPU."),
+]  # fmt: skip
 Steps = Annotated[
     int | None,
     _setting("steps", "--steps", metavar="N", help="Optimizer steps per concept; half without class images.", **_basic),

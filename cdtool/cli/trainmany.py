@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from cdtool.training.event import Event, Resume
     from cdtool.training.job import Job
     from cdtool.training.many import BatchEvent
+
+
+_LEFT_OUT = ("--resume", "--force", "--if-missing", "--json", "--quiet", "-q")  # of a command that goes on
 
 
 def check_alone(name: str | None, start: str | None, alone: Alone) -> None:
@@ -50,28 +55,90 @@ def jobs_of(
     return many.separate(photos, tokens, **options)
 
 
-def train(
-    out: Output, jobs: Sequence[Job], *, device: str, dry_run: bool, resume: bool, force: bool, if_missing: bool
-) -> None:
-    """Train them, telling the plan only with `dry_run`; a result for each as it is saved."""
-    go_on: Resume = "auto" if resume or if_missing else False
-    if dry_run:
-        many.check(jobs, resume=go_on, force=True, if_missing=if_missing)
+@dataclass(frozen=True)
+class How:
+    """How they are trained: where, or only planned; by how many processes, and over what is there already."""
+
+    device: str
+    dry_run: bool
+    workers: str | None
+    resume: bool
+    force: bool
+    if_missing: bool
+
+    @property
+    def skips(self) -> bool:
+        """Whether what is there is left as it is."""
+        return self.if_missing or self.resume
+
+
+def train(out: Output, jobs: Sequence[Job], how: How) -> None:
+    """Train them, or tell the plans alone; a result for each as it is saved."""
+    if how.dry_run:
+        many.check(jobs, resume="auto", force=True, if_missing=how.skips)
         for job in jobs:
-            if not (if_missing and job.name in registry.names()):
-                plan = plans.plan(job, device, force=force)
+            if not (how.skips and job.name in registry.names()):
+                plan = plans.plan(job, how.device, force=how.force)
                 out.facts(plan.facts(), plan.data())
         return
     output.quiet_libraries()
     with asked_to_stop() as stop:
-        events = many.iter_train_many(
-            jobs, device=device, resume=go_on, force=force, if_missing=if_missing or resume, stop=stop
-        )
         try:
-            for _, group in itertools.groupby(events, lambda told: told.place):
-                _follow(out, group)
+            (_shared if how.workers else _alone)(out, jobs, how, stop)
         except InterruptedRun as error:
-            raise InterruptedRun(str(error), _going_on()) from None
+            raise InterruptedRun(str(error), f"Go on with: cdtool {shlex.join(_command('--if-missing'))}") from None
+
+
+def _alone(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool]) -> None:
+    """Train all in this process."""
+    go_on: Resume = "auto" if how.skips else False
+    events = many.iter_train_many(
+        jobs, device=how.device, resume=go_on, force=how.force, if_missing=how.skips, stop=stop
+    )
+    for _, group in itertools.groupby(events, lambda told: told.place):
+        _follow(out, group)
+
+
+def _shared(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool]) -> None:
+    """Train them in several processes of the same command, which share them out by claims."""
+    from cdtool.research import workers
+
+    if how.force:
+        raise UsageError("--workers and --force exclude each other.", "Remove those concepts first: cdtool remove NAME")
+    many.check(jobs, resume="auto" if how.skips else False, if_missing=how.skips)
+    began, left, logs = time.time(), [job.name for job in jobs], many.claims_folder() / "logs"
+    ticks = workers.together(
+        _of_a_worker(), workers.count_of(how.workers or "auto"),
+        logs, wanted=lambda: bool(left), stop=stop,
+    )  # fmt: skip
+    for name in out.progress(_saved(ticks, left), len(jobs), label="concept", describe=str):
+        out.result(name, trainshow.result(name))
+    if left:
+        raise many.failure(left, len(jobs), began, logs)
+
+
+def _saved(ticks: Iterator[None], left: list[str]) -> Iterator[str]:
+    """The names in `left` as the concepts come to be there, taken out of it."""
+    for _ in itertools.chain(ticks, [None]):
+        for name in sorted(set(left).intersection(registry.names()), key=left.index):
+            left.remove(name)
+            yield name
+
+
+def _command(*more: str) -> list[str]:
+    """This command line without the words that say how to begin, and with others."""
+    return [*(word for word in sys.argv[1:] if word not in _LEFT_OUT), *more]
+
+
+def _of_a_worker() -> list[str]:
+    """What each of several processes runs."""
+    words, kept = iter(_command("--if-missing", "--quiet")), [sys.executable, "-m", "cdtool"]
+    for word in words:
+        if word == "--workers":
+            next(words, None)
+        elif not word.startswith("--workers="):
+            kept.append(word)
+    return kept
 
 
 def _follow(out: Output, group: Iterator[BatchEvent]) -> None:
@@ -95,8 +162,3 @@ def _events(group: Iterator[BatchEvent], ended: list[BatchEvent]) -> Iterator[Ev
             ended.append(told)
             return
         yield told.event
-
-
-def _going_on() -> str:
-    command = [word for word in sys.argv[1:] if word not in ("--resume", "--force", "--if-missing")]
-    return f"Go on with: cdtool {shlex.join([*command, '--if-missing'])}"

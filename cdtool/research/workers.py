@@ -1,4 +1,4 @@
-"""Several worker processes for one suite on one machine, one per GPU, and jobs of a SLURM cluster."""
+"""Several worker processes on one machine, one per GPU, and jobs of a SLURM cluster."""
 
 from __future__ import annotations
 
@@ -48,38 +48,53 @@ def run(plan: Plan, command: Sequence[str], count: int, *, stop: Callable[[], bo
     yield Event("plan", total=len(todo), kept=len(plan.cells) - len(todo))
     if not todo:
         return
-    logs = plan.out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    began, left, restarts = time.time(), set(todo), RESTARTS * count
-    running = [_start(command, index, count, logs) for index in range(count)]
-    try:
-        while running:
-            time.sleep(POLL)
-            for cell in sorted(left):
-                if event := suites.news(plan, cell, todo[cell], began):
-                    left.discard(cell)
-                    yield event
-            if stop():
-                raise InterruptedRun("Stopped; the cells that were running will be run again.", GO_ON)
-            for index, process in enumerate(list(running)):
-                code = process.poll()
-                if code is not None and code < 0 and left and restarts:
-                    restarts -= 1
-                    running[index] = _start(command, index, count, logs)
-            running = [process for process in running if process.poll() is None]
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+    logs, began, left = plan.out / "logs", time.time(), set(todo)
+    for _ in together(command, count, logs, wanted=lambda: bool(left), stop=stop):
+        for cell in sorted(left):
+            if event := suites.news(plan, cell, todo[cell], began):
+                left.discard(cell)
+                yield event
     yield from (event for cell in sorted(left) if (event := suites.news(plan, cell, todo[cell], began)))
     if any(suites.news(plan, cell, todo[cell], began) is None for cell in left):
         raise ResourceError(f"All workers of {plan.suite.name} ended early.", f"See {logs}.")
 
 
+def together(
+    command: Sequence[str], count: int, logs: Path, *, wanted: Callable[[], bool], stop: Callable[[], bool]
+) -> Iterator[None]:
+    """Run a command in `count` processes until all have ended, yielding now and then.
+
+    A process that is killed is replaced as long as one is `wanted`. Each one's output goes into a file in `logs`.
+    Raises InterruptedRun when asked to stop; the processes then save what they can first.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    restarts = RESTARTS * count
+    running = {index: _start(command, index, count, logs) for index in range(count)}
+    try:
+        while running:
+            time.sleep(POLL)
+            yield
+            if stop():
+                raise InterruptedRun("Stopped; what was running goes on next time.", GO_ON)
+            for index, process in list(running.items()):
+                code = process.poll()
+                if code is not None and code < 0 and restarts and wanted():
+                    restarts -= 1
+                    running[index] = _start(command, index, count, logs)
+                elif code is not None:
+                    running.pop(index)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
 def _start(command: Sequence[str], index: int, count: int, logs: Path) -> subprocess.Popen[bytes]:
     with (logs / f"{claims.host()}-{index}.log").open("ab") as log:
-        return subprocess.Popen(command, env=environment(index, count), stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, env=environment(index, count), stdout=log, stderr=log, start_new_session=True
+        )  # fmt: skip  Ctrl-C is for us alone; they are asked once
 
 
 def environment(index: int, count: int) -> dict[str, str]:

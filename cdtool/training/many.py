@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections import Counter
@@ -178,10 +179,23 @@ def iter_train_many(
             failed.append(event.job.name)
         yield event
     if failed:
-        raise TrainingError(
-            f"{len(failed)} of {counted(len(jobs), 'concept')} could not be trained: {', '.join(failed)}.",
-            "The others are saved. Mend these and give the same command with --if-missing.",
-        )
+        raise failure(failed, len(jobs))
+
+
+def failure(names: Sequence[str], count: int, since: float = math.inf, logs: Path | None = None) -> TrainingError:
+    """What to say of those of `count` jobs that could not be trained, and why the first one `since` then was not."""
+    kept = claims.failures(claims_folder())
+    told = [kept[name].message for name in names if name in kept and kept[name].when >= since]
+    told += [f"See {logs}."] if logs and not told else []
+    return TrainingError(
+        " ".join([f"{len(names)} of {counted(count, 'concept')} could not be trained: {', '.join(names)}.", *told[:1]]),
+        "The others are saved. Mend these and give the same command with --if-missing.",
+    )
+
+
+def claims_folder() -> Path:
+    """Where processes say which job they are at."""
+    return settings.data_dir() / "claims"
 
 
 def _assigned(jobs: Sequence[Job]) -> list[Job]:
@@ -199,7 +213,7 @@ def _assigned(jobs: Sequence[Job]) -> list[Job]:
 
 def _work(jobs: Sequence[Job], loaded: _Loaded, if_missing: bool, options: dict[str, Any]) -> Iterator[BatchEvent]:
     """Train jobs until all are finished or failed, by this process or another one."""
-    folder, began = settings.data_dir() / "claims", time.time()
+    folder, began = claims_folder(), time.time()
     folder.mkdir(parents=True, exist_ok=True)
     todo = {job.name: partial(BatchEvent, place=place, of=len(jobs), job=job) for place, job in enumerate(jobs, 1)}
     while todo:

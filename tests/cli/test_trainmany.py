@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny_pipelines
@@ -122,3 +123,47 @@ def test_an_interrupted_one_tells_how_to_go_on_and_goes_on(file, home, sd_base, 
     said = cdtool("train", "--jobs", file, *QUICK[:-6], "--steps", 400, *QUICK[-4:], "--if-missing", "-q")
     assert said.code == 0
     assert not list((home / "checkpoints").iterdir())
+
+
+def test_workers_share_the_jobs(file, home, tmp_path):
+    command = [sys.executable, "-m", "cdtool", "train", "--jobs", file, *QUICK, "--workers=2", "--json"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(line)["name"] for line in done.stdout.splitlines()) == ["cat", "dog"]
+    assert "concept 2/2" in done.stderr
+    assert len(list((home / "claims" / "logs").iterdir())) == 2
+    again = subprocess.run(
+        [str(word) for word in [*command, "--if-missing"]], capture_output=True, text=True, check=True
+    )
+    assert len(again.stdout.splitlines()) == 2
+
+
+def test_what_workers_could_not_train_is_told(file, home, folders):
+    command = [sys.executable, "-m", "cdtool", "train", "--jobs", file, *QUICK, "--lr", "1e30", "--workers", "2", "-q"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "2 of 2 concepts could not be trained: dog, cat. The loss became" in done.stderr
+    assert "--if-missing" in done.stderr
+
+
+def test_workers_are_stopped_with_their_checkpoints(file, home):
+    command = [sys.executable, "-m", "cdtool", "train", "--jobs", file, *QUICK[:-6], "--steps", 4000, *QUICK[-4:],
+               "--workers", 2]  # fmt: skip
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as running:
+        logs = home / "claims" / "logs"
+        while not (logs.is_dir() and len(list(home.glob("checkpoints/*"))) == 2):  # the first ones, after 50 steps
+            time.sleep(0.1)
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+    assert running.returncode == 130
+    assert f"Go on with: cdtool train --jobs {file}" in said
+    assert "--workers" not in said
+    assert not list((home / "claims").glob("*.claim"))
+
+
+def test_workers_are_for_many_and_not_with_force(cdtool, arguments, folders):
+    said = cdtool("train", folders[0], "--token", "V* dog", "--workers", 2)
+    assert (said.code, "many concepts" in said.err) == (2, True)
+    said = cdtool(*arguments("--workers", 2, "--force"))
+    assert (said.code, "exclude each other" in said.err) == (2, True)
