@@ -132,9 +132,8 @@ def test_workers_share_the_jobs(file, home, tmp_path):
     assert sorted(json.loads(line)["name"] for line in done.stdout.splitlines()) == ["cat", "dog"]
     assert "concept 2/2" in done.stderr
     assert len(list((home / "claims" / "logs").iterdir())) == 2
-    again = subprocess.run(
-        [str(word) for word in [*command, "--if-missing"]], capture_output=True, text=True, check=True
-    )
+    command.append("--if-missing")
+    again = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
     assert len(again.stdout.splitlines()) == 2
 
 
@@ -158,7 +157,7 @@ def test_workers_are_stopped_with_their_checkpoints(file, home):
         said = running.stderr.read()
     assert running.returncode == 130
     assert f"Go on with: cdtool train --jobs {file}" in said
-    assert "--workers" not in said
+    assert "--workers 2 --if-missing" in said
     assert not list((home / "claims").glob("*.claim"))
 
 
