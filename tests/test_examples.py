@@ -94,6 +94,7 @@ def user(monkeypatch):
         "captions.txt": "photo of a dog\na cat\n",
         "my-captions.txt": "\n".join((bases.MINI.parents[1] / "assets" / "captions.txt").read_text().splitlines()[:99]),
         "prompts-of-suite.txt": "a {} on the beach\n",
+        "jobs.toml": '[[job]]\nphotos = "dog"\ntoken = "V* dog"\nname = "job-dog"\n',
         "mini.toml": SUITE.format(name="mini"),
         "mini-small.toml": SUITE.format(name="mini-small"),
     }

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from cdtool.errors import InterruptedRun, NotFoundError, PhotoError
+from cdtool.errors import InterruptedRun, NotFoundError, PhotoError, ResourceError, is_out_of_memory
 from cdtool.images import corpora, photos
-from cdtool.models import diffusion, text
+from cdtool.models import diffusion, pipelines, text
 from cdtool.priors import retrieval, sets, staging
 from cdtool.priors.sets import Manifest, PendingSet, PriorImage, PriorSet
 from cdtool.settings import SampleSettings
@@ -134,7 +134,7 @@ def generate(
             if not kept.keys() >= set(group):
                 if stop():
                     raise _stopped(len(kept), how.count)
-                for seed, image in zip(group, _images(base, condition, negative, group, wanted), strict=True):
+                for seed, image in zip(group, _fitting(base, condition, negative, group, wanted), strict=True):
                     if seed not in kept:
                         kept[seed] = staged.put(_png(image), "png", caption=wanted.prompt, seed=seed)
             for place, _ in enumerate(group, start + 1):
@@ -171,6 +171,23 @@ def _texts(base: Base, prompt: str) -> tuple[text.Conditioning, text.Conditionin
     with torch.no_grad():
         both = text.encode(base, ids)
     return both[0:1], text.unconditional(base, both[1:2])
+
+
+def _fitting(
+    base: Base, condition: text.Conditioning, negative: text.Conditioning, seeds: Sequence[int], wanted: PendingSet
+) -> list[Image.Image]:
+    """The images of seeds, fewer at once where memory runs out. Raises ResourceError where one alone is too much."""
+    try:
+        return _images(base, condition, negative, seeds, wanted)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if len(seeds) == 1:
+        raise ResourceError("There is not enough memory to generate a class image.", "Use --prior text, or your own.")
+    pipelines.release_memory(base.device)
+    half = len(seeds) // 2
+    return [image for part in (seeds[:half], seeds[half:])
+            for image in _fitting(base, condition, negative, part, wanted)]  # fmt: skip
 
 
 def _images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,29 @@ def test_more_of_the_same_draws_only_the_new_ones_and_what_is_spoilt(base, count
     more = end(make.generate(base, wanted(6), force=True))
     assert images(more)[:4] == before
     assert counted == [2, 3, 4, 5]  # the two that are drawn together come together
+
+
+def test_where_memory_runs_out_fewer_are_drawn_at_once_and_one_alone_is_an_error(base, monkeypatch):
+    whole, plain, asked = images(end(make.generate(base, wanted(3)))), make._images, []
+
+    def small(*arguments):
+        asked.append(len(arguments[3]))
+        if len(arguments[3]) > most:
+            raise MemoryError
+        return plain(*arguments)
+
+    most = 1
+    monkeypatch.setattr(make, "_images", small)
+    entry = end(make.generate(base, replace(wanted(3), name="again")))
+    assert asked == [2, 1, 1, 1]
+    for one, other in zip(images(entry), whole, strict=True):
+        assert (
+            np.abs(np.asarray(Image.open(io.BytesIO(one)), int) - np.asarray(Image.open(io.BytesIO(other)), int)).max()
+            <= 1
+        )
+    most = 0
+    with pytest.raises(ResourceError, match="not enough memory to generate"):
+        end(make.generate(base, replace(wanted(3), name="third")))
 
 
 # ---------------------------------------------------------------- one's own
