@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings
 from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, TrainingError, UsageError, nearest
-from cdtool.files import read_text
+from cdtool.files import read_text, user_path
 from cdtool.models.libraries import quietly
 from cdtool.schema import loads_toml
 from cdtool.store import bases, claims, registry
@@ -110,7 +110,7 @@ def _job(folder: Path, own: Mapping[str, Any]) -> Job:
         if not isinstance(value, str):
             raise InputError(f"{value!r} is no text.", "Paths, tokens and names stand in quotes.")
     chosen = {key: value for key, value in own.items() if key not in OF_A_JOB}
-    paths = [folder / Path(one).expanduser() for one in photos]
+    paths = [folder / user_path(one) for one in photos]
     return run.prepare(paths, token, name=own.get("name"), base=own.get("base"), start=own.get("from"),
                        like=own.get("like"), **chosen)  # fmt: skip
 
