@@ -40,7 +40,7 @@ def forget(
 ) -> None:
     """Make a concept that erases something from a base.
 
-    It takes seconds and no training; the base stays as it was. The concept, no-WHAT unless named, is listed, merged,
+    It needs no training; the base stays as it was. The concept, no-WHAT unless named, is listed, merged,
     compressed, exported and measured as any other, and joined with others by +. Whatever prompt it acts on, what it
     does not erase stays nearly as it was; eval --forgetting says how nearly.
 
