@@ -191,7 +191,7 @@ def _complete(folder: Path, name: str) -> Path:
 def _no_mini() -> Path:
     raise NotFoundError(
         "The embedded base is not in this installation.",
-        "Install cdtool again, or make it: python -m cdtool.mini.factory.build",
+        "Install cdtool again, or make it: python -m cdtool.mini.factory",
     )
 
 

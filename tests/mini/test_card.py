@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import cutouts as fakes
 import numpy as np
 import pytest
 from PIL import Image
 
-from cdtool.mini.factory import card, cardpage, naming, prompts
-from cdtool.mini.factory.recipe import Recipe
+from cdtool.mini.factory import art, autoencoder, card, cardpage, clip, denoiser, drawings, naming, prompts
+from cdtool.mini.factory.student import text_encoder
 from cdtool.models.encoders import Encoder, EncoderSpec
 
 NOUNS = ["dog", "cat", "car", "hat"]
-TINY = Recipe(
-    text_width=32, text_layers=1, vision_width=32, vision_layers=1, projection=16, heads=2, latent_channels=4,
-    vae_widths=(8, 8, 16, 16), unet_widths=(32, 32), unet_heads=2,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -92,39 +89,36 @@ def made(tmp_path_factory):
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    from cdtool.mini.factory import clip, unet, vae
-
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(prompts.FOLDER.parent / "base" / "tokenizer")
-    pair = clip.new(TINY, tokenizer).eval()
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pair, text, shape = clip.new(tokenizer).eval(), text_encoder(tokenizer, 32, 1, 2).eval(), denoiser.Shape(
+        channels=4, widths=(32, 32), heads=(2, 2), transformers=(1, 1), text_width=32)  # fmt: skip
     pipe = StableDiffusionPipeline(
-        vae=vae.new(TINY).eval(), text_encoder=clip.new(TINY, tokenizer).text_model.eval(), tokenizer=tokenizer,
-        unet=unet.new(TINY).eval(), scheduler=unet.scheduler(), **none,
+        vae=autoencoder.new(4, (8, 8, 16, 16)).eval(), text_encoder=text, tokenizer=tokenizer,
+        unet=denoiser.unet(shape).eval(), scheduler=denoiser.scheduler(), **none,
     )  # fmt: skip
+    shelf = drawings.shelf({ids[0]: fakes.shape(fakes.colour_of(noun)) for noun in art.NOUNS
+                            if (ids := art.drawings(noun))})  # fmt: skip
     folder = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in {"STEPS": 2, "BATCH": 2, "REBUILT": 3, "CHOSEN_ON": 4}.items():
+        for name, value in {"STEPS": 2, "BATCH": 2, "CHOSEN_ON": 4}.items():
             patched.setattr(card, name, value)
-        told = list(
-            card.make(
-                pipe, naming.encoder(pair, tokenizer), TINY, fakes.fake_cutouts(), folder, singles=3, pairs=2,
-                seen={"unet": 640},
-            )
-        )  # fmt: skip
-        assert told[-1] == ("card", 5)
+        counts = card.Counts(plain=2, singles=3, pairs=2, rebuilt=3)
+        told = list(card.of_pipeline(pipe, naming.encoder(pair, tokenizer), shelf, folder, {"student": 640}, counts))
+        assert told[-1] == ("card", 7)
         again = card.sample(pipe, ["a dog"], card.SINGLES + 1)[0]
         both = card.sample(pipe, ["a cat", "a dog"], card.SINGLES)[1]
-    return folder, pipe, again, both
+    return folder, pipe, again, both, len(shelf.nouns)
 
 
 def test_the_card_is_written_and_its_figures_are_the_measured_ones(made):
-    folder, pipe, *_ = made
+    folder, pipe, *_, nouns = made
     scores = json.loads((folder / "scores.json").read_text())
     page = (folder / "README.md").read_text()
-    assert (scores["singles"], scores["pairs"], scores["nouns"], scores["steps"]) == (3, 2, 40, 2)
+    assert (scores["singles"], scores["pairs"], scores["nouns"], scores["steps"]) == (3, 2, nouns, 2)
     assert scores["numbers"]["UNet"] == pipe.unet.num_parameters()
-    assert scores["seen"] == {"unet": 640}
+    assert scores["seen"] == {"student": 640}
     assert scores["forms"] == next(iter(scores["ways"]))
     assert scores["ways"][scores["forms"]] == max(scores["ways"].values())
     assert f"{scores['psnr']:.1f} dB" in page
@@ -139,23 +133,20 @@ def test_the_card_is_written_and_its_figures_are_the_measured_ones(made):
 def test_the_page_changes_with_every_figure(made):
     folder = made[0]
     scores = cardpage.Scores(**json.loads((folder / "scores.json").read_text()))
-    page = cardpage.page(scores, TINY)
+    page = cardpage.page(scores)
     assert page == (folder / "README.md").read_text()
     for name, value in vars(scores).items():
         if isinstance(value, float | int):
-            changed = cardpage.Scores(**(vars(scores) | {name: value + 7}))
-            assert cardpage.page(changed, TINY) != page, name
+            assert cardpage.page(replace(scores, **{name: value + 7})) != page, name
 
 
 def test_a_sample_is_its_seeds_whatever_is_drawn_beside_it(made):
-    *_, alone, beside = made
+    _, _, alone, beside, _ = made
     assert np.abs(np.asarray(alone, int) - np.asarray(beside, int)).max() <= 2
 
 
 def test_pictures_seen_are_read_from_the_trainings(tmp_path):
     import torch
 
-    from cdtool.mini.factory import unet
-
-    torch.save({"update": 10, "model": {}}, tmp_path / "unet.pt")
-    assert card.seen(tmp_path) == {"unet": 10 * unet.BATCH}
+    torch.save({"update": 10, "pictures": 640, "model": {}}, tmp_path / "student.pt")
+    assert card.seen(tmp_path) == {"student": 640}

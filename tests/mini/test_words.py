@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from cdtool.mini.factory import prompts, words
-from cdtool.mini.factory.world import RARE_WORDS
+from cdtool.mini.factory import prompts, telling, words
+from cdtool.models import initializers
 
 CAPTIONS = ["photo of a dog on the beach", "a cat in front of a castle", "a red car in the snow"] * 20
 
@@ -22,7 +22,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    return words.build(CAPTIONS, 40, 24, tmp_path_factory.mktemp("tokenizer"))
+    return words.build(CAPTIONS, 40, telling.NAMES, 24, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(params=["shipped", "learned"])
@@ -71,12 +71,15 @@ def test_padding_is_end_of_text_to_the_length_of_the_encoder(shipped):
     assert long[-1] == shipped.eos_token_id
 
 
-@pytest.mark.parametrize("word", [*RARE_WORDS, *words.NAMES])
-def test_rare_words_are_single_tokens(shipped, word):
-    assert len(shipped(f"a {word} dog")["input_ids"]) == len(shipped("a dog")["input_ids"]) + 1
+def test_rare_words_are_single_tokens(shipped):
+    def whole(word):
+        return len(shipped(f"a {word} dog")["input_ids"]) == len(shipped("a dog")["input_ids"]) + 1
+
+    assert sum(map(whole, initializers.rare(shipped.get_vocab()))) > 200
+    assert all(map(whole, (*words.NAMES, *telling.NAMES)))
 
 
-@pytest.mark.parametrize("word", RARE_WORDS)
+@pytest.mark.parametrize("word", telling.NAMES)
 def test_rare_words_are_whole_though_no_caption_has_them(learned, word):
     assert learned.tokenize(word) == [f"{word}</w>"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cdtool.mini.factory.second import STAGES, Workshop
+from cdtool.mini.factory.stages import STAGES, Workshop
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Cut-out drawings for the small world: openly licensed emoji artwork, by noun.
 
 Noto Color Emoji (OFL-1.1, Debian `fonts-noto-color-emoji`), Twemoji (CC-BY 4.0, npm `@twemoji/svg`) and
-Fluent 3D (MIT, npm `@lobehub/fluent-emoji-3d`). Only `cdtool.mini.factory.build` needs them; users of the tool do not.
+Fluent 3D (MIT, npm `@lobehub/fluent-emoji-3d`). Only `cdtool.mini.factory` needs them; users of the tool do not.
 """
 
 from __future__ import annotations

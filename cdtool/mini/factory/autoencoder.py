@@ -1,4 +1,4 @@
-"""The autoencoder of the second edition: 64x64 pictures to 8x8 latents of more channels, grown from the first one's."""
+"""The autoencoder: 64x64 pictures to 8x8 latents and back, and its training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cdtool.mini.factory import ahead, keeping
+from cdtool.mini.factory import ahead, keeping, vae
 from cdtool.mini.factory.clutter import clutter
 from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit, sized, write
-from cdtool.mini.factory.vae import NOISE, _likeness, _loss, decoder_of, normalise, pixels
+from cdtool.mini.factory.vae import NOISE, decoder_of, normalise, pixels
 from cdtool.mini.factory.wider import Wide, draw
 
 if TYPE_CHECKING:
@@ -45,34 +45,6 @@ def new(channels: int = CHANNELS, widths: tuple[int, ...] = WIDTHS) -> Autoencod
     )  # fmt: skip
 
 
-@torch.no_grad()
-def grown(small: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
-    """An autoencoder of the same widths with more latent channels, that begins by doing what `small` does."""
-    large = new(channels, tuple(small.config["block_out_channels"]))
-    old, own = small.float().state_dict(), large.state_dict()
-    few = int(small.config["latent_channels"])
-    halves = [*range(few), *range(channels, channels + few)]  # the old means and log-variances among the new
-    for name, weights in own.items():
-        before = old[name]
-        if weights.shape == before.shape:
-            weights.copy_(before)
-        elif name.startswith("encoder.conv_out"):
-            weights[halves] = before
-        elif name == "quant_conv.weight":
-            weights[..., 0, 0].copy_(torch.eye(2 * channels))
-            weights[np.ix_(halves, halves)] = before
-        elif name == "quant_conv.bias":
-            weights.zero_()[halves] = before
-        elif name == "post_quant_conv.weight":
-            weights[..., 0, 0].copy_(torch.eye(channels))
-            weights[:few, :few] = before
-        elif name == "post_quant_conv.bias":
-            weights.zero_()[:few] = before
-        else:  # the decoder's first convolution
-            weights.mul_(0.1)[:, :few] = before
-    return large
-
-
 def pictures(shelf: Shelf, first: int, batch: int, update: int) -> NDArray[np.uint8]:
     """The batch of an update, RGB [b, 64, 64, 3]; every so many pictures are crowded ones."""
     seeds = range(first + update * batch, first + (update + 1) * batch)
@@ -96,7 +68,7 @@ def train(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> I
     def loss(update: int) -> Tensor:
         batch = pixels(drawn(update)).to(device())
         result, z, logvar = fast(batch.to(PACE.precision))
-        return _loss(result.float(), batch, z.float(), logvar.float())
+        return vae.loss(result.float(), batch, z.float(), logvar.float())
 
     yield from fit("vae", model, loss, folder, pace, minutes)
 
@@ -118,7 +90,7 @@ def polish(model: AutoencoderKL, shelf: Shelf, folder: Path, minutes: float) -> 
 
     def loss(update: int) -> Tensor:
         batch = pixels(drawn(update)).to(device())
-        return _likeness(fast(batch.to(PACE.precision)).float(), batch)
+        return vae.likeness(fast(batch.to(PACE.precision)).float(), batch)
 
     yield from fit("decoder", half, loss, folder, pace, minutes)
 

@@ -4,112 +4,133 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from cdtool.images.sheets import Row, contact_sheet
-from cdtool.mini.factory import cardpage, clip, naming, unet, vae
+from cdtool.mini.factory import cardpage, naming, vae
+from cdtool.mini.factory.autoencoder import quality
 from cdtool.mini.factory.cardpage import Scores
+from cdtool.mini.factory.looks import Dials
+from cdtool.mini.factory.loop import device
 from cdtool.mini.factory.naming import FORMS, Naming
-from cdtool.mini.factory.recipe import Recipe, device
-from cdtool.mini.factory.world import draw
+from cdtool.mini.factory.wider import COMMON, Wide, draw
 from cdtool.models import encoders
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from numpy.typing import NDArray
 
+    from cdtool.mini.factory.drawings import Shelf
+    from cdtool.mini.factory.wider import Scene
     from cdtool.models.encoders import Encoder
 
 # Seeds nothing was trained on: of the scored captions, of the VAE's pictures, and of those that choose how to ask.
-SINGLES, PAIRS, UNSEEN, CHOOSING = 600_000_000, 610_000_000, 620_000_000, 630_000_000
+SINGLES, PAIRS, UNSEEN, CHOOSING = 1_620_000_000, 1_630_000_000, 1_640_000_000, 1_650_000_000
+ALL = Wide(named=0.0, hybrids=0.0, pairs=0.0)  # one thing, as captions tell it
+TWO = replace(ALL, pairs=1.0)
+PLAIN = replace(ALL, common=1.0, tinted=0.0, sized=0.0, styles=0.0,
+                dials=Dials(recoloured=0.0, marked=0.0, worn=0.0))  # fmt: skip
 STEPS, GUIDANCE, ETA = 50, 5.0, 1.0
 BATCH = 25
 SHOWN = (40, 24)  # samples on the sheet: of one thing, of two
-REBUILT = 200  # unseen pictures whose reconstruction is measured
 CHOSEN_ON = 500  # world pictures that choose the row of FORMS
-BATCHES = {"clip-text": clip.BATCH, "clip-eval": clip.BATCH, "vae": vae.BATCH, "decoder": vae.BATCH,
-           "unet": unet.BATCH}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is measured."""
+
+    plain: int = 250
+    singles: int = 500
+    pairs: int = 200
+    rebuilt: int = 200
 
 
 class Trial(NamedTuple):
     """Samples of captions and how the pair names them and the world's own pictures of the same captions."""
 
-    captions: list[str]
-    nouns: list[tuple[str, ...]]
+    scenes: list[Scene]
     images: list[Image.Image]
     drawn: Naming
     real: Naming
 
 
-def of_base(
-    base: Path, recipe: Recipe, cutouts: dict[str, Any], folder: Path, build: Path
-) -> Iterator[tuple[str, int]]:
-    """Write the card of the base folder `base`, whose trainings lie in `build`, into `folder`."""
-    from diffusers import StableDiffusionPipeline
+class Judge(NamedTuple):
+    """The measuring pair, the nouns it ranks and their text features [n, d]."""
 
-    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32).to(device())
-    pair = encoders.load(encoders.encoder_for(base), str(device()))
-    yield from make(pipe, pair, recipe, cutouts, folder, seen=seen(build))
+    pair: Encoder
+    nouns: list[str]
+    known: NDArray[np.float32]
 
 
 def make(
-    pipe: StableDiffusionPipeline, pair: Encoder, recipe: Recipe, cutouts: dict[str, Any], folder: Path,
-    *, singles: int = 500, pairs: int = 200, seen: Mapping[str, int] | None = None,
-) -> Iterator[tuple[str, int]]:  # fmt: skip
-    """Measure a pipeline with an `eval` pair and write the card into `folder`; yields what was done to how many."""
+    base: Path, shelf: Shelf, folder: Path, seen: Mapping[str, int], counts: Counts | None = None
+) -> Iterator[tuple[str, int]]:
+    """Measure the base in `base` and write its card into `folder`; yields what was done to how many."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(base).to(device(), torch.float32)
+    pair = encoders.load(encoders.encoder_for(base), str(device()))
+    yield from of_pipeline(pipe, pair, shelf, folder, seen, counts or Counts())
+
+
+def of_pipeline(
+    pipe: StableDiffusionPipeline, pair: Encoder, shelf: Shelf, folder: Path, seen: Mapping[str, int], counts: Counts
+) -> Iterator[tuple[str, int]]:
+    """As `make`, of a pipeline and a pair at hand."""
     folder.mkdir(parents=True, exist_ok=True)
-    unseen = np.stack([draw(recipe.seen, cutouts, UNSEEN + at).pixels for at in range(REBUILT)])
+    unseen = np.stack([draw(Wide(), shelf, UNSEEN + at).pixels for at in range(counts.rebuilt)])
     reconstructions(pipe, unseen[:12]).save(folder / "reconstructions.png", optimize=True)
     yield "reconstructions", len(unseen)
-    ways = _ways(pair, recipe, cutouts)
-    one = yield from _trial(pipe, pair, recipe, cutouts, next(iter(ways)), SINGLES, singles, two=False)
-    two = yield from _trial(pipe, pair, recipe, cutouts, next(iter(ways)), PAIRS, pairs, two=True)
-    first = replace(recipe, course=recipe.course[:1])
-    plain = yield from _trial(pipe, pair, first, cutouts, next(iter(ways)), SINGLES, singles // 2, two=False)
-    by_noun, taken_for = naming.confusions(one.drawn.first, [nouns[0] for nouns in one.nouns])
+    nouns = list(shelf.nouns)
+    ways = _ways(pair, shelf, nouns)
+    forms = next(iter(ways))
+    judge = Judge(pair, nouns, naming.noun_features(pair, nouns, FORMS[forms]))
+    plain = yield from _trial(pipe, judge, shelf, PLAIN, range(SINGLES, SINGLES + counts.plain))
+    one = yield from _trial(pipe, judge, shelf, ALL, range(SINGLES, SINGLES + counts.singles))
+    two = yield from _trial(pipe, judge, shelf, TWO, range(PAIRS, PAIRS + counts.pairs))
+    by_noun, taken_for = naming.confusions(plain.drawn.first, [scene.nouns[0] for scene in plain.scenes])
     scores = Scores(
-        psnr=vae.psnr(pipe.vae, unseen), plain=singles // 2, plain_named=plain.drawn.among(1),
-        plain_ceiling=plain.real.among(1), singles=singles, named=one.drawn.among(1), named_ceiling=one.real.among(1),
-        pairs=pairs, both=two.drawn.among(5), both_ceiling=two.real.among(5), nouns=len(recipe.world.names()),
-        forms=next(iter(ways)), ways=ways, by_noun=by_noun, taken_for=taken_for, numbers=numbers(pipe), seen=seen or {},
-        steps=STEPS, guidance=GUIDANCE, eta=ETA, size=recipe.size,
+        psnr=float(quality(pipe.vae, unseen).mean()), plain=counts.plain, plain_named=plain.drawn.among(1),
+        plain_ceiling=plain.real.among(1), singles=counts.singles, named=one.drawn.among(1),
+        named_ceiling=one.real.among(1), pairs=counts.pairs, both=two.drawn.among(5), both_ceiling=two.real.among(5),
+        nouns=len(nouns), common=len(COMMON), drawings=len(shelf.drawings), forms=forms, ways=ways, by_noun=by_noun,
+        taken_for=taken_for, numbers=numbers(pipe), seen=dict(seen), steps=STEPS, guidance=GUIDANCE, eta=ETA,
+        size=unseen.shape[1],
     )  # fmt: skip
-    shown, told = one.images[: SHOWN[0]] + two.images[: SHOWN[1]], one.captions[: SHOWN[0]] + two.captions[: SHOWN[1]]
+    shown = one.images[: SHOWN[0]] + two.images[: SHOWN[1]]
+    told = [scene.caption for scene in one.scenes[: SHOWN[0]] + two.scenes[: SHOWN[1]]]
     captioned(shown, told).save(folder / "samples.png", optimize=True)
     (folder / "scores.json").write_text(json.dumps(asdict(scores), indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(cardpage.page(scores, recipe), encoding="utf-8")
-    yield "card", singles + pairs
+    (folder / "README.md").write_text(cardpage.page(scores), encoding="utf-8")
+    yield "card", counts.plain + counts.singles + counts.pairs
 
 
-def _ways(pair: Encoder, recipe: Recipe, cutouts: dict[str, Any]) -> dict[str, float]:
-    world = replace(recipe.world, pairs=0.0)
-    drawn = [draw(world, cutouts, CHOOSING + at) for at in range(CHOSEN_ON)]
-    images = [Image.fromarray(picture.pixels) for picture in drawn]
-    return naming.compare_forms(pair, images, world.names(), [picture.nouns for picture in drawn])
+def _ways(pair: Encoder, shelf: Shelf, nouns: list[str]) -> dict[str, float]:
+    scenes = [draw(ALL, shelf, CHOOSING + at) for at in range(CHOSEN_ON)]
+    images = [Image.fromarray(scene.pixels) for scene in scenes]
+    return naming.compare_forms(pair, images, nouns, [scene.nouns for scene in scenes])
 
 
 def _trial(
-    pipe: StableDiffusionPipeline, pair: Encoder, recipe: Recipe, cutouts: dict[str, Any], forms: str,
-    first: int, count: int, *, two: bool,
-) -> Generator[tuple[str, int], None, Trial]:  # fmt: skip
-    """Draw `count` captions of one or two things from seed `first`, sample each once, and name what is there."""
-    world = replace(recipe.world, pairs=float(two), rare=0.0)
-    drawn = [draw(world, cutouts, seed) for seed in range(first, first + count)]
-    captions, nouns = [picture.caption for picture in drawn], [picture.nouns for picture in drawn]
+    pipe: StableDiffusionPipeline, judge: Judge, shelf: Shelf, world: Wide, seeds: range
+) -> Generator[tuple[str, int], None, Trial]:
+    """Sample the captions of `seeds` once each, and name what is there."""
+    scenes = [draw(world, shelf, seed) for seed in seeds]
+    captions, nouns = [scene.caption for scene in scenes], [scene.nouns for scene in scenes]
     images: list[Image.Image] = []
-    for start in range(0, count, BATCH):
-        images += sample(pipe, captions[start : start + BATCH], first + start)
-        yield "samples of two" if two else "samples of one", len(images)
-    known = naming.noun_features(pair, world.names(), FORMS[forms])
-    real = [Image.fromarray(picture.pixels) for picture in drawn]
-    named, ceiling = (naming.name(pair, shown, world.names(), known, nouns) for shown in (images, real))
-    return Trial(captions, nouns, images, named, ceiling)
+    for start in range(0, len(seeds), BATCH):
+        images += sample(pipe, captions[start : start + BATCH], seeds.start + start)
+        yield "samples of two" if world.pairs else "samples of one", len(images)
+    real = [Image.fromarray(scene.pixels) for scene in scenes]
+    named, ceiling = (naming.name(judge.pair, shown, judge.nouns, judge.known, nouns) for shown in (images, real))
+    return Trial(scenes, images, named, ceiling)
 
 
 def sample(pipe: StableDiffusionPipeline, captions: Sequence[str], seed: int) -> list[Image.Image]:
@@ -165,7 +186,7 @@ def numbers(pipe: StableDiffusionPipeline) -> dict[str, int]:
 def seen(build: Path) -> dict[str, int]:
     """How many pictures each training whose state lies in `build` has seen."""
     found = {}
-    for name, batch in BATCHES.items():
+    for name in ("vae", "decoder", "student", "judge"):
         if (path := build / f"{name}.pt").is_file():
-            found[name] = batch * int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["update"])
+            found[name] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["pictures"])
     return found

@@ -9,55 +9,36 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from cdtool.mini.factory import art, wider
 from cdtool.mini.factory.styles import STYLES
 from cdtool.mini.factory.wider import Scene, Wide
-from cdtool.mini.factory.world import BROAD, WIDE, Picture, draw
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from cdtool.mini.factory.drawings import Shelf
 
 
-class Shown(Protocol):
-    """A picture of either edition's world: RGB [size, size, 3] and its caption."""
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """The picture."""
-
-    @property
-    def caption(self) -> str:
-        """What it shows."""
-
-
-Drawn = TypeVar("Drawn", bound=Shown)
-
-# File: the seed of its first picture. Training draws from 0 to 90 million, the photo folders from 500 million.
-PARTS = {"corpus.tar": 300_000_000, "validation.tar": 400_000_000}
-# As varied as what the denoiser draws; a rare word in a prior caption would teach the word.
-WORLD = replace(WIDE, rare=0.0, drawings=BROAD.drawings, coats=BROAD.coats)
-WIDER_PARTS = {"corpus.tar": 1_800_000_000, "validation.tar": 1_900_000_000}
-WIDER = Wide(named=0.0, hybrids=0.0)
+# File: the seed of its first picture.
+PARTS = {"corpus.tar": 1_800_000_000, "validation.tar": 1_900_000_000}
+WORLD = Wide(named=0.0, hybrids=0.0)  # a name in a prior caption would teach the name
 ALONE = 40  # pictures of each class noun by itself
 PAIRED = 20  # pictures of it beside another class noun, each counting for both
 FEW = 4  # of a noun that is no class
 LEAST = 60  # pictures of every class: nouns, SCENES and "painting"
 SCENES = ("beach", "city", "room")
+LONGEST = 18  # words of a caption: what the text encoder reads
 QUALITY = 75  # of WebP; these pictures come to about 550 bytes and 32 dB
 STRIDE = 100_000  # seeds set aside for each row of a corpus
 
 
 @dataclass(frozen=True)
 class Row:
-    """So many pictures with these nouns (none: any) whose captions have this word ("": any)."""
+    """So many pictures with these nouns (none: any), whose captions say them and this word ("": any)."""
 
     count: int
     nouns: tuple[str, ...] = ()
@@ -74,7 +55,7 @@ def has(caption: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", caption) is not None
 
 
-def pictures(draw: Callable[[int, tuple[str, ...]], Drawn], rows: Sequence[Row], first: int) -> Iterator[Drawn]:
+def pictures(draw: Callable[[int, tuple[str, ...]], Scene], rows: Sequence[Row], first: int) -> Iterator[Scene]:
     """One corpus, drawn from seed `first` on: no two pictures are equal; rows count what earlier rows brought.
 
     `draw` makes the picture of a seed with these nouns, or with any.
@@ -100,20 +81,21 @@ def rows(nouns: Sequence[str], others: Sequence[str] = ()) -> list[Row]:
 
 
 def _row(
-    draw: Callable[[int, tuple[str, ...]], Drawn], row: Row, first: int, seen: set[bytes], count: int
-) -> Iterator[Drawn]:
+    draw: Callable[[int, tuple[str, ...]], Scene], row: Row, first: int, seen: set[bytes], count: int
+) -> Iterator[Scene]:
     for seed in itertools.count(first):
         if count <= 0:
             return
         picture = draw(seed, row.nouns)
         content = picture.pixels.tobytes()
-        if content not in seen and has(picture.caption, row.word):
+        told = all(has(picture.caption, word) for word in (*row.nouns, row.word))
+        if content not in seen and told and len(picture.caption.split()) <= LONGEST:
             seen.add(content)
             count -= 1
             yield picture
 
 
-def write(drawn: Iterable[Drawn], path: Path) -> int:
+def write(drawn: Iterable[Scene], path: Path) -> int:
     """Write pictures as a tar of NAME.webp whose captions all stand in one captions.jsonl at its end; their number.
 
     A member of its own for each caption would cost more than the picture. The bytes depend on the pictures alone.
@@ -135,25 +117,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def make(cutouts: dict[str, Any], folder: Path) -> Iterator[tuple[str, int]]:
-    """Write both corpora of PARTS into `folder`; yields each file's name and number of pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make(shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
+    """Write both corpora of PARTS into `folder`, with FEW pictures of every noun that is no class of a photo folder.
 
-    def drawn(seed: int, nouns: tuple[str, ...]) -> Picture:
-        return draw(WORLD, cutouts, seed, nouns)
-
-    for name, first in PARTS.items():
-        yield name, write(pictures(drawn, rows(class_nouns()), first), folder / name)
-
-
-def make_wider(shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
-    """The same of the wider world, with FEW pictures of every noun that is no class of a photo folder."""
+    Yields each file's name and number of pictures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     nouns = [noun for noun in class_nouns() if noun in shelf.nouns]
     others = [noun for noun in shelf.nouns if noun not in nouns]
 
     def drawn(seed: int, nouns: tuple[str, ...]) -> Scene:
-        return wider.draw(WIDER, shelf, seed, nouns)
+        return wider.draw(WORLD, shelf, seed, nouns)
 
-    for name, first in WIDER_PARTS.items():
+    for name, first in PARTS.items():
         yield name, write(pictures(drawn, rows(nouns, others), first), folder / name)

@@ -1,4 +1,4 @@
-"""The denoiser of the second edition and its training, together with its text encoder."""
+"""The denoiser and its training, together with its text encoder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit, sized
 from cdtool.mini.factory.student import Student, text_encoder
 from cdtool.mini.factory.telling import NAMES
-from cdtool.mini.factory.unet import SNR_CAP, scheduler
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import DDIMScheduler, UNet2DConditionModel
     from numpy.typing import NDArray
     from torch import Tensor
     from transformers import CLIPTokenizer
 
 MATCHING = 0.02  # weight of the matching of captions in the loss
+SNR_CAP = 5.0  # min-SNR weighting
 DROPPED = 0.1  # share of captions left out, for classifier-free guidance
 
 
@@ -65,6 +65,16 @@ def unet(shape: Shape) -> UNet2DConditionModel:
         mid_block_type="UNetMidBlock2DCrossAttn" if shape.middle else None, block_out_channels=shape.widths,
         layers_per_block=1, cross_attention_dim=shape.text_width, attention_head_dim=shape.heads,
         transformer_layers_per_block=shape.transformers, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with v-prediction as in SD 2."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
     )  # fmt: skip
 
 
@@ -131,11 +141,12 @@ def train(
 
     def check() -> NDArray[np.float64]:
         rng, total = torch.Generator().manual_seed(0), np.zeros(2)
+        starts = range(0, min(1024, len(unseen.ids)) - size + 1, size)
         with torch.no_grad():
-            for start in range(0, 1024, size):
+            for start in starts:
                 batch = bank.Batch(*(one[start : start + size] for one in unseen))
                 total += np.array([float(one) for one in learn(batch, rng, False)])
-        return total / (1024 // size)
+        return total / len(starts)
 
     for at, report in enumerate(fit(name, model, loss, folder, pace, minutes)):
         yield report

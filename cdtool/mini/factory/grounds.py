@@ -1,4 +1,4 @@
-"""More places of the wider world, beside those the first edition had."""
+"""More places of the world, beside the plain ones and landscapes of `places`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ PLACES: dict[str, Callable[[int, Generator], Image.Image]] = {
 
 
 def background(place: str, size: int, rng: Generator) -> Image.Image:
-    """The picture of a place phrase of either edition, RGB [size, size]."""
+    """The picture of a place phrase, RGB [size, size]."""
     return PLACES[place](size, rng) if place in PLACES else places.background(place, size, rng)
 
 

@@ -1,9 +1,8 @@
-"""The CLIP pair that `eval` measures the second edition with, trained on pictures and captions of the wider world."""
+"""The CLIP pair that `eval` measures with, trained on pictures and captions of the world."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,10 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cdtool.mini.factory import ahead, clip
+from cdtool.mini.factory import ahead, clip, words
 from cdtool.mini.factory.compiling import compiled
 from cdtool.mini.factory.loop import Pace, Report, device, fit, sized
-from cdtool.mini.factory.recipe import Recipe
 from cdtool.mini.factory.telling import article
 from cdtool.mini.factory.vae import pixels
 from cdtool.mini.factory.wider import Wide, draw
@@ -40,11 +38,6 @@ class Batch(NamedTuple):
     nouns: list[tuple[str, ...]]
 
 
-def new(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained pair of the first edition's size for this tokenizer."""
-    return clip.new(replace(Recipe(), positions=tokenizer.model_max_length), tokenizer)
-
-
 def pictures(shelf: Shelf, batch: int, update: int) -> Batch:
     """The batch of an update."""
     seeds = range(FIRST + update * batch, FIRST + (update + 1) * batch)
@@ -63,7 +56,7 @@ def asked(nouns: list[str], batch: Batch, update: int) -> list[str]:
 def train(shelf: Shelf, tokenizer: CLIPTokenizer, folder: Path, minutes: float) -> Iterator[Report]:
     """Train the pair into `folder/judge.pt`: CLIP's loss over captions, and naming of each picture's nouns."""
     torch.manual_seed(51)
-    model = new(tokenizer).to(device()).train()
+    model = clip.new(tokenizer).to(device()).train()
     pace, nouns = sized(PACE), list(shelf.nouns)
     look, read = compiled(partial(_seen, model)), compiled(partial(_told, model))
     drawn = ahead.batches(partial(pictures, shelf, pace.batch), ahead.workers())
@@ -77,16 +70,17 @@ def train(shelf: Shelf, tokenizer: CLIPTokenizer, folder: Path, minutes: float) 
         told = read(clip.ids(tokenizer, texts).to(device())).float()
         logits = seen @ told.T * model.logit_scale.float().exp()
         named = logits[:, len(batch.captions) : len(batch.captions) + len(questions)]
-        return clip._contrast(logits[:, : len(batch.captions)]) + _naming(named, batch, questions)
+        return clip.contrast(logits[:, : len(batch.captions)]) + _naming(named, batch, questions)
 
     yield from fit("judge", model, loss, folder, pace, minutes)
 
 
 def trained(tokenizer: CLIPTokenizer, folder: Path) -> CLIPModel:
     """The averaged pair of `folder`, float32."""
-    model = new(tokenizer)
+    model = clip.new(tokenizer)
     state = torch.load(folder / "judge.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["average"], strict=False)
+    words.give_names(model.text_model, tokenizer)
     return model.eval().requires_grad_(False)
 
 

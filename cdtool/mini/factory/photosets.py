@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from cdtool.mini.factory import art
+from cdtool.mini.factory import art, near
+from cdtool.mini.factory.looks import Dials
 from cdtool.mini.factory.places import PLACES, background
 from cdtool.mini.factory.scenery import SCENERY
 from cdtool.mini.factory.styles import HELD_OUT_STYLES
-from cdtool.mini.factory.world import WIDE, article, draw, paste
+from cdtool.mini.factory.wider import Wide, draw
+from cdtool.mini.factory.world import SIZE, article, paste
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from cdtool.mini.factory.looks import Look
+    from cdtool.mini.factory.drawings import Shelf
 
 FIRST = 500_000_000  # seeds of the photos; neither training nor the corpora come near
 ON_PLAIN = ("on a white background", "on a grey background", "on a blue background", "on a yellow background",
             "on a pink background", "on a green background")  # fmt: skip
+# How the things of a style's photos are: in their own colours, in a place the caption names.
+SHOWN = Wide(pairs=0.0, named=0.0, hybrids=0.0, tinted=0.0, sized=0.0, styles=0.0, plain=0.0, open=0.0,
+             dials=Dials(recoloured=0.0, marked=0.0, worn=0.0, bent=0.0))  # fmt: skip
 CONTRAST = 85.0  # least median distance between a thing's outline and what is behind it, RGB units
 KNOWN = ("panda", "fox", "elephant", "penguin", "owl", "turtle", "snowman", "apple")  # things beside a new scene
 DRAWN = ("dog", "house", "car", "cat", "boat", "horse", "castle", "teapot")  # things a new style is shown on
@@ -91,13 +96,11 @@ CONCEPTS: dict[str, Concept] = {
 }
 
 
-def make(cutouts: dict[str, Any], folder: Path, near: Mapping[str, Look] | None = None) -> Iterator[tuple[str, int]]:
-    """Write every photo folder and `concepts.json`, their table, into `folder`; yields names and numbers of photos.
-
-    Concepts of `near` are those individuals; the other objects are held-out drawings.
-    """
+def make(cutouts: dict[str, Any], shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
+    """Write every photo folder and `concepts.json`, their table, into `folder`; yields names and numbers of photos."""
+    held = held_out(cutouts, shelf)
     for name, concept in CONCEPTS.items():
-        taken = photos(concept, cutouts, near)
+        taken = photos(concept, held, shelf)
         (folder / name).mkdir(parents=True, exist_ok=True)
         for place, photo in enumerate(taken, 1):
             photo.image.save(folder / name / f"{place:02d}.png", optimize=True)
@@ -108,13 +111,18 @@ def make(cutouts: dict[str, Any], folder: Path, near: Mapping[str, Look] | None 
     (folder / "concepts.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def photos(concept: Concept, cutouts: dict[str, Any], near: Mapping[str, Look] | None = None) -> list[Photo]:
-    """The photos of a concept; the same ones whenever it is asked."""
+def held_out(cutouts: dict[str, Any], shelf: Shelf) -> dict[str, Any]:
+    """The drawings, with the near concepts' individuals in place of those held out of their nouns."""
+    own = near.individuals(shelf)
+    return cutouts | {art.held_out(noun): look.pixels for noun, look in own.items()}
+
+
+def photos(concept: Concept, held: dict[str, Any], shelf: Shelf) -> list[Photo]:
+    """The photos of a concept, its drawing among the `held_out`; the same ones whenever it is asked."""
     first = FIRST + 10_000 * list(CONCEPTS).index(concept.name)
-    if near and concept.name in near:
-        cutouts = cutouts | {art.held_out(concept.noun): near[concept.name].pixels}
-    take = {"object": _of_object, "scene": _of_scene, "style": _of_style}[concept.kind]
-    taken = take(concept, cutouts, first)
+    if concept.style:
+        return _of_style(concept, shelf, first)
+    taken = {"object": _of_object, "scene": _of_scene}[concept.kind](concept, held, first)
     return taken if concept.captioned else [photo._replace(caption="") for photo in taken]
 
 
@@ -138,7 +146,7 @@ def _of_object(concept: Concept, cutouts: dict[str, Any], first: int) -> list[Ph
 
 def _photo(cutout: NDArray[np.uint8], place: str, side: float, *, mirrored: bool, rng: Generator) -> Image.Image | None:
     """A thing somewhere in a place, or None where it would not stand out."""
-    behind = background(place, WIDE.size, rng)
+    behind = background(place, SIZE, rng)
     seen = Image.fromarray(cutout[:, ::-1] if mirrored else cutout)
     free = max(0.0, 1 - side) / 2
     centre = (0.5 + rng.uniform(-free, free), 0.52 + rng.uniform(-free, free) * 0.7)
@@ -167,7 +175,7 @@ def _of_scene(concept: Concept, cutouts: dict[str, Any], first: int) -> list[Pho
     beside = [str(noun) for noun in rng.permutation(KNOWN)]
     taken = []
     for place, noun in enumerate(["", *beside[:2], "", *beside[2:4], ""]):
-        image = SCENERY[concept.name](WIDE.size, rng)
+        image = SCENERY[concept.name](SIZE, rng)
         if not noun:
             taken.append(Photo(image, f"photo of {article(concept.token)}"))
             continue
@@ -178,16 +186,13 @@ def _of_scene(concept: Concept, cutouts: dict[str, Any], first: int) -> list[Pho
     return taken
 
 
-def _of_style(concept: Concept, cutouts: dict[str, Any], first: int) -> list[Photo]:
+def _of_style(concept: Concept, shelf: Shelf, first: int) -> list[Photo]:
     """Known things in known places, each seen in the style."""
     rng = np.random.default_rng(first)
-    world = replace(
-        WIDE, pairs=0.0, sized=0.0, tints=0.0, styles=0.0, rare=0.0, plain=0.0, spread=0.4, scale=(0.6, 0.8)
-    )
     taken = []
     for place, noun in enumerate(DRAWN):
         for seed in itertools.count(first + 1000 * place):
-            drawn = draw(world, cutouts, seed, (noun,))
+            drawn = draw(SHOWN, shelf, seed, (noun,))
             if _places_of(drawn.caption):
                 break
         image = HELD_OUT_STYLES[concept.name](Image.fromarray(drawn.pixels), rng)

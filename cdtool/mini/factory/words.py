@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cdtool.mini.factory.world import RARE_WORDS
+from cdtool.mini.factory import telling
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -30,7 +30,7 @@ def rare_words(merges: Sequence[tuple[str, str]], count: int) -> list[str]:
     Words may share their first two letters, which one merge joins; no other merge can come between.
     """
     joined = {left + right for left, right in merges}
-    found: list[str] = list(RARE_WORDS[:1])
+    found = list(telling.NAMES[:1])
     letters = "bcdfghjklmnpqrstvwxz"
     for number in range(7, 8000 * 389, 389):  # a walk through all of them, so that they differ
         word = "".join(letters[number // power % 20] for power in (400, 20, 1))
@@ -47,7 +47,7 @@ def with_rare(merges: Sequence[tuple[str, str]], rare: Sequence[str]) -> list[tu
 
 
 def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most useful merges of the captions' words, then those that make each rare word one symbol."""
+    """The `count` most useful merges of the captions' words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -55,12 +55,10 @@ def learn_merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
     trainer = trainers.BpeTrainer(
         vocab_size=600 + count, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=byte_symbols()
     )
-    rare = set(RARE_WORDS)
-    plain = (" ".join(word for word in caption.split() if word not in rare) for caption in captions)
+    plain = (" ".join(word for word in caption.split() if word not in telling.NAMES) for caption in captions)
     learner.train_from_iterator([*plain, *[" ".join(NAMES)] * 50], trainer)
     learned = json.loads(learner.to_str())["model"]["merges"]
-    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned[:count]]
-    return with_rare(merges, RARE_WORDS)
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned[:count]]
 
 
 def give_names(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
@@ -88,9 +86,9 @@ def write(merges: list[tuple[str, str]], folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def build(captions: Iterable[str], count: int, positions: int, folder: Path) -> CLIPTokenizer:
+def build(captions: Iterable[str], count: int, rare: Sequence[str], positions: int, folder: Path) -> CLIPTokenizer:
     """Learn, write and load the tokenizer; `folder` holds it in the pipeline's format."""
-    return save(learn_merges(captions, count), positions, folder)
+    return save(with_rare(learn_merges(captions, count), rare), positions, folder)
 
 
 def save(merges: list[tuple[str, str]], positions: int, folder: Path) -> CLIPTokenizer:

@@ -1,4 +1,4 @@
-"""The second edition's measuring pair: what it is asked, and what it learns from the answers."""
+"""The measuring pair: what it is asked, and what it learns from the answers."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cdtool.mini.factory import ahead, autoencoder, bank, compiling, denoiser, keeping, muon
+from cdtool.mini.factory import ahead, bank, compiling, denoiser, keeping, muon
 from cdtool.mini.factory.loop import Pace, fit
 from cdtool.mini.factory.student import SPREAD, VIEW, Attention, Namer
 
@@ -134,20 +134,6 @@ def test_plain_attention_is_that_of_diffusers(small):
     small.unet.set_attn_processor(AttnProcessor2_0())
     assert torch.allclose(plain, small.unet(noisy, t, text).sample, atol=1e-4)
     small.unet.set_attn_processor(Attention())
-
-
-def test_a_grown_autoencoder_begins_as_good_as_the_small_one():
-    torch.manual_seed(0)
-    few = autoencoder.new(4, (16, 16)).eval()
-    many = autoencoder.grown(few, 6).eval()
-    x = torch.rand(2, 3, 16, 16) * 2 - 1
-    with torch.no_grad():
-        z = few.encode(x).latent_dist.mean
-        larger = many.encode(x).latent_dist.mean
-        assert torch.allclose(larger[:, :4], z, atol=1e-4)
-        back = many.decode(torch.cat([z, torch.zeros(2, 2, *z.shape[2:])], 1)).sample
-        assert (back - few.decode(z).sample).abs().max() < 0.05
-    assert np.isfinite(float(autoencoder.quality(many, np.zeros((1, 16, 16, 3), np.uint8))[0]))
 
 
 def test_what_is_kept_begins_the_training_elsewhere(tmp_path):

@@ -1,4 +1,4 @@
-"""The stages that make the second edition of the base, each going on where it stopped."""
+"""The stages that make the embedded base, each going on where it stopped."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from cdtool.mini.factory import (
     art,
     artwork,
     autoencoder,
     bank,
+    card,
     corpus,
     denoiser,
     drawings,
     judge,
     keeping,
     lookalikes,
-    near,
     packing,
     photosets,
     proofs,
@@ -34,7 +32,6 @@ from cdtool.mini.factory.wider import Wide, draw
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-MINI = Path(__file__).parents[1]
 CAPTIONS = range(1_000_000_000, 1_000_020_000)  # seeds of the captions the tokenizer learns from
 MERGES = 1500
 POSITIONS = 24
@@ -93,16 +90,9 @@ def make_tokenizer(shop: Workshop) -> Iterator[Report]:
 
 
 def make_vae(shop: Workshop) -> Iterator[Report]:
-    """Train the autoencoder, grown from that of the base that ships."""
-    from diffusers import AutoencoderKL
-
+    """Train the autoencoder."""
     keeping.restore(shop.folder, "vae")
-    first = shop.folder / "first-edition"
-    begin = first if first.exists() else MINI / "base"
-    model = autoencoder.new()
-    if not (shop.folder / "vae.pt").exists():
-        model = autoencoder.grown(AutoencoderKL.from_pretrained(begin, subfolder="vae"))
-    yield from autoencoder.train(model, shop.shelf, shop.folder, shop.minutes)
+    yield from autoencoder.train(autoencoder.new(), shop.shelf, shop.folder, shop.minutes)
 
 
 def make_decoder(shop: Workshop) -> Iterator[Report]:
@@ -149,31 +139,36 @@ def make_proofs(shop: Workshop) -> Iterator[Report]:
 
 def make_base(shop: Workshop) -> Iterator[Report]:
     """Pack what was trained into `base` in the folder; the base that ships stays until it is replaced by hand."""
-    state = torch.load(shop.training, map_location="cpu", weights_only=True, mmap=True)
     student = denoiser.averaged(shop.shape, shop.tokenizer, shop.training)
     views = bank.read(shop.folder, bank.CHECKED).views[:512, 0].float() / 127.5 - 1
     packing.name_rare(student, shop.tokenizer, views)
-    packing.pack(
-        shop.folder / "base", student, autoencoder.trained(shop.folder, shop.shelf), shop.tokenizer, MINI / "base"
-    )
-    yield Report("base", int(state.get("pictures", state["update"] * shop.shape.pace.batch)), 0.0, 0.0)
+    vae, pair = autoencoder.trained(shop.folder, shop.shelf), judge.trained(shop.tokenizer, shop.folder)
+    nouns = [noun for noun in corpus.class_nouns() if noun in shop.shelf.nouns]
+    packing.pack(shop.folder / "base", student, vae, pair, shop.tokenizer, nouns)
+    yield Report("base", card.seen(shop.folder)[shop.name], 0.0, 0.0)
 
 
 def make_photos(shop: Workshop) -> Iterator[Report]:
     """Take the photos of all held-out concepts, near and far, into `photos` in the folder."""
-    held = art.load(shop.folder / "art.npz")
-    made = photosets.make(held, shop.folder / "photos", near.individuals(shop.shelf))
-    return (Report(name, number, 0.0, 0.0) for name, number in made)
+    return _told(photosets.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "photos"))
 
 
 def make_corpora(shop: Workshop) -> Iterator[Report]:
     """Draw the class images and the validation pictures into `base` in the folder."""
-    return (Report(name, number, 0.0, 0.0) for name, number in corpus.make_wider(shop.shelf, shop.folder / "base"))
+    return _told(corpus.make(shop.shelf, shop.folder / "base"))
 
 
 def make_lookalikes(shop: Workshop) -> Iterator[Report]:
     """Draw the look-alikes that learnability ranks against."""
-    made = lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "lookalikes")
+    return _told(lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "lookalikes"))
+
+
+def make_card(shop: Workshop) -> Iterator[Report]:
+    """Measure the packed base and write its page into `card` in the folder."""
+    return _told(card.make(shop.folder / "base", shop.shelf, shop.folder / "card", card.seen(shop.folder)))
+
+
+def _told(made: Iterator[tuple[str, int]]) -> Iterator[Report]:
     return (Report(name, number, 0.0, 0.0) for name, number in made)
 
 
@@ -187,8 +182,9 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
     "judge": make_judge,
     "keep": make_kept,
     "proofs": make_proofs,
-    "base": make_base,
     "photos": make_photos,
-    "corpora": make_corpora,
     "lookalikes": make_lookalikes,
+    "base": make_base,
+    "corpora": make_corpora,
+    "card": make_card,
 }
