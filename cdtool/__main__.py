@@ -15,7 +15,7 @@ def main() -> int:
         from cdtool.models import libraries
 
         libraries.alone = True
-        threads.settle()
+        threads.set_wait_policy()
         return cli.main()
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -168,8 +168,12 @@ def sample(
         images.append(image)
     if grid is not None:
         _save_sheet(talk, _sheet(images, there, plan), grid)
+    talk.talk(_summary(len(images), plan))
+
+
+def _summary(made: int, plan: Plan) -> str:
     skipped = len(plan.prompts) * plan.settings.count - plan.total
-    talk.talk(f"{counted(len(images), 'image')}." + (f" {skipped} more were there already." if skipped else ""))
+    return f"{counted(made, 'image')}." + (f" {skipped} more were there already." if skipped else "")
 
 
 def _save_sheet(talk: Output, sheet: Image.Image, path: Path) -> None:

@@ -78,7 +78,7 @@ def gallery(
 
     Examples:
       cdtool gallery
-      cdtool gallery dog moongate -o two.html
+      cdtool gallery dog cat -o two.html
     """
     voice = output.sink(json, quiet)
     from cdtool.sharing import gallery as galleries

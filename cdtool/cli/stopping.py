@@ -29,6 +29,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def command_again(*more: str) -> list[str]:
+    """The words of this command line without those that say how it begins, and `more`."""
+    return [*(word for word in sys.argv[1:] if word not in ("--resume", "--force", "--if-missing")), *more]
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """While open, SIGTERM raises KeyboardInterrupt as Ctrl-C does; gives whether one of them came.

@@ -1,7 +1,7 @@
 """How the threads of a computation wait for each other, settled before torch is imported.
 
 A waiting thread spins: it is there at once, but on a core that another process wants it holds up what it waits for. On
-two cores beside two busy processes, a training step on mini took 7.5 s with the library's own 300,000 turns and 0.1 s
+two cores beside two busy processes, a training step on mini took 7.5 s with the library's own 300,000 spins and 0.1 s
 with none; on idle cores none costs twice the time (docs/speed.md). The number of threads stays as it is, because sums
 depend on it in their last digit.
 """
@@ -12,11 +12,11 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-IDLE, BUSY = 10_000, 0  # turns of a waiting thread before it sleeps, where cores are free and where they are not
+IDLE, BUSY = 10_000, 0  # spins of a waiting thread before it sleeps, where cores are free and where they are not
 OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-def settle(environment: MutableMapping[str, str] = os.environ) -> None:
+def set_wait_policy(environment: MutableMapping[str, str] = os.environ) -> None:
     """Tell the thread library (GNU's, as torch brings it on Linux) how long to spin, unless the user has told it."""
     if not any(name in environment for name in OF_THE_USER):
         environment["GOMP_SPINCOUNT"] = str(BUSY if _is_contended() else IDLE)

@@ -14,7 +14,7 @@ import typer
 
 from cdtool.cli import options, output, trainmany, trainshow
 from cdtool.cli import trainflags as flag
-from cdtool.cli.stopping import asked_to_stop
+from cdtool.cli.stopping import asked_to_stop, command_again
 from cdtool.errors import InterruptedRun, UsageError
 from cdtool.store import registry
 from cdtool.training import plan as plans
@@ -40,7 +40,7 @@ def train(
     workers: flag.Workers = None,
     settings: flag.Settings = flag.Settings(),
     device: options.Device = "auto",
-    alone: flag.Alone = flag.Alone(),
+    single: flag.SingleOptions = flag.SingleOptions(),
     resume: flag.Resume = False,
     dry_run: flag.DryRun = False,
     force: options.Force = False,
@@ -64,9 +64,9 @@ def train(
     """
     out = output.sink(json, quiet)
     if separate or jobs is not None:
-        trainmany.check_alone(name, from_, alone)
+        trainmany.refuse_single_options(name, from_, single)
         several = trainmany.jobs_of(photos, token, jobs, base=base, like=like, **vars(settings))
-        how = trainmany.How(device, dry_run, workers, resume=resume, force=force, if_missing=if_missing)
+        how = trainmany.BatchOptions(device, dry_run, workers, resume=resume, force=force, if_missing=if_missing)
         trainmany.train(out, several, how)
         return
     if workers is not None:
@@ -77,23 +77,8 @@ def train(
     job = run.prepare(photos, token, name=name, base=base, start=from_, like=like, **vars(settings))
     if if_missing and job.name in registry.names():
         _skip(out, job.name)
-        return
-    options.check_picture(alone.crop_sheet, "--crop-sheet")
-    go_on: Resume = resume or ("auto" if if_missing else False)
-    run.check(job, previews=alone.preview or (), resume=go_on, force=force or dry_run)
-    if alone.gpus > 1 and not processes.launched() and not dry_run:
-        _launch(alone.gpus)
-    output.quiet_libraries()
-    with processes.distributed(device) as ranks:
-        voice = out if ranks.rank == 0 else output.Output("quiet")
-        _introduce(voice, job, alone.crop_sheet if ranks.rank == 0 else None)
-        if dry_run and ranks.rank == 0:
-            _tell_plan(out, job, plans.plan(job, device, max(alone.gpus, ranks.world), force=force))
-        elif not dry_run:
-            _train(voice, job, _Options(device, go_on, force, alone), ranks)
-    if ranks.rank == 0 and not dry_run:
-        out.talk(f'Saved. Try: cdtool sample {job.name} "{_example(job)}"')
-        out.result(job.name, trainshow.result(job.name))
+    else:
+        _train_one(out, job, _Options(device, resume or ("auto" if if_missing else False), force, single), dry_run)
 
 
 @dataclass(frozen=True)
@@ -103,7 +88,27 @@ class _Options:
     device: str
     resume: Resume
     force: bool
-    shown: flag.Alone
+    single: flag.SingleOptions
+
+
+def _train_one(out: Output, job: Job, chosen: _Options, dry_run: bool) -> None:
+    """Check a job and train it, in as many processes as were asked for, or tell its plan."""
+    single = chosen.single
+    options.check_picture(single.crop_sheet, "--crop-sheet")
+    run.check(job, previews=single.preview or (), resume=chosen.resume, force=chosen.force or dry_run)
+    if single.gpus > 1 and not processes.launched() and not dry_run:
+        _launch(single.gpus)
+    output.quiet_libraries()
+    with processes.distributed(chosen.device) as ranks:
+        voice = out if ranks.rank == 0 else output.Output("quiet")
+        _introduce(voice, job, single.crop_sheet if ranks.rank == 0 else None)
+        if dry_run and ranks.rank == 0:
+            _tell_plan(out, job, plans.plan(job, chosen.device, max(single.gpus, ranks.world), force=chosen.force))
+        elif not dry_run:
+            _train(voice, job, chosen, ranks)
+    if ranks.rank == 0 and not dry_run:
+        out.talk(f'Saved. Try: cdtool sample {job.name} "{_example(job)}"')
+        out.result(job.name, trainshow.result(job.name))
 
 
 def _skip(out: Output, name: str) -> None:
@@ -141,7 +146,7 @@ def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
     from cdtool.models import pipelines
     from cdtool.training import memory
 
-    pick = chosen.shown.pick
+    pick = chosen.single.pick
     job, fitted = memory.fit_job(job, chosen.device, ranks.world)
     if fitted:
         out.talk(fitted)
@@ -149,10 +154,10 @@ def _train(out: Output, job: Job, chosen: _Options, ranks: Ranks) -> None:
                           vae=job.settings.vae)  # fmt: skip
     train_job = partial(selection.train_job, count=pick) if pick else run.train_job
     with asked_to_stop() as stop:
-        events = train_job(job, base, resume=chosen.resume, previews=chosen.shown.preview or (), stop=stop, ranks=ranks,
-                           force=chosen.force)  # fmt: skip
+        events = train_job(job, base, resume=chosen.resume, force=chosen.force, stop=stop, ranks=ranks,
+                           previews=chosen.single.preview or ())  # fmt: skip
         try:
-            folder = chosen.shown.preview_dir or Path("samples") / f"{job.name}-preview"
+            folder = chosen.single.preview_dir or Path("samples") / f"{job.name}-preview"
             trainshow.show(out, events, job.settings.steps, folder)
         except InterruptedRun as error:
             raise _with_command(error) from None
@@ -164,8 +169,7 @@ def _with_command(error: InterruptedRun) -> InterruptedRun:
     """The same with the whole command that goes on, where there is something to go on from."""
     if "--resume" not in error.hint:
         return error
-    command = [word for word in sys.argv[1:] if word not in ("--resume", "--force")]
-    return InterruptedRun(str(error), f"Go on with: cdtool {shlex.join([*command, '--resume'])}")
+    return InterruptedRun(str(error), f"Go on with: cdtool {shlex.join(command_again('--resume'))}")
 
 
 # ---------------------------------------------------------------- what is shown

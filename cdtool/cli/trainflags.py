@@ -214,8 +214,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Alone:
-    """The options of the training of one concept that many at once do not have."""
+class SingleOptions:
+    """Options for training a single concept; a batch of concepts does not take them."""
 
     gpus: Gpus = 1
     preview: Previews = None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.cli import output, trainshow
-from cdtool.cli.stopping import asked_to_stop
-from cdtool.cli.trainflags import Alone
+from cdtool.cli.stopping import asked_to_stop, command_again
+from cdtool.cli.trainflags import SingleOptions
 from cdtool.errors import InterruptedRun, UsageError
 from cdtool.store import registry
 from cdtool.training import many
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from cdtool.training.many import BatchEvent
 
 
-_LEFT_OUT = ("--resume", "--force", "--if-missing", "--json", "--quiet", "-q")  # of a command that goes on
-
-
-def check_alone(name: str | None, start: str | None, alone: Alone) -> None:
+def refuse_single_options(name: str | None, start: str | None, single: SingleOptions) -> None:
     """Raises UsageError where an option was given that only one training has."""
     values: dict[str, object] = {"-o": name, "--from": start}
-    values |= {f"--{key.replace('_', '-')}": value for key, value in vars(alone).items() if value != vars(Alone())[key]}
+    values |= {
+        f"--{key.replace('_', '-')}": value
+        for key, value in vars(single).items()
+        if value != vars(SingleOptions())[key]
+    }
     given = [option for option, value in values.items() if value is not None]
     if given:
         raise UsageError(f"{given[0]} is for one concept, not for many.", "Leave it out, or train that concept alone.")
@@ -56,7 +57,7 @@ def jobs_of(
 
 
 @dataclass(frozen=True)
-class How:
+class BatchOptions:
     """How they are trained: where, or only planned; by how many processes, and over what is there already."""
 
     device: str
@@ -72,7 +73,7 @@ class How:
         return self.if_missing or self.resume
 
 
-def train(out: Output, jobs: Sequence[Job], how: How) -> None:
+def train(out: Output, jobs: Sequence[Job], how: BatchOptions) -> None:
     """Train them, or tell the plans alone; a result for each as it is saved."""
     if how.dry_run:
         many.check(jobs, resume="auto", force=True, if_missing=how.skips)
@@ -84,12 +85,14 @@ def train(out: Output, jobs: Sequence[Job], how: How) -> None:
     output.quiet_libraries()
     with asked_to_stop() as stop:
         try:
-            (_shared if how.workers else _alone)(out, jobs, how, stop)
+            (_in_several if how.workers else _in_one_process)(out, jobs, how, stop)
         except InterruptedRun as error:
-            raise InterruptedRun(str(error), f"Go on with: cdtool {shlex.join(_command('--if-missing'))}") from None
+            raise InterruptedRun(
+                str(error), f"Go on with: cdtool {shlex.join(command_again('--if-missing'))}"
+            ) from None
 
 
-def _alone(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool]) -> None:
+def _in_one_process(out: Output, jobs: Sequence[Job], how: BatchOptions, stop: Callable[[], bool]) -> None:
     """Train all in this process."""
     go_on: Resume = "auto" if how.skips else False
     events = many.iter_train_many(
@@ -99,7 +102,7 @@ def _alone(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool])
         _follow(out, group)
 
 
-def _shared(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool]) -> None:
+def _in_several(out: Output, jobs: Sequence[Job], how: BatchOptions, stop: Callable[[], bool]) -> None:
     """Train them in several processes of the same command, which share them out by claims."""
     from cdtool.research import workers
 
@@ -107,8 +110,8 @@ def _shared(out: Output, jobs: Sequence[Job], how: How, stop: Callable[[], bool]
         raise UsageError("--workers and --force exclude each other.", "Remove those concepts first: cdtool remove NAME")
     many.check(jobs, resume="auto" if how.skips else False, if_missing=how.skips)
     began, left, logs = time.time(), [job.name for job in jobs], many.claims_folder() / "logs"
-    ticks = workers.together(
-        _of_a_worker(), workers.count_of(how.workers or "auto"),
+    ticks = workers.run_processes(
+        _worker_command(), workers.count_of(how.workers or "auto"),
         logs, wanted=lambda: bool(left), stop=stop,
     )  # fmt: skip
     for name in out.progress(_saved(ticks, left), len(jobs), label="concept", describe=str):
@@ -125,20 +128,15 @@ def _saved(ticks: Iterator[None], left: list[str]) -> Iterator[str]:
             yield name
 
 
-def _command(*more: str) -> list[str]:
-    """This command line without the words that say how to begin, and with others."""
-    return [*(word for word in sys.argv[1:] if word not in _LEFT_OUT), *more]
-
-
-def _of_a_worker() -> list[str]:
+def _worker_command() -> list[str]:
     """What each of several processes runs."""
-    words, kept = iter(_command("--if-missing", "--quiet")), [sys.executable, "-m", "cdtool"]
+    words, kept = iter(command_again("--if-missing")), [sys.executable, "-m", "cdtool"]
     for word in words:
         if word == "--workers":
             next(words, None)
-        elif not word.startswith("--workers="):
+        elif word not in ("--json", "--quiet", "-q") and not word.startswith("--workers="):
             kept.append(word)
-    return kept
+    return [*kept, "--quiet"]
 
 
 def _follow(out: Output, group: Iterator[BatchEvent]) -> None:

@@ -30,7 +30,13 @@ _PEFT = re.compile(
 _LDM = re.compile(r"(input|output)_blocks_(\d+)_(\d)_(.+)|(middle_block)_(\d)_(.+)")
 _RESNET = {name.replace(".", "_"): name for name in ldm.RESNET}
 _OUTER = {old.replace(".", "_"): new.replace(".", "_") for old, new in ldm.UNET.items()}
-_OTHERS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_mid": "LoCon in Tucker's form", "oft_": "OFT"}
+_UNSUPPORTED = {
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "dora_scale": "DoRA",
+    "lora_mid": "LoCon in Tucker's form",
+    "oft_": "OFT",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def read(path: Path, weight: float, modules: Mapping[str, list[str]], layers: in
     scalings = {part: scaling(path.name, metadata, part) for part in modules}
     pairs: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        part, module, leaf = _place(name, encoders, flat, layers)
+        part, module, leaf = _parse_key(name, encoders, flat, layers)
         if module not in modules.get(part, ()):
             raise _refused(path, name)
         pairs.setdefault((part, module), {})[leaf] = tensor
@@ -80,29 +86,31 @@ def read(path: Path, weight: float, modules: Mapping[str, list[str]], layers: in
     return found
 
 
-def _place(name: str, encoders: list[str], flat: Mapping[str, Mapping[str, str]], layers: int) -> tuple[str, str, str]:
+def _parse_key(
+    name: str, encoders: list[str], flat: Mapping[str, Mapping[str, str]], layers: int
+) -> tuple[str, str, str]:
     """The part, the module and "up", "down" or "alpha" of a tensor's name; an unknown module is ""."""
     if found := _KOHYA.fullmatch(name):
         number = int(found["part"][2:] or 1) - 1 if found["part"] != "unet" else 0
         part = "unet" if found["part"] == "unet" else encoders[number] if number < len(encoders) else ""
         told = found["module"] if part == "unet" else found["module"].removeprefix("text_model_")
         known = flat.get(part, {})
-        module = known.get(told) or known.get(_from_ldm(told, layers), "")
+        module = known.get(told) or known.get(_from_compvis(told, layers), "")
         return part, module, found["leaf"].removeprefix("lora_").removesuffix(".weight")
     if found := _PEFT.fullmatch(name):
         module = found["module"].replace(".processor.", ".").removeprefix("text_model.")
         leaf = "alpha" if found["alpha"] else "down" if found["ab"] == "A" or found["way"] == "down" else "up"
         known = flat.get(found["part"], {})
-        return found["part"], known.get(module.replace(".", "_"), known.get(_out(module), "")), leaf
+        return found["part"], known.get(module.replace(".", "_"), known.get(_with_output_index(module), "")), leaf
     return "", "", ""
 
 
-def _out(module: str) -> str:
+def _with_output_index(module: str) -> str:
     """The oldest attention processors write to_out for to_out.0."""
     return f"{module}.0".replace(".", "_")
 
 
-def _from_ldm(flat: str, layers: int) -> str:
+def _from_compvis(flat: str, layers: int) -> str:
     """The flat name of a layer that is told by its CompVis name, e.g. input_blocks_4_1_proj_in."""
     found = _LDM.fullmatch(flat)
     if found is None or flat in _OUTER:
@@ -125,7 +133,7 @@ def _change(path: Path, module: str, pair: Mapping[str, Tensor], weight: float, 
 
 
 def _refused(path: Path, name: str) -> InputError:
-    kind = next((kind for sign, kind in _OTHERS.items() if sign in name), "")
+    kind = next((kind for sign, kind in _UNSUPPORTED.items() if sign in name), "")
     if kind:
         return InputError(f"{path.name} is a {kind}, which is no plain LoRA.", "Extract a LoRA from it first.")
     told = shortened(printable(name), 80)

@@ -215,7 +215,8 @@ def parameters(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
     found = read_parameters(base.folder, names)
     for changes in base.loras:
         layers = {name.removesuffix(".weight"): value for name, value in found.items()}
-        found = {name: lora.added(layers, changes.get("unet", {}))[name.removesuffix(".weight")] for name in found}
+        changed = lora.added(layers, changes.get("unet", {}))
+        found = {name: changed[name.removesuffix(".weight")] for name in found}
     return found
 
 

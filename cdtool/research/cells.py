@@ -54,7 +54,11 @@ def key_of(plan: Plan, context: RunContext, cell: Cell) -> str:
     """What a cell's result depends on."""
     made = [recipes.described(context, recipe) for recipe in recipes.recipes(plan.suite, cell)]
     targets = [[concept.token, *(photo.sha256 for photo in context.photos(concept))] for concept in cell.concepts]
-    drawing = [prompts_of(plan.suite, cell), asdict(plan.drawn(cell))]
+    drawn = asdict(plan.drawn(cell))
+    drawn |= {"lora": context.base.lora_sha256}
+    if not drawn["lora"]:
+        del drawn["lora"]  # as before there was such a setting
+    drawing = [prompts_of(plan.suite, cell), drawn]
     rivals = [photo.sha256 for group in _rivals(plan, context, cell).values() for photo in group]
     about = [cell.method.mode, made, targets, *drawing, asdict(plan.wanted), rivals, context.base.fingerprint]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

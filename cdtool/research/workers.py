@@ -49,7 +49,7 @@ def run(plan: Plan, command: Sequence[str], count: int, *, stop: Callable[[], bo
     if not todo:
         return
     logs, began, left = plan.out / "logs", time.time(), set(todo)
-    for _ in together(command, count, logs, wanted=lambda: bool(left), stop=stop):
+    for _ in run_processes(command, count, logs, wanted=lambda: bool(left), stop=stop):
         for cell in sorted(left):
             if event := suites.news(plan, cell, todo[cell], began):
                 left.discard(cell)
@@ -59,7 +59,7 @@ def run(plan: Plan, command: Sequence[str], count: int, *, stop: Callable[[], bo
         raise ResourceError(f"All workers of {plan.suite.name} ended early.", f"See {logs}.")
 
 
-def together(
+def run_processes(
     command: Sequence[str], count: int, logs: Path, *, wanted: Callable[[], bool], stop: Callable[[], bool]
 ) -> Iterator[None]:
     """Run a command in `count` processes until all have ended, yielding now and then.

@@ -22,6 +22,7 @@ from cdtool import __version__, schema, settings
 from cdtool.errors import InputError, NotFoundError, ResourceError, SettingsError
 from cdtool.files import exists, open_regular, publish, sweep_workplaces, workplace
 from cdtool.settings import SampleSettings
+from cdtool.store import loras
 
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
@@ -151,13 +152,16 @@ def existing(
     wanted = {name: value for name, value in asdict(chosen).items() if name not in _OF_ONE}
     if chosen.precision == "auto":
         wanted.pop("precision")
+    known = asdict(SampleSettings())  # of the settings there were not yet when an image was made
+    lora = loras.digest(chosen.lora)
     newest = max((entry.path.stat().st_mtime for entry in subject.concepts), default=0.0)
     found = {}
     for line in _lines(folder / SAMPLES):
         path = folder / Path(str(line.get("file"))).name
         made = line.get("settings")
         same = (line.get("subject"), line.get("base")) == (subject.text, subject.base)
-        same = same and isinstance(made, dict) and wanted.items() <= made.items() and line.get("init") == init
+        same = same and isinstance(made, dict) and wanted.items() <= {**known, **made}.items()
+        same = same and (line.get("init"), line.get("lora", "")) == (init, lora)
         if same and path.is_file() and path.stat().st_mtime >= newest:
             found[line["prompt"], line["seed"]] = path
     return found

@@ -148,7 +148,7 @@ def fit(
             yield Event("note", text=f"Going on from the checkpoint at step {first} of {settings.steps}.")
         if previews and ranks.rank == 0:
             yield Event("preview", first, images=_preview(run, previews))
-        keep = _Kept(checkpoint, identity, snapshots)
+        keep = _Saving(checkpoint, identity, snapshots)
         yield from _steps(run, concepts, range(first, settings.steps), keep, previews, stop, begun)
         trained.check_moved(run.without_gradient)
         if previews and ranks.rank == 0:
@@ -157,7 +157,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Saving:
     """What is kept on the way: checkpoints of this run in a file, and the concept as it is after some steps."""
 
     checkpoint: Path
@@ -166,7 +166,7 @@ class _Kept:
 
 
 def _steps(
-    run: _Run, concepts: Sequence[ConceptImages], steps: range, keep: _Kept, previews: Sequence[str],
+    run: _Run, concepts: Sequence[ConceptImages], steps: range, keep: _Saving, previews: Sequence[str],
     stop: Callable[[], bool], begun: float,
 ) -> Iterator[Event]:  # fmt: skip
     """Take steps, yielding each one and what is kept after it. Raises InterruptedRun when asked to stop."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.store.registry import Concept
 
-OF_A_JOB = ("photos", "token", "name", "base", "from", "like")  # of an entry, beside its settings
-OF_A_FILE = ("base", "train", "job")
+JOB_KEYS = ("photos", "token", "name", "base", "from", "like")  # of an entry, beside its settings
+FILE_KEYS = ("base", "train", "job")
 POLL = 1.0  # s between two looks at what other processes are at
 
 
@@ -64,7 +64,7 @@ def separate(photos: Sequence[Path], tokens: Sequence[str], **options: Any) -> l
             "With --separate every folder has a --token of its own, in the same order.",
         )
     alone = [re.sub(r"^V\d+\s", "V* ", token) for token in tokens]  # each is the first of its concept
-    return _apart([run.prepare(folder, token, **options) for folder, token in zip(photos, alone, strict=True)])
+    return _check_names([run.prepare(folder, token, **options) for folder, token in zip(photos, alone, strict=True)])
 
 
 def read(path: Path, **flags: Any) -> list[Job]:
@@ -79,12 +79,11 @@ def read(path: Path, **flags: Any) -> list[Job]:
         raise InputError(f'{path}: "train" is a table.', "Write [train] on a line of its own.")
     if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
         raise InputError(f"{path} has no jobs.", 'Write each as [[job]] with photos = "DIR" and token = "V* dog".')
-    given = {key: value for key, value in flags.items() if value is not None}
     jobs = []
     for number, entry in enumerate(entries, 1):
         with _of_job(path, number):
-            jobs.append(_job(path.parent, {"base": table.get("base"), **common, **entry, **given}))
-    return _apart(jobs)
+            jobs.append(_job(path.parent, {"base": table.get("base"), **common, **entry}, flags))
+    return _check_names(jobs)
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -95,21 +94,22 @@ def _table(path: Path) -> dict[str, Any]:
         raise NotFoundError(f'There is no file of jobs "{path}".') from None
     except (ValueError, OSError) as error:
         raise InputError(f"The jobs in {path} cannot be read ({error}).", "Correct the line it names.") from None
-    if (wrong := next((key for key in table if key not in OF_A_FILE), None)) is not None:
-        raise InputError(f'{path} has the unknown name "{wrong}".', nearest(wrong, OF_A_FILE))
+    if (wrong := next((key for key in table if key not in FILE_KEYS), None)) is not None:
+        raise InputError(f'{path} has the unknown name "{wrong}".', nearest(wrong, FILE_KEYS))
     return table
 
 
-def _job(folder: Path, own: Mapping[str, Any]) -> Job:
-    """The job of an entry; its paths count from `folder`."""
+def _job(folder: Path, entry: Mapping[str, Any], flags: Mapping[str, Any]) -> Job:
+    """The job of an entry, `flags` that are not None over its values; its paths count from `folder`."""
+    own = {**entry, **{key: value for key, value in flags.items() if value is not None}}
     for key in ("photos", "token"):
         if not own.get(key):
             raise InputError(f"It has no {key}.", 'Like photos = "photos/dog" and token = "V* dog".')
     photos, token = (value if isinstance(value, list) else [value] for value in (own["photos"], own["token"]))
-    for value in (*photos, *token, *(own[key] for key in OF_A_JOB[2:] if own.get(key) is not None)):
+    for value in (*photos, *token, *(own[key] for key in JOB_KEYS[2:] if own.get(key) is not None)):
         if not isinstance(value, str):
-            raise InputError(f"{value!r} is no text.", "Paths, tokens and names stand in quotes.")
-    chosen = {key: value for key, value in own.items() if key not in OF_A_JOB}
+            raise InputError(f"{value!r} is not text.", "Paths, tokens and names stand in quotes.")
+    chosen = {key: value for key, value in own.items() if key not in JOB_KEYS}
     paths = [folder / user_path(one) for one in photos]
     return run.prepare(paths, token, name=own.get("name"), base=own.get("base"), start=own.get("from"),
                        like=own.get("like"), **chosen)  # fmt: skip
@@ -124,7 +124,7 @@ def _of_job(path: Path, number: int) -> Iterator[None]:
         raise type(error)(f"{path}, job {number}: {error}", error.hint) from None
 
 
-def _apart(jobs: list[Job]) -> list[Job]:
+def _check_names(jobs: list[Job]) -> list[Job]:
     """The jobs, if no two have one name. Raises InputError."""
     twice = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
     if twice:
@@ -138,7 +138,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
 def _prepared(jobs: Path | str | Sequence[Job | Mapping[str, Any]], flags: Mapping[str, Any]) -> list[Job]:
     if isinstance(jobs, str | Path):
         return read(Path(jobs), **flags)
-    return _apart([one if isinstance(one, Job) else _job(Path(), {**one, **flags}) for one in jobs])
+    return _check_names([one if isinstance(one, Job) else _job(Path(), one, flags) for one in jobs])
 
 
 def check(jobs: Iterable[Job], *, resume: Resume = False, force: bool = False, if_missing: bool = False) -> None:

@@ -34,7 +34,7 @@ def test_where_nothing_is_told_of_the_load_there_is_none(tmp_path):
 @pytest.mark.parametrize("name", threads.OF_THE_USER)
 def test_the_user_is_not_overruled(name):
     environment = {name: "active"}
-    threads.settle(environment)
+    threads.set_wait_policy(environment)
     assert environment == {name: "active"}
 
 
@@ -42,5 +42,5 @@ def test_the_user_is_not_overruled(name):
 def test_threads_spin_for_a_moment_only_where_cores_are_free(monkeypatch, contended, turns):
     monkeypatch.setattr(threads, "_is_contended", lambda: contended)
     environment = {}
-    threads.settle(environment)
+    threads.set_wait_policy(environment)
     assert environment == {"GOMP_SPINCOUNT": turns}

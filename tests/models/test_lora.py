@@ -8,6 +8,7 @@ from pathlib import Path
 import ldm_files
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from safetensors.torch import save_file
 
@@ -188,6 +189,42 @@ def test_a_picture_is_made_again_with_the_same_file_only(cdtool, layers, sd_base
     said = cdtool("sample", "--replay", picture, "--device", "cpu")
     assert said.code == 4
     assert "is not what it was" in said.err
+
+
+def test_what_was_made_with_another_file_or_before_there_were_any_is_told_apart(cdtool, layers, sd_base, tmp_path):
+    base, names = layers
+    path, out = tmp_path / "style.safetensors", tmp_path / "out"
+    save_file(kohya(base, names), path)
+    quick = ["-n", 1, "--steps", 2, "--precision", "fp32", "--device", "cpu", "--out", out, "--skip-existing"]
+    plain = ["sample", sd_base, "a dog", *quick]
+    styled = [*plain, "--lora", path]
+    assert "1 image." in cdtool(*plain).err
+    records = out / "samples.jsonl"
+    line = json.loads(records.read_text())
+    del line["lora"], line["settings"]["lora"]  # as an earlier version wrote it
+    records.write_text(json.dumps(line) + "\n")
+    assert "0 images. 1 more were there already." in cdtool(*plain).err
+    assert "1 image." in cdtool(*styled).err
+    assert "0 images." in cdtool(*styled).err
+    save_file(kohya(base, names[:3]), path)
+    assert "1 image." in cdtool(*styled).err
+
+
+@pytest.mark.parametrize("config", [tiny_pipelines.SD1_UNET, tiny_pipelines.SDXL_UNET], ids=["SD 1.x", "SDXL"])
+def test_every_layer_of_the_public_denoisers_is_found_by_each_name(config):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    names = lora.layers_of(unet)
+    flat = {"unet": {name.replace(".", "_"): name for name in names}}
+    pairs = sorted(ldm_files.unet_pairs(unet), key=lambda pair: -len(pair[0]))
+    assert len(names) > 200
+    for name in names:
+        new, old = next(pair for pair in pairs if name == pair[0] or name.startswith(pair[0] + "."))
+        for told in (name, old + name[len(new) :]):
+            key = f"lora_unet_{told.replace('.', '_')}.lora_up.weight"
+            assert lora._parse_key(key, [], flat, config["layers_per_block"]) == ("unet", name, "up")
 
 
 # ---------------------------------------------------------------- refused

@@ -11,7 +11,7 @@ import pytest
 import tiny_pipelines
 
 from cdtool.errors import InputError, InterruptedRun, NotFoundError, TokenError, TrainingError, UsageError
-from cdtool.models import pipelines
+from cdtool.models import memory, pipelines
 from cdtool.store import claims, registry
 from cdtool.store.concept import read_tensors
 from cdtool.training import many, run
@@ -43,7 +43,7 @@ def saved_concepts():
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "full"}, {"method": "lora", "rank": 2}, {"memory": "4GB"}])
+@pytest.mark.parametrize("options", [{}, {"method": "full"}, {"method": "lora", "rank": 2}])
 def test_each_is_to_the_byte_what_it_becomes_alone(jobs, folders, sd_base, options, monkeypatch, tmp_path):
     options = {"freeze_token": True} | options if options.get("method") == "full" else options
     together = many.train_many(jobs(**options), device="cpu")
@@ -53,6 +53,19 @@ def test_each_is_to_the_byte_what_it_becomes_alone(jobs, folders, sd_base, optio
     for folder, token in zip(folders, ("V* dog", "V* cat", "moongate"), strict=True):
         run.train(folder, token=token, base=str(sd_base), device="cpu", **(QUICK | options))
     assert saved_concepts() == first
+
+
+def test_where_memory_is_short_parts_are_freed_between_jobs_and_the_result_is_the_same(jobs, monkeypatch, tmp_path):
+    many.train_many(jobs(), device="cpu")
+    expected = saved_concepts()
+    monkeypatch.setenv("CDTOOL_HOME", str(tmp_path / "another"))
+    monkeypatch.setattr(memory, "plenty", lambda folder, most: False)
+    freed, done = [], pipelines.done
+    monkeypatch.setattr(pipelines, "done", lambda base, *parts: (freed.append(base.sparing), done(base, *parts)))
+    many.train_many(jobs(), device="cpu")
+    assert freed
+    assert all(freed)
+    assert saved_concepts() == expected
 
 
 def test_a_base_is_loaded_once_and_another_one_after_it(jobs, folders, sd_base, sd_v_base, monkeypatch):
@@ -180,7 +193,7 @@ def test_a_file_of_jobs(folders, sd_base, tmp_path):
         ("train = 3\n[[job]]", InputError, '"train" is a table'),
         ('[[job]]\ntoken = "V* dog"', InputError, "job 1: It has no photos"),
         ('[[job]]\nphotos = "dog"', InputError, "job 1: It has no token"),
-        ('[[job]]\nphotos = 3\ntoken = "V* dog"', InputError, "job 1: 3 is no text"),
+        ('[[job]]\nphotos = 3\ntoken = "V* dog"', InputError, "job 1: 3 is not text"),
         ('[[job]]\nphotos = "dog"\ntoken = "V* dog"\n[[job]]\nphotos = "dog"\ntoken = "V*"', TokenError, "job 2: "),
         ('[[job]]\nphotos = "none"\ntoken = "V* dog"', NotFoundError, "job 1: .*none"),
         ('[[job]]\nphotos = "dog"\ntoken = "V* dog"\nstep = 3', UsageError, 'job 1: .*"step"'),
