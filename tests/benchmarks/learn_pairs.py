@@ -30,7 +30,8 @@ from cdtool.store import registry
 from cdtool.tokens import bind
 from cdtool.training import job as jobs
 from tests.benchmarks import shapes
-from tests.benchmarks.learnability import Judge
+from tests.benchmarks.learnability import ITSELF, Judge
+from tests.benchmarks.thing_itself import scene
 from tests.benchmarks.tune_methods import FOLDER, token_of, train
 
 PAIRS = (("moongate", "dog"), ("cat", "chair"), ("teapot", "cat"), ("teapot", "flower"), ("house", "tree"))
@@ -61,9 +62,13 @@ def rows_of(base: Base, judge: Judge, pair: tuple[str, str], drawing: SampleSett
     prompts = [prompt.format(*words) for prompt in PROMPTS]
     plain = [bind(prompt, tokens).plain() for prompt in prompts]
     merged = merging.merge(*entries, name="-".join(pair))
+    shown = {
+        how: [one.image for one in sample.generate(base, concepts, asked, drawing)]
+        for how, concepts, asked in (("merged", [merged], prompts), ("joined", entries, prompts), ("base", [], plain))
+    }
+    shown["themselves"] = [scene(prompt, pair, ITSELF + at) for prompt in PROMPTS for at in range(drawing.count)]
     made = []
-    for how, concepts, asked in (("merged", [merged], prompts), ("joined", entries, prompts), ("base", [], plain)):
-        images = [one.image for one in sample.generate(base, concepts, asked, drawing)]
+    for how, images in shown.items():
         first, second = (found(judge, images, name, right) for name, right in zip(pair, (False, True), strict=True))
         shares = [float(one.mean()) for one in (first, second, first & second)]
         made.append((["-".join(pair), how, *shares], images))
@@ -92,7 +97,7 @@ def main() -> None:
             train(base, work)
         made = [one for pair in PAIRS for one in rows_of(base, judge, pair, drawing)]
     rows = [row for row, _ in made]
-    for how in ("merged", "joined", "base"):
+    for how in dict.fromkeys(row[1] for row in rows):
         some = [row[2:] for row in rows if row[1] == how]
         rows.append(["mean", how, *(round(float(value), 3) for value in np.mean(some, 0))])
     if chosen.json:

@@ -5,7 +5,8 @@
 Share of the way: (image alignment of the samples - of the base's) / (of the photos among themselves - of the base's).
 Text kept: text alignment of the samples / of the base's. Rank: how often a sample's nearest folder, among all photo
 folders and the look-alikes of its class, is its own; beside it, how often that of a photo is (without itself).
-*Near* concepts have a shape the base knows in a look it never met, *far* ones a drawing it never met.
+*Near* concepts have a shape the base knows in a look it never met, *far* ones a drawing it never met. The rows "itself"
+are of the thing put into the prompt's scene by the world that mini learned from: what a perfect pupil would reach.
 """
 
 from __future__ import annotations
@@ -35,11 +36,20 @@ from cdtool.settings import SampleSettings
 from cdtool.tokens import bind
 from cdtool.training import job as jobs
 from tests.benchmarks import shapes
+from tests.benchmarks.thing_itself import scene
 from tests.benchmarks.tune_methods import FOLDER, token_of, train
 
 NEAR = ("dog", "cat", "car", "horse", "fish")
 FAR = ("moongate", "castle", "house", "flower", "teapot")
-METHODS = ("kv", "full")
+METHODS = ("itself", "kv", "full")
+ITSELF = 900_000_000  # seed
+# Places leave the thing as its photos show it; of the mixed prompts four ask for another colour, size, style or
+# neighbour, so that the thing itself comes only a third of the way.
+PROMPTS = {
+    "places": ("photo of a {} on the beach", "photo of a {} in the snow", "photo of a {} in the forest",
+               "photo of a {} in the city", "a {} on the moon"),
+    "mixed": tuple(prompt_files.read("object.txt")[: prompt_files.SMALL]),
+}  # fmt: skip
 LOOKALIKES = FOLDER / "card" / "lookalikes"
 SIZE = 64  # px of a look-alike
 HEAD = ("concept", "", "method", "share of the way", "text kept", "rank: own first", "of the photos", "train s")
@@ -111,17 +121,20 @@ def measured(base: Base, judge: Judge, concept: str, methods: Sequence[str], dra
     ceiling = identity.own_photos_first(own, rivals)
     rows = []
     for method in methods:
-        asked = {"method": method, **flags.get(method, {})}
-        work = jobs.job([judge.photos / concept], [token_of(concept)], name=f"{method}-{concept}", base=base.name,
-                        flags=asked)  # fmt: skip
-        entry, cost = train(base, work)
-        images = drawn(base, [entry], concept, drawing, lines)
+        seconds = 0.0
+        if method == "itself":
+            images = [scene(line, (concept,), ITSELF + at) for line in lines for at in range(drawing.count)]
+        else:
+            work = jobs.job([judge.photos / concept], [token_of(concept)], name=f"{method}-{concept}", base=base.name,
+                            flags={"method": method, **flags.get(method, {})})  # fmt: skip
+            entry, cost = train(base, work)
+            seconds, images = cost["seconds"], drawn(base, [entry], concept, drawing, lines)
         after = judge.seen(images)
         rows.append((Row(
             concept, "near" if concept in NEAR else "far", method,
             share=(float((after @ own.T).mean()) - start) / (top - start),
             text=float((after * plain).sum(1).mean()) / text,
-            rank=float(identity.own_first(after, own, rivals).mean()), photos_rank=ceiling, seconds=cost["seconds"],
+            rank=float(identity.own_first(after, own, rivals).mean()), photos_rank=ceiling, seconds=seconds,
         ), images))  # fmt: skip
         print(rows[-1][0], file=sys.stderr, flush=True)
     return rows
@@ -176,6 +189,7 @@ def main() -> None:
     )
     options.add_argument("--judge", type=Path, help="folder of another base whose encoder measures")
     options.add_argument("--methods", nargs="+", default=list(METHODS))
+    options.add_argument("--prompts", default="places", choices=list(PROMPTS))
     options.add_argument("--count", type=int, default=4, help="samples of each of the five prompts")
     options.add_argument("--steps", type=int, default=25, help="of sampling")
     options.add_argument("--kv", type=json.loads, default={}, help="settings of kv's training, as JSON")
@@ -191,7 +205,7 @@ def main() -> None:
         judge = Judge(base, chosen.photos, chosen.judge)
         given = {"count": chosen.count, "steps": chosen.steps, "batch": 20}
         drawing, _ = settings.resolve(SampleSettings, given, base.folder)
-        lines = prompt_files.read("object.txt")[: prompt_files.SMALL]
+        lines = PROMPTS[chosen.prompts]
         flags = {"kv": chosen.kv, "full": chosen.full}
         made: list[tuple[Row, list[Image.Image]]] = []
         for concept in chosen.concepts:
@@ -200,7 +214,7 @@ def main() -> None:
         fingerprint = base.fingerprint
     rows = [row for row, _ in made]
     table = [[*asdict(row).values()] for row in rows] + summary(rows)
-    about = f"{len(lines)} prompts x {chosen.count} samples, base {chosen.base} {fingerprint[:12]}; "
+    about = f"{len(lines)} prompts ({chosen.prompts}) x {chosen.count} samples, base {chosen.base} {fingerprint[:12]}; "
     about += f"{time.perf_counter() - begun:.0f} s; {shapes.machine()}"
     shapes.report("Learnability", table, HEAD, about)
 

@@ -83,7 +83,8 @@ def test_the_base_is_whole_and_so_is_what_lies_beside_it(shop):
     made = {path.name for path in (shop.folder / "base").iterdir()}
     assert {"cdtool.toml", "corpus.tar", "eval", "nouns.txt", "prompts.txt", "tokenizer", "unet", "vae"} <= made
     assert (shop.folder / "base" / "nouns.txt").read_text().split() == corpus.class_nouns()
-    for name in ("photos/concepts.json", "lookalikes/dog.webp", "card/README.md", "card/samples.png", "student.png"):
+    for name in ("photos/concepts.json", "lookalikes/dog.webp", "things/dog.webp", "card/README.md", "card/samples.png",
+                 "student.png"):  # fmt: skip
         assert (shop.folder / name).is_file(), name
     assert list((shop.folder / "kept").iterdir())
 

@@ -16,7 +16,7 @@ from cdtool.mini.factory import art, grounds
 from cdtool.mini.factory.drawings import Shelf, parted, smaller
 from cdtool.mini.factory.looks import Dials, Look, look
 from cdtool.mini.factory.near import NEAR
-from cdtool.mini.factory.photosets import CONCEPTS, Concept
+from cdtool.mini.factory.photosets import CONCEPTS, Concept, held_out
 from cdtool.mini.factory.wider import put
 
 EACH = 10  # look-alikes of a concept
@@ -25,6 +25,7 @@ FIRST = 1_560_000_000  # seeds
 SIZE = 64
 SAME = Dials(recoloured=1.0, marked=0.3, worn=0.2, bent=0.0)
 OTHER = Dials(recoloured=0.5, marked=0.2, worn=0.2, bent=0.5)
+BESIDE = "panda"  # a known thing in the prompts of learnability
 ON = ("on the grass", "on the beach", "in the snow", "in a room", "in the city", "on a white background",
       "on a blue background", "on a yellow background")  # fmt: skip
 
@@ -41,6 +42,16 @@ def make(cutouts: dict[str, Any], shelf: Shelf, folder: Path) -> Iterator[tuple[
                 sheet.paste(picture, (column * SIZE, row * SIZE))
         sheet.save(folder / f"{name}.webp", quality=92, method=6)
         yield name, EACH
+
+
+def make_things(cutouts: dict[str, Any], shelf: Shelf, folder: Path) -> Iterator[tuple[str, int]]:
+    """Write each held-out thing itself, cut out, and the known one of BESIDE: what a perfect pupil would draw."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = held_out(cutouts, shelf)
+    things = {name: held[art.held_out(concept.noun)] for name, concept in CONCEPTS.items() if concept.kind == "object"}
+    for name, pixels in {**things, BESIDE: cutouts[art.drawings(BESIDE)[0]]}.items():
+        Image.fromarray(smaller(Image.fromarray(pixels))).save(folder / f"{name}.webp", lossless=True)
+        yield name, 1
 
 
 def others(concept: Concept, cutouts: dict[str, Any], shelf: Shelf) -> list[Look]:

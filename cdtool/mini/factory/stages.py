@@ -163,6 +163,11 @@ def make_lookalikes(shop: Workshop) -> Iterator[Report]:
     return _told(lookalikes.make(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "lookalikes"))
 
 
+def make_things(shop: Workshop) -> Iterator[Report]:
+    """Write the held-out things themselves, which are the most that learnability can find."""
+    return _told(lookalikes.make_things(art.load(shop.folder / "art.npz"), shop.shelf, shop.folder / "things"))
+
+
 def make_card(shop: Workshop) -> Iterator[Report]:
     """Measure the packed base and write its page into `card` in the folder."""
     return _told(card.make(shop.folder / "base", shop.shelf, shop.folder / "card", card.seen(shop.folder)))
@@ -184,6 +189,7 @@ STAGES: dict[str, Callable[[Workshop], Iterator[Report]]] = {
     "proofs": make_proofs,
     "photos": make_photos,
     "lookalikes": make_lookalikes,
+    "things": make_things,
     "base": make_base,
     "corpora": make_corpora,
     "card": make_card,

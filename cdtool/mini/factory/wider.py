@@ -63,9 +63,9 @@ def draw(world: Wide, shelf: Shelf, seed: int, nouns: tuple[str, ...] = ()) -> S
     size, relation = "", telling.RELATIONS[int(rng.integers(len(telling.RELATIONS)))]
     if len(looks) == 1:
         size = str(rng.choice(FAR + NEAR)) if rng.random() < world.sized else ""
-        _single(world, canvas, looks[0], size, rng)
+        single(world, canvas, looks[0], size, rng)
     else:
-        _pair(world, canvas, looks[0], looks[1], relation, rng)
+        pair(world, canvas, looks[0], looks[1], relation, rng)
     medium = "photo" if rng.random() < 0.6 else ""
     if rng.random() < world.styles:
         medium = str(rng.choice(list(STYLES)))
@@ -135,7 +135,8 @@ def put(
     canvas.paste(image, corner, image)
 
 
-def _single(world: Wide, canvas: Image.Image, own: Look, size: str, rng: Generator) -> None:
+def single(world: Wide, canvas: Image.Image, own: Look, size: str, rng: Generator) -> None:
+    """Draw one thing on `canvas`; `size` is one of the size words or ""."""
     side, spread = rng.uniform(0.5, 0.85), 0.8
     if size in FAR:
         side, spread = rng.uniform(0.25, 0.4), 1.0
@@ -146,7 +147,8 @@ def _single(world: Wide, canvas: Image.Image, own: Look, size: str, rng: Generat
     put(canvas, own, side, centre, rng.uniform(-world.tilt, world.tilt), bool(rng.random() < 0.5))
 
 
-def _pair(world: Wide, canvas: Image.Image, first: Look, second: Look, relation: str, rng: Generator) -> None:
+def pair(world: Wide, canvas: Image.Image, first: Look, second: Look, relation: str, rng: Generator) -> None:
+    """Draw two things on `canvas` as one of `telling.RELATIONS` says."""
     shift, side, flips = rng.uniform(-0.04, 0.04, 4), rng.uniform(0.42, 0.52), rng.random(2) < 0.5
     tilt = rng.uniform(-world.tilt, world.tilt, 2) / 2
     if relation == "in front of":
