@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from cdtool.models import adapter, diffusion, initializers, pipelines, text
+from cdtool.models import adapter, denoiser, diffusion, initializers, pipelines, text
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind, parse_specs
@@ -61,7 +61,7 @@ def concept(folder, *specs, name="dog", rank=0, shared=False, beyond=False, save
 def attention(base):
     """The parameters of the text cross-attention as stored, by name."""
     owners = dict.fromkeys(module.rpartition(".")[0] for module in base.kv)
-    return pipelines.read_parameters(base.folder, [f"{owner}.{leaf}" for owner in owners for leaf in LEAVES])
+    return denoiser.read_parameters(base.folder, [f"{owner}.{leaf}" for owner in owners for leaf in LEAVES])
 
 
 def dense(tensors, name):

@@ -14,7 +14,7 @@ from cdtool.interop import bundle, placing
 from cdtool.interop.bundle import BaseInfo, ExportBundle
 from cdtool.interop.formats import FORMATS, Format
 from cdtool.interop.placing import Tool
-from cdtool.models import deltas, pipelines
+from cdtool.models import deltas, denoiser, pipelines
 from cdtool.models.deltas import Factors
 from cdtool.store import concept
 from cdtool.store.concept import parameter_name
@@ -169,6 +169,6 @@ def _whole(entry: Concept, base: str, names: Sequence[str], tensors: Mapping[str
             f"Use --base {entry.manifest.base.name}.",
         )
     parameters = {name.removeprefix(parameter_name("")): name for name in names}
-    stored = pipelines.read_parameters(loaded.folder, parameters)
+    stored = denoiser.read_parameters(loaded.folder, parameters)
     changes = {parameter: deltas.dense(deltas.read(tensors, name)) for parameter, name in parameters.items()}
     return {parameter: stored[parameter].float() + change for parameter, change in changes.items()}

@@ -13,7 +13,7 @@ from cdtool.errors import BaseError, InputError, TokenError
 from cdtool.interop import files as foreign
 from cdtool.interop.files import Content, Layout, ParsedCheckpoint
 from cdtool.interop.formats import FORMATS, Format
-from cdtool.models import deltas, initializers, pipelines
+from cdtool.models import deltas, denoiser, initializers
 from cdtool.models.deltas import Factors
 from cdtool.models.pipelines import Base
 from cdtool.store import bases
@@ -99,7 +99,7 @@ def _changes(found: ParsedCheckpoint, base: Base, files: str) -> tuple[dict[str,
     if not given:
         return {}, []
     stored = {f"{module}.weight": weight for module, weight in base.kv.items()}
-    stored |= pipelines.read_parameters(base.folder, [name for name in given if name not in stored])
+    stored |= denoiser.read_parameters(base.folder, [name for name in given if name not in stored])
     tensors, squares = {}, torch.zeros(2, dtype=torch.float64)
     for name, weight in stored.items():
         change = given.get(name)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from cdtool import cache
 from cdtool.errors import SettingsError
-from cdtool.models import pipelines
+from cdtool.models import denoiser, pipelines
 from cdtool.settings import cache_dir
 from cdtool.store import bases, families
 
@@ -69,7 +69,7 @@ def plenty(folder: Path, most: float) -> bool:
 # ---------------------------------------------------------------- weights
 
 
-def denoiser(folder: Path, dtype: torch.dtype) -> int:
+def unet(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of a base's denoiser in the compute precision."""
     return _numbers(bases.weight_shapes(folder / "unet")) * dtype.itemsize
 
@@ -102,7 +102,7 @@ def denoising(config: Mapping[str, Any], height: int, width: int, count: int, dt
     def work() -> object:
         text, noisy, added = denoiser_inputs(config, height, width, count)
         t = torch.empty(count, device="meta")
-        return pipelines.empty_unet(config)(noisy, t, encoder_hidden_states=text, added_cond_kwargs=added)
+        return denoiser.empty_unet(config)(noisy, t, encoder_hidden_states=text, added_cond_kwargs=added)
 
     return _numbers_at_once("denoising", work, dict(config), height, width, count) * dtype.itemsize
 

@@ -1,13 +1,10 @@
-"""Base models: how one is loaded, and which of its weights are text-only K/V."""
+"""Base models: how one is loaded, part by part, and freed."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
-import hashlib
-import importlib.metadata
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from cdtool import cache
 from cdtool.errors import BaseError, SettingsError
-from cdtool.models import clip, lora
-from cdtool.schema import shortened
-from cdtool.settings import cache_dir
+from cdtool.models import clip, denoiser, lora
 from cdtool.store import bases, families, loras
 from cdtool.store.families import Family
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import CLIPTokenizer
 
     from cdtool.settings import Precision, SampleSettings
@@ -144,96 +138,14 @@ def check_base(entry: Concept, base: Base, *, force: bool = False) -> None:
         raise BaseError(f'"{entry.name}" was trained on a base with other text encoders than {base.name}.')
 
 
-def text_kv(unet: nn.Module) -> list[str]:
-    """Names of the K/V projections that are fed by text alone, in module order.
-
-    Told by what feeds them: cross-attention whose context has the text's width. A name says nothing: SD 3.5's
-    `attn2` is image self-attention.
-    """
-    width = cast("Any", unet).config.cross_attention_dim
-    names = []
-    for name, module in unet.named_modules():
-        if getattr(module, "is_cross_attention", False) and cast("Any", module).to_k.in_features == width:
-            names += [f"{name}.to_k", f"{name}.to_v"]
-    return names
-
-
-def empty_unet(config: Mapping[str, Any]) -> nn.Module:
-    """The denoiser of a config without memory for its weights."""
-    from diffusers import UNet2DConditionModel
-
-    with _readable(Path("The configuration of its UNet")), torch.device("meta"):
-        unet: nn.Module = cast("Any", UNet2DConditionModel).from_config(dict(config))
-    return unet
-
-
-def kv_names(config: Mapping[str, Any]) -> list[str]:
-    """`text_kv` of a config's denoiser, kept in the cache: building it for its names alone takes seconds."""
-    told = json.dumps([importlib.metadata.version("diffusers"), dict(config)], sort_keys=True).encode()
-    kept = cache_dir() / "kv" / hashlib.sha256(told).hexdigest()
-    if (content := cache.read(kept)) is not None:
-        return [str(name) for name in json.loads(content)]
-    names = text_kv(empty_unet(config))
-    cache.write(kept, json.dumps(names).encode())
-    return names
-
-
-def read_kv(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """W0 [o, d] of the named projections as stored, reading nothing else of the denoiser.
-
-    Raises BaseError where the weights are missing or cut short.
-    """
-    names = list(names)
-    found = read_parameters(folder, [f"{name}.weight" for name in names])
-    return {name: found[f"{name}.weight"] for name in names}
-
-
-def read_parameters(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """The named parameters of the denoiser as stored, reading nothing else of it.
-
-    Raises BaseError where the weights are missing or cut short.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    wanted = dict.fromkeys(names)
-    found: dict[str, Tensor] = {}
-    try:
-        for path in weight_files(folder / "unet"):
-            with safe_open(path, framework="pt") as file:
-                for key in wanted.keys() & set(file.keys()):
-                    found[key] = file.get_tensor(key)
-    except (SafetensorError, OSError) as error:
-        raise BaseError(f"The weights in {folder / 'unet'} cannot be read: {error}.", "Fetch the base again.") from None
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise BaseError(f"{folder / 'unet'} lacks the safetensors weights of {missing[0]}.", "Fetch the base again.")
-    return {name: found[name] for name in wanted}
-
-
 def parameters(base: Base, names: Iterable[str]) -> dict[str, Tensor]:
     """The named parameters of a base's denoiser as stored, with what LoRA files add. Raises BaseError."""
-    found = read_parameters(base.folder, names)
+    found = denoiser.read_parameters(base.folder, names)
     for changes in base.loras:
         layers = {name.removesuffix(".weight"): value for name, value in found.items()}
         changed = lora.added(layers, changes.get("unet", {}))
         found = {name: changed[name.removesuffix(".weight")] for name in found}
     return found
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component: the full ones, else those of the fp16 variant."""
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
-    full = [path for path in files if ".fp16" not in path.name]
-    return full or files
-
-
-def fingerprint(kv: Mapping[str, Tensor]) -> str:
-    """A hash of K/V weights under their names, as fp16, so that fp16 and fp32 copies of a base agree."""
-    digest = hashlib.sha256()
-    for name in sorted(kv):
-        digest.update(f"{name} {tuple(kv[name].shape)}\n".encode())
-        digest.update(kv[name].to(torch.float16).contiguous().numpy().data)
-    return digest.hexdigest()[:32]
 
 
 def load(
@@ -259,8 +171,8 @@ def load(
     base = Base(name, folder, family, where, dtype, schedule, unet_config, sparing=sparing)
     base.own_vae = bases.locate_vae(vae, folder) if vae else None
     with _loadable(name):
-        base.kv = read_kv(folder, kv_names(unet_config))
-        base.fingerprint = fingerprint(base.kv)
+        base.kv = denoiser.read_kv(folder, denoiser.kv_names(unet_config))
+        base.fingerprint = denoiser.fingerprint(base.kv)
     if sparing:
         forget_pages(base)
     base.loras, base.lora_sha256 = tuple(_read_loras(base, lora_files)), loras.digest(lora_files)
@@ -281,7 +193,7 @@ def _read_loras(base: Base, text: str) -> Iterator[lora.Changes]:
     files = loras.parse(text)
     if not files:
         return
-    modules = {"unet": lora.layers_of(empty_unet(base.unet_config))}
+    modules = {"unet": lora.layers_of(denoiser.empty_unet(base.unet_config))}
     modules |= {part: lora.layers_of(clip.empty(base.folder / part)) for part in base.family.encoders}
     layers = base.unet_config.get("layers_per_block", 2)
     for file in files:
@@ -329,7 +241,7 @@ def free(base: Base, *parts: Part) -> None:
 
 def forget_pages(base: Base) -> None:
     """Map the stored K/V anew: what was read of their file so far no longer counts as this process's memory."""
-    base.kv = read_kv(base.folder, base.kv)
+    base.kv = denoiser.read_kv(base.folder, base.kv)
 
 
 def release_memory(device: torch.device) -> None:
@@ -369,11 +281,11 @@ def _variant(folder: Path) -> str | None:
 
 def _unet(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
     """The denoiser, read some tensors at a time: the whole file is never in memory beside what is made of it."""
-    unet = empty_unet(config)
-    with _readable(folder / "unet"):
+    unet = denoiser.empty_unet(config)
+    with denoiser.readable(folder / "unet"):
         names = list(unet.state_dict())
         for start in range(0, len(names), READ_TOGETHER):
-            found = read_parameters(folder, names[start : start + READ_TOGETHER])
+            found = denoiser.read_parameters(folder, names[start : start + READ_TOGETHER])
             made = {name: tensor.to(device, dtype) for name, tensor in found.items()}
             unet.load_state_dict(made, strict=False, assign=True)
     return unet.requires_grad_(False).eval()
@@ -391,35 +303,21 @@ def vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
-@contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Raises BaseError for whatever a library raises about a damaged component; out of memory stays what it is."""
-    try:
-        yield
-    except BaseError:
-        raise
-    except Exception as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
-            raise
-        reason = shortened(" ".join(str(error).split()), 160)
-        raise BaseError(f"{folder} is damaged: {reason}.", "Fetch or copy the base again.") from None
-
-
 def _frozen(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    with _readable(folder):
+    with denoiser.readable(folder):
         model = cls.from_pretrained(folder, torch_dtype=dtype, variant=_variant(folder), local_files_only=True)
     return model.requires_grad_(False).eval()
 
 
 def _text_encoder(folder: Path) -> clip.TextEncoder:
-    with _readable(folder):
+    with denoiser.readable(folder):
         return clip.load(folder).requires_grad_(False).eval()
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
-    with _readable(folder):
+    with denoiser.readable(folder):
         tokenizer = cast("CLIPTokenizer", CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     if tokenizer.model_max_length > MAX_POSITIONS:  # what transformers sets where the configuration names no length
         raise BaseError(

@@ -13,7 +13,7 @@ import torch
 from cdtool import cache, settings
 from cdtool.errors import NotFoundError, ResourceError
 from cdtool.images import corpora
-from cdtool.models import pipelines, text
+from cdtool.models import denoiser, text
 from cdtool.tokens import Prompt
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def key_of(base: Base, captions: Sequence[str]) -> str:
     weights = {f"{part}.{name}": tensor.cpu() for part, encoder in zip(base.family.encoders, base.text_encoders,
                strict=True) for name, tensor in encoder.state_dict().items()}  # fmt: skip
     said = hashlib.sha256("\n".join([str(_FORMAT), *captions]).encode()).hexdigest()
-    return f"{pipelines.fingerprint(weights)[:20]}-{said[:20]}"
+    return f"{denoiser.fingerprint(weights)[:20]}-{said[:20]}"
 
 
 def stored(key: str) -> RegularizationStats | None:

@@ -15,7 +15,7 @@ from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, near
 from cdtool.files import is_dir, user_path
 from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
-from cdtool.models import encoders, pipelines
+from cdtool.models import denoiser, encoders
 from cdtool.priors import retrieval, sets
 from cdtool.priors.sets import QUICK, Generation, PendingSet
 from cdtool.settings import read_toml
@@ -200,12 +200,12 @@ def _free_name(name: str, recipe: dict[str, Any]) -> str:
 @functools.lru_cache(maxsize=4)
 def _fingerprint(folder: Path, _changed: int) -> str:
     config = families.read(folder).unet
-    return pipelines.fingerprint(pipelines.read_kv(folder, pipelines.text_kv(pipelines.empty_unet(config))))
+    return denoiser.fingerprint(denoiser.read_kv(folder, denoiser.text_kv(denoiser.empty_unet(config))))
 
 
 def fingerprint(base_folder: Path) -> str:
     """The fingerprint of a base that is not loaded."""
-    changed = max(path.stat().st_mtime_ns for path in pipelines.weight_files(base_folder / "unet"))
+    changed = max(path.stat().st_mtime_ns for path in denoiser.weight_files(base_folder / "unet"))
     return _fingerprint(base_folder, changed)
 
 

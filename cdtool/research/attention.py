@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from cdtool.errors import ConceptError
-from cdtool.models import adapter, deltas, pipelines, text
+from cdtool.models import adapter, deltas, denoiser, text
 from cdtool.sampling import sample
 from cdtool.store.subject import tokens_of
 from cdtool.tokens import bind
@@ -77,7 +77,7 @@ def changes(base: Base, tensors: Mapping[str, Tensor]) -> Changes:
     The base's weights are read a few layers at a time; its denoiser need not be loaded. Raises ConceptError for
     changes that do not fit the base, BaseError for damaged weights.
     """
-    unet = pipelines.empty_unet(base.unet_config)
+    unet = denoiser.empty_unet(base.unet_config)
     layers = {name: [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
               for name, module in unet.named_modules()}  # fmt: skip
     layers = {name: parameters for name, parameters in layers.items() if parameters}
@@ -86,7 +86,7 @@ def changes(base: Base, tensors: Mapping[str, Tensor]) -> Changes:
     made, names = [], list(layers)
     for start in range(0, len(names), READ):
         part = names[start : start + READ]
-        stored = pipelines.read_parameters(base.folder, [parameter for name in part for parameter in layers[name]])
+        stored = denoiser.read_parameters(base.folder, [parameter for name in part for parameter in layers[name]])
         for name in part:
             parent = name.rpartition(".")[0].removesuffix(".to_out")
             kind = CROSS if parent in crossing else SELF if parent in looking else REST

@@ -64,7 +64,7 @@ def peak(folder: Path, settings: SampleSettings, batch: int, dtype: torch.dtype,
     width, height = parse_size(settings.size) if settings.size else (side, side)
     passes = 2 * batch if guided(settings.guidance) else batch
     together = min(batch, latent_batch(height, width))
-    denoiser = memory.denoiser(folder, dtype)
+    denoiser = memory.unet(folder, dtype)
     stages = (
         memory.text_encoders(folder, torch.float32),
         denoiser + memory.denoising(config, height // factor, width // factor, passes, dtype),

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdtool import cache, methods
-from cdtool.models import memory, pipelines
+from cdtool.models import denoiser, memory, pipelines
 from cdtool.models.adapter import parameter_of
 from cdtool.models.diffusion import latent_batch
 from cdtool.settings import cache_dir, guided
@@ -77,8 +77,8 @@ def cost(
     """
     family, config, schedule = families.read(folder)
     shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
-    unet = pipelines.empty_unet(config)
-    kv = pipelines.text_kv(unet)
+    unet = denoiser.empty_unet(config)
+    kv = denoiser.text_kv(unet)
     names = methods.trained(settings.method, [name for name, _ in unet.named_parameters()], kv)
     numbers = sum(_numbers(tuple(unet.get_parameter(name).shape), settings) for name in names)
     idle = [shape.shape for name, shape in (start or {}).items() if parameter_of(name) not in ("", *names)]
@@ -138,8 +138,8 @@ def footprint(
     family, config, schedule = families.read(folder)
     shell = pipelines.Base(str(folder), folder, family, device, dtype, schedule, config)
     shell.own_vae = bases.locate_vae(settings.vae, folder) if settings.vae else None
-    unet = pipelines.empty_unet(config)
-    kv = pipelines.text_kv(unet)
+    unet = denoiser.empty_unet(config)
+    kv = denoiser.text_kv(unet)
     names = methods.trained(settings.method, [name for name, _ in unet.named_parameters()], kv)
     shapes = {name: tuple(unet.get_parameter(name).shape) for name in names}
     size = resolution(shell, settings)
@@ -151,12 +151,12 @@ def footprint(
         math.prod(shapes[name]) for name in names if name.rpartition(".")[0] in kv and len(shapes[name]) == 2
     )
     stays = settings.prior == "self" or methods.METHODS[settings.method].low_rank
-    denoiser = memory.denoiser(folder, dtype)
+    frozen = memory.unet(folder, dtype)
     if not stays:  # the base's own K/V are freed, once what is trained in their place is made
-        denoiser -= replaced * dtype.itemsize
+        frozen -= replaced * dtype.itemsize
     coding = memory.coding(shell.vae_folder, size, size, latent_batch(size, size), dtype, decode=False)
     return Footprint(
-        throughout=memory.LIBRARY + denoiser + text,
+        throughout=memory.LIBRARY + frozen + text,
         loading=(0 if stays else replaced * dtype.itemsize) + memory.text_encoders(folder, torch.float32) - text,
         numbers=sum(_numbers(shape, settings) for shape in shapes.values()),
         vectors=sum(math.prod(shape) for shape in shapes.values() if len(shape) < 2),
@@ -170,7 +170,7 @@ def footprint(
 def generation_seconds(folder: Path, how: Generation, device: torch.device, dtype: torch.dtype) -> float:
     """How long drawing pictures with a base takes, about; its weights are not loaded. Raises BaseError."""
     config = families.read(folder).unet
-    forward = _work(pipelines.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True).forward
+    forward = _work(denoiser.empty_unet(config), config, int(config["sample_size"]), dtype, (), features=True).forward
     passes = how.count * how.steps * (2 if guided(how.guidance) else 1)
     return forward * passes / (speed(device, dtype) * EFFICIENCY)
 

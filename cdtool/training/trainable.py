@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, deltas, initializers, pipelines, text
+from cdtool.models import adapter, deltas, denoiser, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import parameter_name, row_name, weight_name
 
@@ -255,7 +255,7 @@ def _empty(made: Trainable) -> None:
 def changes(made: Trainable) -> dict[str, Tensor]:
     """The concept's tensors: W - W0 in fp16 (or up, down), rows [d] in float32; what `start` held comes along."""
     tensors = dict(made.kept)
-    stored = pipelines.read_parameters(made.base.folder, made.weights)
+    stored = denoiser.read_parameters(made.base.folder, made.weights)
     for name, parameter in made.weights.items():
         tensors[parameter_name(name)] = _change(parameter, stored[name])
     for module, trained in made.modules.items():
@@ -265,7 +265,7 @@ def changes(made: Trainable) -> dict[str, Tensor]:
             continue
         tensors[weight_name(module)] = _change(trained.effective(), made.base.kv[module])
         if isinstance(trained.bias, nn.Parameter):
-            before = pipelines.read_parameters(made.base.folder, [f"{module}.bias"])
+            before = denoiser.read_parameters(made.base.folder, [f"{module}.bias"])
             tensors[parameter_name(f"{module}.bias")] = _change(trained.bias, before[f"{module}.bias"])
     for encoder, rows in zip(made.base.family.encoders, made.rows, strict=True):
         for place, (row, token) in enumerate(zip(rows, made.tokens, strict=True)):
@@ -312,7 +312,7 @@ def _modules(
 def _begun(base: Base, names: Sequence[str], begin: Mapping[str, deltas.Delta]) -> dict[str, Tensor]:
     """W0 + dW of parameters of the denoiser, in float32 on the device."""
     kv = {f"{module}.weight": weight for module, weight in base.kv.items()}
-    stored = pipelines.read_parameters(base.folder, [name for name in names if name not in kv])
+    stored = denoiser.read_parameters(base.folder, [name for name in names if name not in kv])
     made = {}
     for name in names:
         weight = kv.get(name, stored.get(name))

@@ -74,9 +74,9 @@ class RunContext:
         prompts = [samples.fill(prompt, tokens) for prompt in self.prompts]
         asked = prompts if entry else [bind(prompt, tokens).plain() for prompt in prompts]
         drawn = sample.generate(self.base, [entry] if entry else [], asked, self.drawing)
-        samples = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
+        seen = [alignment.Sample(one.image, bind(one.prompt, tokens).plain()) for one in drawn]
         pictures = {concept: [photos.read(photo) for photo in photos.find([FOLDER / "photos" / concept])[0]]}
-        return alignment.score(samples, pictures, self.encoder).concept
+        return alignment.score(seen, pictures, self.encoder).concept
 
     def measured(self, label: str, concept: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Train a concept by flags, draw it, and tell scores and cost."""

@@ -9,12 +9,9 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import SD1_UNET, SDXL_UNET
-from torch import nn
 
-from cdtool import settings
 from cdtool.errors import BaseError, NotFoundError, SettingsError
-from cdtool.models import diffusion, pipelines
+from cdtool.models import denoiser, diffusion, pipelines
 from cdtool.settings import Scheduler
 from cdtool.store import families
 from cdtool.store.concept import BaseRef
@@ -89,71 +86,6 @@ def test_parts_that_were_not_asked_for_are_not_loaded(sd_base):
     assert base.kv
 
 
-# ---------------------------------------------------------------- which projections
-
-
-class Attention(nn.Module):
-    def __init__(self, width, cross):
-        super().__init__()
-        self.to_k, self.to_v = nn.Linear(width, 4), nn.Linear(width, 4)
-        self.is_cross_attention = cross
-
-
-def test_kv_are_told_by_what_feeds_them_and_not_by_their_name():
-    unet = nn.Module()
-    unet.config = type("Config", (), {"cross_attention_dim": 6})
-    unet.attn2 = Attention(6, cross=False)  # named like cross-attention, fed by the picture
-    unet.fusion = Attention(6, cross=True)
-    unet.image_prompt = Attention(5, cross=True)  # cross-attention to something that is not the text
-    assert pipelines.text_kv(unet) == ["fusion.to_k", "fusion.to_v"]
-
-
-def test_names_of_kv_are_kept_and_a_damaged_entry_is_made_again(sd_base, monkeypatch):
-    config = json.loads((sd_base / "unet" / "config.json").read_text())
-    names = pipelines.text_kv(pipelines.empty_unet(config))
-    assert pipelines.kv_names(config) == names
-    (kept,) = (settings.cache_dir() / "kv").iterdir()
-    kept.write_text('["half')
-    assert pipelines.kv_names(config) == names
-    monkeypatch.setattr(pipelines, "empty_unet", None)  # nothing is built for what is known
-    assert pipelines.kv_names(config) == names
-    with pytest.raises(TypeError):
-        pipelines.kv_names(config | {"sample_size": 16})
-
-
-def test_only_cross_attention_blocks_have_text_in_both_attentions(sd_base):
-    config = json.loads((sd_base / "unet" / "config.json").read_text())
-    plain = pipelines.text_kv(pipelines.empty_unet(config))
-    both = pipelines.text_kv(pipelines.empty_unet(config | {"only_cross_attention": True}))
-    assert {name.split(".")[-2] for name in plain} == {"attn2"}
-    assert {name.split(".")[-2] for name in both} == {"attn1", "attn2"}
-    assert set(plain) < set(both)
-
-
-@pytest.mark.parametrize(
-    ("config", "matrices", "numbers", "rows"),
-    [(SD1_UNET, 32, 19_169_280, (768,)), (SDXL_UNET, 140, 340_787_200, (768, 1280))],
-    ids=["sd1", "sdxl"],
-)
-def test_the_public_shapes_train_what_the_paper_trains(config, matrices, numbers, rows):
-    unet = pipelines.empty_unet(config)
-    names = pipelines.text_kv(unet)
-    weights = [unet.get_submodule(name).weight for name in names]
-    assert len(set(names)) == matrices
-    assert sum(weight.numel() for weight in weights) == numbers
-    assert {weight.shape[1] for weight in weights} == {sum(rows)}
-    assert all(unet.get_submodule(name).bias is None for name in names)
-
-
-# ---------------------------------------------------------------- weights and fingerprint
-
-
-def test_read_kv_reads_what_the_denoiser_holds(sd_base):
-    base = pipelines.load(str(sd_base), precision="fp32")
-    for name, weight in base.kv.items():
-        assert torch.equal(weight, base.unet.get_submodule(name).weight)
-
-
 def test_the_fingerprint_is_of_the_weights_and_not_of_their_precision(sd_base, sd_v_base, copy):
     folder = copy(sd_base)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -163,20 +95,12 @@ def test_the_fingerprint_is_of_the_weights_and_not_of_their_precision(sd_base, s
     assert full != other
 
 
-def test_the_fingerprint_follows_names_values_and_shapes():
-    one = {"a": torch.ones(2, 3), "b": torch.zeros(2, 3)}
-    swapped = {"b": torch.ones(2, 3), "a": torch.zeros(2, 3)}
-    found = [pipelines.fingerprint(kv) for kv in (one, swapped, {"a": torch.ones(3, 2), "b": torch.zeros(2, 3)})]
-    assert len(set(found)) == 3
-    assert pipelines.fingerprint(dict(reversed(one.items()))) == found[0]
-
-
 def test_sharded_and_half_variant_folders_load_alike(sd_base, copy):
     whole = pipelines.load(str(sd_base), precision="fp32")
     sharded, variant = copy(sd_base), copy(sd_base)
     (sharded / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     whole.unet.save_pretrained(sharded / "unet", max_shard_size="30KB")
-    assert len(pipelines.weight_files(sharded / "unet")) > 1
+    assert len(denoiser.weight_files(sharded / "unet")) > 1
     for part in ("unet", "vae", "text_encoder"):
         path = next((variant / part).glob("*.safetensors"))
         half = {name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}
@@ -188,12 +112,6 @@ def test_sharded_and_half_variant_folders_load_alike(sd_base, copy):
         assert base.unet.dtype == torch.float32
         for name, weight in base.unet.state_dict().items():
             torch.testing.assert_close(weight, whole.unet.state_dict()[name], atol=1e-3, rtol=1e-3)
-
-
-def test_the_full_weights_win_over_a_variant_beside_them(tmp_path):
-    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
-        (tmp_path / name).touch()
-    assert [path.name for path in pipelines.weight_files(tmp_path)] == ["diffusion_pytorch_model.safetensors"]
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

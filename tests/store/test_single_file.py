@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import SD1_UNET, SDXL_UNET
 
 from cdtool.errors import BaseError, NotFoundError
-from cdtool.models import pipelines
+from cdtool.models import denoiser, pipelines
 from cdtool.store import bases, checkpoints, families, ldm, single_file, subject
 
 
@@ -54,11 +54,11 @@ def test_half_precision_is_copied_byte_for_byte(tmp_path):
     ("config", "heads", "pooled"), [(SD1_UNET, 8, None), (SDXL_UNET, None, 1280)], ids=["sd15", "sdxl"]
 )
 def test_the_public_configurations_follow_from_the_shapes(config, heads, pooled):
-    unet = pipelines.empty_unet(config)
+    unet = denoiser.empty_unet(config)
     shapes = {name: tuple(value.shape)
               for name, value in ldm_files.moved(unet.state_dict(), ldm_files.unet_pairs(unet)).items()}  # fmt: skip
     found = ldm.unet_config(shapes, heads=heads, pooled=pooled)
-    again = pipelines.empty_unet(found)
+    again = denoiser.empty_unet(found)
     assert {name: value.shape for name, value in again.state_dict().items()} == {
         name: value.shape for name, value in unet.state_dict().items()
     }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cdtool import methods
 from cdtool.methods import METHODS
-from cdtool.models import initializers, memory, pipelines, text
+from cdtool.models import denoiser, initializers, memory, pipelines, text
 from cdtool.priors.sets import Generation
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import Shape
@@ -187,9 +187,9 @@ def test_a_full_size_config_needs_no_weights(cost, tmp_path, sd_base):
         path = tmp_path / "sd15" / part
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(table))
-    unet = pipelines.empty_unet(SD1_UNET)
+    unet = denoiser.empty_unet(SD1_UNET)
     named = {name: parameter.numel() for name, parameter in unet.named_parameters()}
-    counts = {method: sum(named[name] for name in methods.trained(method, list(named), pipelines.text_kv(unet)))
+    counts = {method: sum(named[name] for name in methods.trained(method, list(named), denoiser.text_kv(unet)))
               for method in METHODS}  # fmt: skip
     assert counts["crossattn"] == 43_962_560
     assert counts["full"] == counts["dreambooth"] == 859_520_964
@@ -213,7 +213,7 @@ def test_frozen_weights_are_counted_as_they_lie_in_memory(name, half, request, t
     def held(*modules):
         return sum(weight.nbytes for module in modules for weight in module.parameters())
 
-    assert memory.denoiser(folder, base.dtype) == held(base.unet)
+    assert memory.unet(folder, base.dtype) == held(base.unet)
     assert memory.autoencoder(folder / "vae", base.dtype) == held(base.vae)
     assert memory.text_encoders(folder, torch.float32) == held(*base.text_encoders)
     with text.in_compute_precision(base):

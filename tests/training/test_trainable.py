@@ -8,7 +8,7 @@ from predictions import conditioning, forward, same, snapshot
 
 from cdtool import methods
 from cdtool.errors import ConceptError, TrainingError, UsageError
-from cdtool.models import adapter, deltas, initializers, pipelines, text
+from cdtool.models import adapter, deltas, denoiser, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.store.concept import weight_name
 from cdtool.tokens import Token
@@ -232,7 +232,7 @@ def test_changes_beyond_keys_and_values_survive_bf16(sd_base, tokens):
     """They are far below a bf16 weight's last digit; added to the stored weight before rounding, they still tell."""
     base = pipelines.load(str(sd_base), precision="bf16", device="cpu")
     name = "conv_in.weight"
-    stored = pipelines.read_parameters(base.folder, [name])[name]
+    stored = denoiser.read_parameters(base.folder, [name])[name]
     change = torch.full_like(stored, 1e-4)
     (found,) = adapter.changed_parameters(base, adapter.ConceptWeights(others={name: change})).values()
     assert found.dtype == torch.bfloat16
