@@ -171,16 +171,20 @@ def _steps(
 ) -> Iterator[Event]:  # fmt: skip
     """Take steps, yielding each one and what is kept after it. Raises InterruptedRun when asked to stop."""
     settings, parameters, leads = run.settings, run.trained.parameters(), run.ranks.rank == 0
+    unread: list[tuple[int, Tensor]] = []
     for step in steps:
         mine, passes = shard(samples_of(settings, concepts, step), run.ranks), run.passes
-        target, prior, stopped = _step(run, mine, step, parameters, stop())
+        sums, stopped = _step(run, mine, parameters=parameters, step=step, stop=stop())
+        unread.append((step, sums))
         if run.passes > passes:
             yield Event("note", text=f"Memory ran out; from here on a step is split into {run.passes} passes.")
-        yield Event("step", step + 1, settings.steps, target, prior, time.monotonic() - begun)
         last = step + 1 == settings.steps
-        if step + 1 in keep.snapshots and leads and not last:
+        taken = step + 1 in keep.snapshots and not last
+        saved = stopped or ((step + 1) % settings.save_every == 0 and not last)
+        yield from _read(run, unread, begun, leave=int(reads_late(run.base.device) and not (last or taken or saved)))
+        if taken and leads:
             yield Event("snapshot", step + 1, tensors=trainable.changes(run.trained))
-        if stopped or ((step + 1) % settings.save_every == 0 and not last):
+        if saved:
             if leads:
                 _save(run, keep.checkpoint, keep.identity, step + 1)
                 yield Event("saved", step + 1)
@@ -188,6 +192,23 @@ def _steps(
                 raise InterruptedRun(f"Stopped at step {step + 1} of {settings.steps}.", "Go on with --resume.")
             if previews and leads:
                 yield Event("preview", step + 1, images=_preview(run, previews))
+
+
+def reads_late(device: torch.device) -> bool:
+    """Whether losses are read while the next step is computed: elsewhere than on a CPU, a number that is read waits."""
+    return device.type != "cpu"
+
+
+def _read(run: _Run, unread: list[tuple[int, Tensor]], begun: float, leave: int) -> Iterator[Event]:
+    """Events of the steps whose losses were not read yet, but of the last `leave` ones. Raises TrainingError."""
+    while len(unread) > leave:
+        step, sums = unread.pop(0)
+        target, prior = sums.tolist()
+        if not math.isfinite(target + prior):
+            hint = "Lower --lr, or use --precision bf16 or fp32."
+            raise TrainingError(f"The loss became {target + prior} at step {step + 1}.", hint)
+        prior = prior if run.with_prior else math.nan
+        yield Event("step", step + 1, run.settings.steps, target, prior, time.monotonic() - begun)
 
 
 def _encoded(
@@ -212,26 +233,21 @@ def _encoded(
 
 
 def _step(
-    run: _Run, mine: Sequence[SampleIndex], step: int, parameters: Sequence[torch.nn.Parameter], stop: bool
-) -> tuple[float, float, bool]:
-    """One optimizer step; (target loss, prior loss, whether any process wants to stop)."""
+    run: _Run, mine: Sequence[SampleIndex], *, parameters: Sequence[torch.nn.Parameter], step: int, stop: bool
+) -> tuple[Tensor, bool]:
+    """One optimizer step; the losses [2] of photos and class images, and whether any process wants to stop."""
     while (sums := _gradients(run, mine, step)) is None:
         run.optimizer.zero_grad()
         run.passes = min(2 * run.passes, len(mine))
         if run.base.device.type == "cuda":
             torch.cuda.empty_cache()
     stopped = _join(parameters, sums, stop, run.ranks)
-    if not bool(torch.isfinite(sums).all()):
-        raise TrainingError(
-            f"The loss became {sums.sum().item()} at step {step + 1}.", "Lower --lr, or use --precision bf16 or fp32."
-        )
     run.without_gradient -= {part.name for part in run.trained.parts if part.name in run.without_gradient
                              and part.parameter.grad is not None and bool(part.parameter.grad.any())}  # fmt: skip
     run.scaler.step(cast("torch.optim.Optimizer", run.optimizer))
     run.scaler.update()
     run.optimizer.zero_grad()
-    target, prior_loss = sums.tolist()
-    return target, prior_loss if run.with_prior else math.nan, stopped
+    return sums, stopped
 
 
 def _gradients(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor | None:

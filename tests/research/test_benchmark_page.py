@@ -32,3 +32,18 @@ def test_the_page_of_mini_names_its_suites_and_has_no_tables_of_theirs_elsewhere
     outside = benchmark_page._REGION.sub("", page)
     assert "cells." not in outside
     assert "| single | Ours |" not in outside
+
+
+def test_the_page_of_mini_says_what_the_card_measured():
+    page = benchmark_page.MINI_PAGE.read_text(encoding="utf-8")
+    assert benchmark_page.mini_page(page) == page
+    assert page.count("<!-- end -->") == 2
+
+
+def test_means_are_over_near_far_and_all_by_method():
+    rows = [{"concept": name, "kind": kind, "method": method, "share": share, "text": 1.0, "rank": -share}
+            for name, kind, share in (("dog", "near", 0.5), ("gate", "far", 0.25))
+            for method in benchmark_page.METHODS]  # fmt: skip
+    lines = benchmark_page.learnability_table(rows).splitlines()
+    assert lines[2] == "| dog | near | .50 | .50 | .50 | 1.00 | 1.00 | 1.00 | -.50 | -.50 | -.50 |"
+    assert lines[-1].startswith("| **mean** | all | .38 | .38")

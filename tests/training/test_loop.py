@@ -64,11 +64,14 @@ def sgd(monkeypatch):
 def fit(loaded, tmp_path):
     """Train on a tiny base; returns every step."""
 
-    def run(settings=SETTINGS, *, on="sd_base", concepts=SUBJECTS, nouns=("dog",), precision="fp32", **more):
+    def run(
+        settings=SETTINGS, *, on="sd_base", concepts=SUBJECTS, nouns=("dog",), precision="fp32", lazily=False, **more
+    ):
         base = loaded(on, precision)
         tokens = initializers.assign(base.tokenizers, [Token(n.split()[-1], modifier=n[0] != "-") for n in nouns])
         more = {"checkpoint": tmp_path / "run.pt"} | more
-        return list(loop.fit(base, concepts, tokens, settings, **more))
+        steps = loop.fit(base, concepts, tokens, settings, **more)
+        return steps if lazily else list(steps)
 
     return run
 
@@ -565,6 +568,36 @@ def test_a_loss_that_is_no_number_ends_the_run(fit, tmp_path):
     with pytest.raises(TrainingError, match="loss became") as caught:
         fit(replace(SETTINGS, lr=1e30))
     assert "--lr" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_that_are_read_late_are_the_same_and_read_before_anything_is_kept(fit, monkeypatch):
+    longer = replace(SETTINGS, steps=5, save_every=3)
+    plain = fit(longer)
+    taken: list[int] = []
+    step = loop._step
+
+    def counted(*of, **more):
+        taken.append(more["step"])
+        return step(*of, **more)
+
+    monkeypatch.setattr(loop, "reads_late", lambda device: True)
+    monkeypatch.setattr(loop, "_step", counted)
+    late, ahead = [], []
+    for event in fit(longer, lazily=True):
+        late.append(event)
+        if event.kind in ("step", "saved"):
+            ahead.append((event.kind, event.step, len(taken)))
+    assert [(one.kind, one.step, one.loss) for one in late] == [(one.kind, one.step, one.loss) for one in plain]
+    assert ahead == [("step", 1, 2), ("step", 2, 3), ("step", 3, 3), ("saved", 3, 3), ("step", 4, 5), ("step", 5, 5)]
+    for name, tensor in plain[-1].tensors.items():
+        assert torch.equal(late[-1].tensors[name], tensor)
+
+
+def test_a_loss_that_is_no_number_is_found_a_step_late_and_nothing_is_kept(fit, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "reads_late", lambda device: True)
+    with pytest.raises(TrainingError, match="loss became"):
+        fit(replace(SETTINGS, lr=1e30))
     assert not list(tmp_path.iterdir())
 
 
