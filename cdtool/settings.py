@@ -41,6 +41,7 @@ class TrainSettings:
     optimizer: Optimizer = "adamw"  # factored keeps half as much: chosen only where nothing else fits (see --memory)
     vae: str = ""  # an autoencoder of one's own, a folder or a single file; "" is the base's
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    compile: bool = False  # the denoiser's repeated blocks by torch.compile: a minute or more at first, faster steps
     seed: int = 0
     prior: str = "auto"  # auto, none, generated, text, self, a set's name or a folder
     prior_weight: float = 1.0
@@ -75,6 +76,7 @@ class SampleSettings:
     precision: Precision = "auto"
     memory: str = "auto"  # as in training
     vae: str = ""  # as in training
+    compile: bool = False  # as in training
     lora: str = ""  # files of other tools that act on the base: "style.safetensors:0.7,lines.safetensors"
     batch: int = 4  # images sampled at once
 
@@ -98,7 +100,7 @@ class MergeRule:
     held: float = 0.0  # the empty prompt's directions that stay exactly, by their share of the largest; 0 is none
 
 
-LOCAL = ("memory", "vae", "lora")  # settings that belong to this machine: no concept carries them
+LOCAL = ("memory", "vae", "lora", "compile")  # settings that belong to this machine: no concept carries them
 # Names of settings in files of earlier versions, and what they are called now.
 RENAMED = {"hold_empty": "preserve_uncond"}
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}

@@ -57,6 +57,11 @@ Memory = Annotated[
     setting(_Set, "memory", "--memory", metavar="SIZE", panel=SPEED,
             help="What may be used, like 8GB; --batch is lowered to fit. auto: what the device has free."),
 ]  # fmt: skip
+Compile = Annotated[
+    bool | None,
+    setting(_Set, "compile", "--compile/--no-compile", panel=SPEED,
+            help="Compile the denoiser's blocks: a minute or more at first, then faster; not to the bit."),
+]  # fmt: skip
 Lora = Annotated[
     str | None,
     setting(_Set, "lora", "--lora", metavar="FILE[:WEIGHT]", panel=METHOD, shown="none",
@@ -105,6 +110,7 @@ class Settings:
     batch: Batch = None
     precision: options.Precision = None
     memory: Memory = None
+    compile: Compile = None
     vae: options.Vae = None
     lora: Lora = None
 

@@ -170,6 +170,11 @@ Optimizer = Annotated[
     _setting("optimizer", "--optimizer", metavar="O", **_speed,
              help="adamw, or factored: AdamW with half the memory, not to the bit."),
 ]  # fmt: skip
+Compile = Annotated[
+    bool | None,
+    _setting("compile", "--compile/--no-compile", **_speed,
+             help="Compile the denoiser's blocks: a minute or more at first, then faster; not to the bit."),
+]  # fmt: skip
 Gpus = Annotated[
     int, typer.Option("--gpus", metavar="N", min=1, rich_help_panel=parsing.SPEED, help="Processes, one per GPU.")
 ]
@@ -205,6 +210,7 @@ class Settings:
     resolution: Resolution = None
     precision: Precision = None
     checkpointing: Checkpointing = None
+    compile: Compile = None
     memory: Memory = None
     optimizer: Optimizer = None
     vae: options.Vae = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from cdtool.errors import BaseError, UsageError
+from cdtool.errors import BaseError, SettingsError, UsageError
 from cdtool.models import pipelines
 from cdtool.models.text import Conditioning, join
 from cdtool.schema import shortened
@@ -99,6 +99,30 @@ def predict(base: Base, noisy: Tensor, t: Tensor, condition: Conditioning, sizes
     unet = cast("Any", base.unet)
     result = unet(noisy, t, encoder_hidden_states=condition.features, added_cond_kwargs=added, return_dict=False)[0]
     return cast("Tensor", result.float())
+
+
+@contextlib.contextmanager
+def compiled(base: Base, wanted: bool) -> Iterator[None]:
+    """While open, if wanted, the denoiser's repeated blocks are what torch.compile makes of them on their first call.
+
+    Raises SettingsError where that fails, as it does without a C++ compiler.
+    """
+    if not wanted:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    unet = cast("Any", base.unet)
+    unet.compile_repeated_blocks()
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = shortened(str(error).strip().partition("\n")[0], 160)
+        hint = "Leave --compile out; it needs a C++ compiler, and on a GPU Triton."
+        raise SettingsError(f"The denoiser cannot be compiled here: {reason}.", hint) from None
+    finally:
+        for module in unet.modules():
+            module._compiled_call_impl = None
 
 
 @contextlib.contextmanager

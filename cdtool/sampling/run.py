@@ -35,6 +35,7 @@ class SampleOptions(TypedDict, total=False):
     size: str | None
     precision: Precision | None
     memory: str | None
+    compile: bool | None
     vae: str | None
     lora: str | None
     batch: int | None
@@ -113,6 +114,7 @@ def sample(
         size: "WIDTHxHEIGHT" in px; the base's own.
         precision: "fp32", "bf16", "fp16", or "auto", what the device has.
         memory: what may be used, like "8GB"; what the device has free.
+        compile: the denoiser's blocks by torch.compile, slow at first and faster then; False.
         vae: another autoencoder, a folder or a single file; the base's own.
         lora: other tools' LoRA files over the base, like "style.safetensors:0.7", several with commas; none.
         batch: images sampled at once, 4; no image depends on it.

@@ -319,7 +319,11 @@ def _denoise(
     every = [*negatives, *prompts] if guided(settings.guidance) else prompts
     features = text.join([one.condition for one in every]).features
     pipelines.need(base, "unet")
-    with adapter.override_parameters(base.unet, sampler.parameters), adapter.precomputed_kv(base) as set_values:
+    with (
+        diffusion.compiled(base, settings.compile),
+        adapter.override_parameters(base.unet, sampler.parameters),
+        adapter.precomputed_kv(base) as set_values,
+    ):
         set_values(sampler.keys_and_values(features, torch.cat([one.share for one in every])))
         seeds, size = [seed for _, seed in batch], image_size(base, settings)
         yield from diffusion.denoise(base, condition, unconditional, settings, seeds=seeds, size=size, init=init)

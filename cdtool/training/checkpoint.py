@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdtool.training.batches import ConceptImages
 
 # How often it saves and in how many passes it computes may change on the way.
-FREE = ("save_every", "accumulate", "checkpointing", "memory")
+FREE = ("save_every", "accumulate", "checkpointing", "memory", "compile")
 
 
 def identity(

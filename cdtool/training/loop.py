@@ -136,6 +136,7 @@ def fit(
     with (
         trainable.attached(base, tokens, settings, start) as trained,
         _checkpointing(base, settings),
+        diffusion.compiled(base, settings.compile),
         text.in_compute_precision(base),
     ):
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)

@@ -43,18 +43,19 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="steps of a round")
     options.add_argument("--batch", type=int)
     options.add_argument("--precision", default="auto")
+    options.add_argument("--compile", action="store_true", help="cdtool's denoiser compiled")
     chosen = options.parse_args()
     quiet_libraries()
     asked, usual = (chosen.rounds, chosen.steps, chosen.batch), SIZES.get(chosen.base, SIZES["mini"])
     rounds, steps, batch = (given or default for given, default in zip(asked, usual, strict=True))
-    measure(chosen.base, rounds, steps, batch, chosen.precision)
+    measure(chosen.base, rounds, steps, batch, chosen.precision, compile_blocks=chosen.compile)
 
 
-def measure(name: str, rounds: int, steps: int, batch: int, precision: str) -> None:
+def measure(name: str, rounds: int, steps: int, batch: int, precision: str, *, compile_blocks: bool = False) -> None:
     """Time `rounds` rounds of both after a warm-up round of half as many steps."""
     base = pipelines.load(shapes.base(name), precision=precision)
     warm = max(1, steps // 2)
-    settings = TrainSettings(steps=warm + rounds * steps, batch=batch, save_every=10**6)
+    settings = TrainSettings(steps=warm + rounds * steps, batch=batch, save_every=10**6, compile=compile_blocks)
     one = subject(base, max(2, round(settings.steps * batch / 2 * CLASS_IMAGES_PER_SAMPLE)))
     device, dtype = base.device.type, base.dtype
     ours = fitting(base, one, settings)

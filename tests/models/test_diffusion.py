@@ -13,10 +13,11 @@ import torch
 from torch.backends import cuda
 from torch.nn.functional import scaled_dot_product_attention
 
-from cdtool.errors import UsageError
-from cdtool.models import diffusion, pipelines
+from cdtool.errors import SettingsError, UsageError
+from cdtool.models import diffusion, pipelines, text
 from cdtool.models.text import Conditioning
 from cdtool.settings import SampleSettings
+from cdtool.tokens import bind
 
 
 @pytest.mark.parametrize(
@@ -207,3 +208,45 @@ def test_every_scheduler_begins_with_an_image(sd_base, name):
         for strength in (1.0, 0.05)
     )  # fmt: skip
     assert (near - image).std() < 0.5 * (far - image).std()
+
+
+# ---------------------------------------------------------------- compiled
+
+COMPILER = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own imports
+
+
+@COMPILER
+def test_blocks_are_compiled_while_open_only(sd_base):
+    base = pipelines.load(str(sd_base), parts=("unet",))
+    blocks = [module for module in base.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    with diffusion.compiled(base, False):
+        assert not any(block._compiled_call_impl for block in blocks)
+    with diffusion.compiled(base, True):
+        assert blocks
+        assert all(block._compiled_call_impl for block in blocks)
+    assert not any(module._compiled_call_impl for module in base.unet.modules())
+
+
+@COMPILER
+def test_what_cannot_be_compiled_is_one_sentence_and_the_base_is_as_it_was(sd_base):
+    from torch._dynamo.exc import TorchDynamoException
+
+    base = pipelines.load(str(sd_base), parts=("unet",))
+    said = r"cannot be compiled here: No working C\+\+ compiler."
+    with pytest.raises(SettingsError, match=said) as caught, diffusion.compiled(base, True):
+        raise TorchDynamoException("No working C++ compiler\nTried many")
+    assert "--compile" in caught.value.hint
+    assert not any(module._compiled_call_impl for module in base.unet.modules())
+
+
+@COMPILER
+@pytest.mark.slow
+def test_a_compiled_denoiser_predicts_what_the_plain_one_does(sd_base):
+    base = pipelines.load(str(sd_base), precision="fp32")
+    condition = text.encode(base, [text.tokenize(base, bind("a dog", ()), ())], ((),))
+    noisy, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        plain = diffusion.predict(base, noisy, t, condition, None)
+        with diffusion.compiled(base, True):
+            compiled = diffusion.predict(base, noisy, t, condition, None)
+    torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=1e-4)
