@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingError, is_out_of_memory
+from cdtool.errors import InputError, InterruptedRun, TrainingError
 from cdtool.models import diffusion, pipelines, text
 from cdtool.settings import SampleSettings
 from cdtool.tokens import Prompt, bind
 from cdtool.training import checkpoint as checkpoints
-from cdtool.training import loss, objectives, trainable
+from cdtool.training import objectives, optimizer_step, trainable
 from cdtool.training.batches import (
     ConceptImages,
     CropCache,
-    SampleIndex,
-    crop_key,
     encode_crops,
     has_class_half,
     resolution,
@@ -31,8 +29,6 @@ from cdtool.training.batches import (
     shard,
 )
 from cdtool.training.event import Event, Resume
-from cdtool.training.factored import FactoredAdamW
-from cdtool.training.optimizer import AdamW
 from cdtool.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -42,69 +38,13 @@ if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
     from cdtool.settings import TrainSettings
     from cdtool.tokens import Token
-    from cdtool.training.trainable import Start, Trainable
+    from cdtool.training.optimizer_step import Run
+    from cdtool.training.trainable import Start
 
 PREVIEW = SampleSettings(steps=25)
 
-OPTIMIZERS = {"adamw": AdamW, "factored": FactoredAdamW}
-
 
 # ---------------------------------------------------------------- the loop
-
-
-@dataclass
-class _Run:
-    base: Base
-    settings: TrainSettings
-    texts: loss.Texts
-    trained: Trainable
-    schedule: Any
-    optimizer: AdamW
-    scaler: torch.amp.GradScaler
-    ranks: Ranks
-    crops: CropCache
-    with_prior: bool
-    terms: objectives.Scene | None  # what the terms beside the pictures' losses are computed from, where there are any
-    kept_prompts: tuple[Prompt, ...]  # of the prior "self" for words without a modifier
-    passes: int  # that a step is split into; more than was asked for once memory ran out
-    without_gradient: set[str]  # trained parameters that no step had a gradient for yet
-
-    def losses(self, part: Sequence[SampleIndex], step: int) -> Tensor:
-        """The loss of each picture of a pass [b]."""
-        prior = self.settings.prior
-        items = [self.crops[crop_key(sample, prior)] for sample in part]
-        like_base = [row for row, sample in enumerate(part) if sample.is_class] if prior == "self" else []
-        for row in like_base:
-            items[row] = items[row]._replace(prompt=self.class_prompt(items[row].prompt, part[row], step))
-        steps = self.schedule.config.num_train_timesteps
-        noises = [loss.noise_of(self.settings, step, sample.position, item.moments.shape[1:], steps)
-                  for sample, item in zip(part, items, strict=True)]  # fmt: skip
-        return loss.per_image(self.base, self.schedule, self.texts, items, noises, self.trained, like_base)
-
-    def class_prompt(self, prompt: Prompt, sample: SampleIndex, step: int) -> Prompt:
-        """What stays as it was: a photo's caption without the modifier, or, of a plain word, some other caption."""
-        if any(isinstance(piece, int) for piece in prompt.pieces):
-            return Prompt((prompt.plain(),))
-        return self.kept_prompts[(step * self.settings.batch + sample.position) % len(self.kept_prompts)]
-
-
-def _run(
-    base: Base, settings: TrainSettings, tokens: tuple[Token, ...], trained: Trainable, ranks: Ranks, crops: CropCache,
-    with_prior: bool, earlier: int, kept: objectives.Kept | None = None,
-) -> _Run:  # fmt: skip
-    groups = trained.groups(settings.weight_decay)
-    texts = loss.Texts(base, tokens, trained.rows)
-    active = objectives.active(settings)
-    terms = objectives.scene(base, settings, tokens, earlier, trained, texts, kept) if active else None
-    return _Run(
-        base=base, settings=settings, texts=texts, trained=trained, terms=terms,
-        kept_prompts=objectives.kept_prompts(base, tokens) if settings.prior == "self" else (),
-        schedule=diffusion.scheduler(base, "ddpm"),
-        optimizer=OPTIMIZERS[settings.optimizer](groups, lr=settings.lr),
-        scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
-        ranks=ranks, crops=crops, with_prior=with_prior, passes=settings.accumulate,
-        without_gradient={part.name for part in trained.parts if part.mark is not None},
-    )  # fmt: skip
 
 
 def fit(
@@ -142,7 +82,9 @@ def fit(
         crops = yield from _encoded(base, concepts, tokens, settings, ranks, begun, stop)
         pipelines.done(base, "vae")
         earlier = start.tokens if start else 0
-        run = _run(base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier, kept)
+        run = optimizer_step.prepare(
+            base, settings, tokens, trained, ranks, crops, has_class_half(settings, concepts), earlier, kept
+        )
         identity = checkpoints.identity(base, concepts, tokens, settings, start.sha256 if start else "")
         first = _first_step(run, checkpoint, identity, resume)
         if first:
@@ -167,7 +109,7 @@ class _Saving:
 
 
 def _steps(
-    run: _Run, concepts: Sequence[ConceptImages], steps: range, keep: _Saving, previews: Sequence[str],
+    run: Run, concepts: Sequence[ConceptImages], steps: range, keep: _Saving, previews: Sequence[str],
     stop: Callable[[], bool], begun: float,
 ) -> Iterator[Event]:  # fmt: skip
     """Take steps, yielding each one and what is kept after it. Raises InterruptedRun when asked to stop."""
@@ -175,7 +117,7 @@ def _steps(
     unread: list[tuple[int, Tensor]] = []
     for step in steps:
         mine, passes = shard(samples_of(settings, concepts, step), run.ranks), run.passes
-        sums, stopped = _step(run, mine, parameters=parameters, step=step, stop=stop())
+        sums, stopped = optimizer_step.take(run, mine, parameters=parameters, step=step, stop=stop())
         unread.append((step, sums))
         if run.passes > passes:
             yield Event("note", text=f"Memory ran out; from here on a step is split into {run.passes} passes.")
@@ -200,7 +142,7 @@ def reads_late(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _read(run: _Run, unread: list[tuple[int, Tensor]], begun: float, leave: int) -> Iterator[Event]:
+def _read(run: Run, unread: list[tuple[int, Tensor]], begun: float, leave: int) -> Iterator[Event]:
     """Events of the steps whose losses were not read yet, but of the last `leave` ones. Raises TrainingError."""
     while len(unread) > leave:
         step, sums = unread.pop(0)
@@ -233,75 +175,6 @@ def _encoded(
     return crops
 
 
-def _step(
-    run: _Run, mine: Sequence[SampleIndex], *, parameters: Sequence[torch.nn.Parameter], step: int, stop: bool
-) -> tuple[Tensor, bool]:
-    """One optimizer step; the losses [2] of photos and class images, and whether any process wants to stop."""
-    while (sums := _gradients(run, mine, step)) is None:
-        run.optimizer.zero_grad()
-        run.passes = min(2 * run.passes, len(mine))
-        if run.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-    stopped = _join(parameters, sums, stop, run.ranks)
-    run.without_gradient -= {part.name for part in run.trained.parts if part.name in run.without_gradient
-                             and part.parameter.grad is not None and bool(part.parameter.grad.any())}  # fmt: skip
-    run.scaler.step(cast("torch.optim.Optimizer", run.optimizer))
-    run.scaler.update()
-    run.optimizer.zero_grad()
-    return sums, stopped
-
-
-def _gradients(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor | None:
-    """Add up the gradients of a step; the losses [2] of photos and class images, None where memory ran out.
-
-    Raises ResourceError where a single image does not fit.
-    """
-    try:
-        return _accumulated(run, mine, step)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if run.passes >= len(mine):
-            hint = "Try --checkpointing" + (", or --precision bf16." if run.base.dtype == torch.float32 else ".")
-            hint = "Free some memory." if run.settings.checkpointing else hint
-            raise ResourceError("There is not enough memory to train on a single image at a time.", hint) from None
-    return None  # the error is gone by now, and with it what its frames held
-
-
-def _accumulated(run: _Run, mine: Sequence[SampleIndex], step: int) -> Tensor:
-    settings = run.settings
-    halved = run.with_prior or settings.prior == "text"
-    count = settings.batch // 2 if halved else settings.batch  # of targets, and of class images
-    sums = torch.zeros(2, device=run.base.device)
-    if run.terms is not None and run.ranks.rank == 0:  # the first process's, before its pictures
-        run.scaler.scale(objectives.value(run.terms, settings)).backward()  # type: ignore[no-untyped-call]
-    for part in (mine[start :: run.passes] for start in range(run.passes)):
-        if not part:
-            continue
-        cells = run.crops[crop_key(part[0], settings.prior)].mask.numel()
-        with diffusion.attention(run.base, cells), run.trained.computing():
-            losses = run.losses(part, step)
-            weights = losses.new_tensor([settings.prior_weight if sample.is_class else 1.0 for sample in part])
-            run.scaler.scale((losses * weights / count).sum()).backward()  # type: ignore[no-untyped-call]
-        prior = torch.tensor([sample.is_class for sample in part], device=losses.device)
-        means = (losses / count).detach()
-        sums += torch.stack([means[~prior].sum(), means[prior].sum()])
-    return sums
-
-
-def _join(parameters: Sequence[torch.nn.Parameter], sums: Tensor, stop: bool, ranks: Ranks) -> bool:
-    """Sum gradients, losses and wishes to stop over all processes in one all-reduce; whether anyone wants to stop."""
-    if ranks.world == 1:
-        return stop
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([*(grad.flatten() for grad in grads), sums, sums.new_tensor([float(stop)])])
-    torch.distributed.all_reduce(flat)
-    for parameter, part in zip(parameters, torch.split(flat[:-3], [grad.numel() for grad in grads]), strict=True):
-        parameter.grad = part.view_as(parameter)
-    sums.copy_(flat[-3:-1])
-    return bool(flat[-1] > 0)
-
-
 @contextlib.contextmanager
 def _checkpointing(base: Base, settings: TrainSettings) -> Iterator[None]:
     unet = cast("Any", base.unet)
@@ -318,7 +191,7 @@ def _checkpointing(base: Base, settings: TrainSettings) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...]:
+def _preview(run: Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...]:
     """A picture of each preview prompt with the weights as they are now, the same noise every time."""
     side = resolution(run.base, run.settings)
     condition = run.texts.of([bind(prompt, run.texts.tokens) for prompt in previews])
@@ -335,7 +208,7 @@ def _preview(run: _Run, previews: Sequence[str]) -> tuple[NDArray[np.uint8], ...
 # ---------------------------------------------------------------- checkpoints
 
 
-def _save(run: _Run, path: Path, identity: str, step: int) -> None:
+def _save(run: Run, path: Path, identity: str, step: int) -> None:
     state = {
         "identity": identity,
         "step": step,
@@ -347,7 +220,7 @@ def _save(run: _Run, path: Path, identity: str, step: int) -> None:
     checkpoints.save(path, state)
 
 
-def _first_step(run: _Run, path: Path, identity: str, resume: Resume) -> int:
+def _first_step(run: Run, path: Path, identity: str, resume: Resume) -> int:
     """The number of steps done before: those of the checkpoint where the run goes on from it."""
     if not (resume and path.exists()):
         return 0
@@ -359,7 +232,7 @@ def _first_step(run: _Run, path: Path, identity: str, resume: Resume) -> int:
         raise
 
 
-def _restore(run: _Run, path: Path, identity: str) -> int:
+def _restore(run: Run, path: Path, identity: str) -> int:
     """Go on from a checkpoint; the number of steps done."""
     state = checkpoints.load(path, identity, run.base.device)
     with torch.no_grad():

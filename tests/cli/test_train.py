@@ -19,6 +19,7 @@ from cdtool.images import augmentation
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest, read_header, read_tensors
 from cdtool.tokens import Token
+from cdtool.training import optimizer_step
 from cdtool.training import run as studies
 
 
@@ -403,18 +404,17 @@ def test_ctrl_c_and_sigterm_save_a_checkpoint_and_the_resumed_training_ends_as_a
     cdtool, arguments, home, monkeypatch, number
 ):
     """Stopped in this process, by the signal the terminal sends, or a cluster."""
-    from cdtool.training import loop
 
-    step = loop._step
+    take = optimizer_step.take
 
-    def interrupted(run, mine, at, *rest):
-        if at == 2:
+    def interrupted(run, mine, *, step, **rest):
+        if step == 2:
             os.kill(os.getpid(), number)
-        return step(run, mine, at, *rest)
+        return take(run, mine, step=step, **rest)
 
     before = signal.getsignal(number)
     assert cdtool(*arguments("--steps", 6, "-o", "whole")).code == 0
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(optimizer_step, "take", interrupted)
     said = cdtool(*arguments("--steps", 6))
     assert (said.code, said.out) == (130, "")
     assert "Stopped at step 4 of 6." in said.err  # the step it came in and the one after

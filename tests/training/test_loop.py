@@ -17,7 +17,7 @@ from cdtool.errors import InputError, InterruptedRun, ResourceError, TrainingErr
 from cdtool.models import adapter, diffusion, initializers, pipelines, text
 from cdtool.settings import TrainSettings
 from cdtool.tokens import Token, bind
-from cdtool.training import batches, loop, loss, trainable
+from cdtool.training import batches, loop, loss, optimizer_step, trainable
 from cdtool.training.batches import ConceptImages, Example
 from cdtool.training.processes import Ranks
 
@@ -57,7 +57,7 @@ def loaded(request):
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain gradient descent in place of AdamW, so that a change is the gradient."""
-    monkeypatch.setitem(loop.OPTIMIZERS, "adamw", lambda groups, lr: torch.optim.SGD(groups, lr=lr))
+    monkeypatch.setitem(optimizer_step.OPTIMIZERS, "adamw", lambda groups, lr: torch.optim.SGD(groups, lr=lr))
 
 
 @pytest.fixture
@@ -575,14 +575,14 @@ def test_losses_that_are_read_late_are_the_same_and_read_before_anything_is_kept
     longer = replace(SETTINGS, steps=5, save_every=3)
     plain = fit(longer)
     taken: list[int] = []
-    step = loop._step
+    step = optimizer_step.take
 
     def counted(*of, **more):
         taken.append(more["step"])
         return step(*of, **more)
 
     monkeypatch.setattr(loop, "reads_late", lambda device: True)
-    monkeypatch.setattr(loop, "_step", counted)
+    monkeypatch.setattr(optimizer_step, "take", counted)
     late, ahead = [], []
     for event in fit(longer, lazily=True):
         late.append(event)

@@ -18,7 +18,7 @@ from cdtool.settings import TrainSettings
 from cdtool.store import registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import Token, bind
-from cdtool.training import batches, job, loop, loss, objectives, trainable
+from cdtool.training import batches, job, loop, loss, objectives, optimizer_step, trainable
 from cdtool.training.batches import ConceptImages, Example
 
 SETTINGS = TrainSettings(steps=4, batch=4, lr=1e-3, precision="fp32", crops=2, save_every=100, seed=11)
@@ -210,7 +210,7 @@ def test_a_plain_word_is_kept_by_other_captions(base):
     kept = objectives.kept_prompts(base, tokens)
     assert [prompt.text for prompt in kept] == ["a cat on the beach", "the beach"]
     with trainable.attached(base, tokens, settings) as made:
-        run = loop._run(base, settings, tokens, made, loop.ALONE, {}, True, 0)
+        run = optimizer_step.prepare(base, settings, tokens, made, loop.ALONE, {}, True, 0)
         own, sample_ = bind("photo of a dog", tokens), batches.SampleIndex(2, True, 0, 0, 0)
         assert run.class_prompt(own, sample_, 0) in kept
 
