@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from cdtool.errors import SettingsError, nearest
-from cdtool.files import check_writable, read_regular, replacing, user_path
+from cdtool.files import check_writable, read_regular, replacing
 from cdtool.methods import METHODS
+from cdtool.paths import user_path
 from cdtool.schema import loads_toml, printable, shortened
 
 Method = Literal["kv", "crossattn", "full", "dreambooth", "textual-inversion", "lora"]  # the rows of METHODS

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cdtool.errors import TokenError, UsageError
-from cdtool.files import exists
+from cdtool.paths import exists
 
 _MODIFIER = re.compile(r"(?<![\w\\])V(\*|[0-9]{1,4})(?!\w)")
 _LOWER_CASE = re.compile(r"(?<![\w\\])v(\*|[0-9]{1,4})(?!\w)")

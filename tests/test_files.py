@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdtool import files
-from cdtool.errors import InputError, ResourceError
+from cdtool.errors import ResourceError
 from cdtool.files import is_abandoned, owner, publish, replacing, sweep, workplace
 
 
@@ -135,29 +135,6 @@ def test_what_a_failed_write_says(tmp_path, error, said):
     assert said in str(files.write_error(tmp_path / "a", error))
 
 
-@pytest.mark.parametrize("text", ["x" * 300, "a\0b", "~nobody-of-that-name/x", ""])
-def test_text_that_is_no_path_names_no_file(text):
-    path = files.user_path(text) if "\0" not in text else text
-    assert not files.is_file(path)
-
-
-NO_PATHS = ["x" * 300, "x/" * 3000, "a\0b", "~\0", "\ud800"]
-
-
-@pytest.mark.parametrize("text", NO_PATHS)
-def test_what_cannot_be_a_path_is_refused_once_and_exists_nowhere(text):
-    path = files.user_path(text)
-    assert not any(there(path) for there in (files.exists, files.is_file, files.is_dir))
-    with pytest.raises(InputError, match="cannot be a path"):
-        files.check_path(path)
-
-
-@pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "x", "no/such/folder", "x" * 255, "犬"])
-def test_what_may_be_a_path_stays_what_it_is(text):
-    files.check_path(files.user_path(text))
-    assert str(files.user_path(text)) == text
-
-
 def test_json_is_read_of_regular_files_alone(tmp_path):
     path = tmp_path / "deep.json"
     path.write_text("[" * 50_000)
@@ -168,13 +145,6 @@ def test_json_is_read_of_regular_files_alone(tmp_path):
         files.parse_json(tmp_path / "pipe")
     path.write_text('\ufeff{"a": 1}', encoding="utf-8")
     assert files.parse_json(path) == {"a": 1}
-
-
-def test_one_function_reads_the_paths_that_users_write():
-    package = Path(files.__file__).parent
-    texts = {path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
-    ours = {name: text for name, text in texts.items() if not name.startswith("mini/factory")}
-    assert [name for name, text in ours.items() if "expanduser" in text] == ["files.py"]
 
 
 def test_no_code_of_a_base_is_ever_trusted():

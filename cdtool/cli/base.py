@@ -11,8 +11,8 @@ import typer
 from cdtool import settings
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
-from cdtool.files import user_path
 from cdtool.images import corpora
+from cdtool.paths import user_path
 from cdtool.store import bases, families
 
 BaseName = Annotated[

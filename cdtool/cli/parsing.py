@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from cdtool.errors import UsageError, nearest
-from cdtool.files import check_path
+from cdtool.paths import check_path
 from cdtool.schema import whole_number
 
 WIDEST, NARROWEST = 100, 52  # columns of a --help

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import files, settings
+from cdtool import paths, settings
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
@@ -129,8 +129,8 @@ def _retrieve(
     from cdtool.priors import choose
     from cdtool.priors import make as collecting
 
-    path, spec = files.user_path(corpus), encoders.encoder_for(base_folder)
-    if (not files.exists(path) and bases.is_name(corpus)) or files.is_file(path / "model_index.json"):
+    path, spec = paths.user_path(corpus), encoders.encoder_for(base_folder)
+    if (not paths.exists(path) and bases.is_name(corpus)) or paths.is_file(path / "model_index.json"):
         path = choose.corpus_of(bases.locate(corpus))
     encoder = encoders.load(spec)
     return collecting.retrieve(

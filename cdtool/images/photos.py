@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdtool.errors import NotFoundError, PhotoError
-from cdtool.files import is_dir, is_file
 from cdtool.images.pictures import decode, formats
+from cdtool.paths import is_dir, is_file
 from cdtool.schema import loads, shortened
 from cdtool.tokens import Token, article, modifier_tokens, numbered
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cdtool import cache
 from cdtool.errors import BaseError, NotFoundError
-from cdtool.files import is_dir, parse_json
+from cdtool.files import parse_json
+from cdtool.paths import is_dir
 from cdtool.settings import read_toml
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtool.errors import BaseError, InputError, NotFoundError, PhotoError, nearest
-from cdtool.files import is_dir, user_path
 from cdtool.images import corpora, photos
 from cdtool.images.pictures import decode
 from cdtool.models import denoiser, encoders
+from cdtool.paths import is_dir, user_path
 from cdtool.priors import retrieval, sets
 from cdtool.priors.sets import QUICK, Generation, PendingSet
 from cdtool.settings import read_toml

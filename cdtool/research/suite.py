@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from cdtool.errors import InputError, NotFoundError, nearest
-from cdtool.files import exists, read_text
+from cdtool.files import read_text
 from cdtool.methods import METHODS, words_only
+from cdtool.paths import exists
 from cdtool.schema import loads_toml
 from cdtool.settings import SampleSettings, TrainSettings
 from cdtool.store import bases, registry

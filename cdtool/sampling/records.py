@@ -20,7 +20,8 @@ from PIL import Image, PngImagePlugin
 
 from cdtool import __version__, schema, settings
 from cdtool.errors import InputError, NotFoundError, ResourceError, SettingsError
-from cdtool.files import exists, open_regular, publish, sweep_workplaces, workplace
+from cdtool.files import open_regular, publish, sweep_workplaces, workplace
+from cdtool.paths import exists
 from cdtool.settings import SampleSettings
 from cdtool.store import loras
 

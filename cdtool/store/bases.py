@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtool.errors import BaseError, NotFoundError, nearest
-from cdtool.files import is_dir, is_file, user_path
+from cdtool.paths import is_dir, is_file, user_path
 from cdtool.store import families, headers, hub, single_file
 from cdtool.store.families import read_json
 from cdtool.store.headers import Shape

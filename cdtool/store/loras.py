@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cdtool.errors import InputError, NotFoundError, SettingsError
-from cdtool.files import open_regular, user_path
+from cdtool.files import open_regular
+from cdtool.paths import user_path
 from cdtool.schema import printable, shortened
 
 

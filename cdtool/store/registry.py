@@ -17,19 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import __version__, schema, settings
 from cdtool.errors import ConceptError, InputError, NameTakenError, NotFoundError, UsageError, nearest
-from cdtool.files import (
-    check_writable,
-    flush,
-    is_file,
-    locked,
-    publish,
-    read_regular,
-    replacing,
-    sweep,
-    user_path,
-    workplace,
-    write_error,
-)
+from cdtool.files import check_writable, flush, locked, publish, read_regular, replacing, sweep, workplace, write_error
+from cdtool.paths import is_file, user_path
 from cdtool.schema import printable, shortened
 from cdtool.store import bases, concept
 from cdtool.store.concept import Manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdtool.errors import BaseError, ConceptError, TokenError, UsageError
-from cdtool.files import is_file, user_path
 from cdtool.methods import METHODS, beyond_kv, words_only
+from cdtool.paths import is_file, user_path
 from cdtool.store import bases, checkpoints, registry
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings
 from cdtool.errors import CdtoolError, InputError, InterruptedRun, NotFoundError, TrainingError, UsageError, nearest
-from cdtool.files import read_text, user_path
+from cdtool.files import read_text
 from cdtool.models.libraries import quietly
+from cdtool.paths import user_path
 from cdtool.schema import loads_toml
 from cdtool.store import bases, claims, registry
 from cdtool.tokens import counted

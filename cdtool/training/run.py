@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdtool import settings as stored
 from cdtool.errors import InputError, NameTakenError, NotFoundError, PhotoError, UsageError
-from cdtool.files import user_path
 from cdtool.methods import words_only
 from cdtool.models.libraries import quietly
+from cdtool.paths import user_path
 from cdtool.store import bases, families, registry
 from cdtool.store.concept import BaseRef, Manifest
 from cdtool.tokens import bind
