@@ -17,7 +17,7 @@ from cdtool import cli
 
 PACKAGE = Path(__file__).parent.parent / "cdtool"
 SLOW = {"torch", "diffusers", "transformers", "accelerate", "torchmetrics", "matplotlib"}
-LIGHT_PACKAGES = ("errors", "methods", "schema", "files", "paths", "settings", "tokens", "store")
+LIGHT_PACKAGES = ("errors", "methods", "schema", "files", "paths", "settings", "sources", "tokens", "store")
 HEAVY = {name: SLOW | {"numpy", "PIL"} for name in LIGHT_PACKAGES} | {"images": SLOW}  # not imported at a package's top
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if "docs" not in path.relative_to(PACKAGE).parts]
 CORE = [path for path in FILES

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.cli import options, output
 from cdtool.errors import NotFoundError
 from cdtool.images import corpora
@@ -43,7 +43,7 @@ def list_(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """
     out = output.sink(json, quiet)
     found = bases.installed()
-    chosen = settings.base_name().value
+    chosen = sources.base_name().value
     rows = [
         (base.name, "*" if base.name == chosen else "", base.pipeline, output.size(base.bytes), str(base.folder))
         for base in found
@@ -79,8 +79,8 @@ def use(
     own = str(user_path(vae).resolve()) if vae else ""
     if own:
         bases.locate_vae(own, folder)
-    written = settings.write_base(name, own)
-    in_force = settings.base_name()
+    written = sources.write_base(name, own)
+    in_force = sources.base_name()
     if in_force.value != name:
         out.warn(f"{in_force.origin} says {in_force.value}, which counts for more than {written}.")
     out.result(name, {"base": name, "folder": str(folder), "vae": own or None, "config": str(written)})
@@ -99,7 +99,7 @@ def show(
       cdtool base show sdxl --json
       cdtool base show sd15 --rare-tokens captions.txt -q
     """
-    name = base or settings.base_name().value
+    name = base or sources.base_name().value
     if rare_tokens is not None:
         _show_rare(str(name), rare_tokens, output.sink(json, quiet))
         return

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdtool import files, settings
+from cdtool import files, settings, sources
 from cdtool.cli import options, output
 from cdtool.cli import trainflags as flag
 from cdtool.cli.parsing import BASICS
@@ -48,11 +48,11 @@ def config(
         path = _write_template(force)
         out.result(str(path), {"path": str(path)})
         return
-    chosen = settings.base_name(base)
+    chosen = sources.base_name(base)
     values = {"base": chosen}
     folder = _folder(str(chosen.value), out)
     for section, cls in settings.SECTIONS.items():
-        _, found = settings.resolve(cls, {"method": method} if section == "train" else {}, folder)
+        _, found = sources.resolve(cls, {"method": method} if section == "train" else {}, folder)
         values |= {f"{section}.{name}": value for name, value in found.items()}
     places = {"data": settings.data_dir(), "cache": settings.cache_dir(), "config": settings.config_file()}
     short = {str(settings.config_file()): "config file"}

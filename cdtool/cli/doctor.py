@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdtool import __version__, settings
+from cdtool import __version__, settings, sources
 from cdtool.cli import options, output
 from cdtool.errors import InputError
 from cdtool.store import bases
@@ -37,7 +37,7 @@ def doctor(registry: Registry = False, json: options.Json = False) -> None:
         _check_registry(output.sink(json))
         return
     data_dir = settings.data_dir()
-    chosen = settings.base_name()
+    chosen = sources.base_name()
     data: dict[str, Any] = {
         "cdtool": __version__,
         "python": platform.python_version(),

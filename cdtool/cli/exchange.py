@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cdtool import settings, tokens
+from cdtool import sources, tokens
 from cdtool.cli import options, output
 from cdtool.errors import ConceptError, InputError, UsageError
 from cdtool.store import bases, concept, registry
@@ -211,7 +211,7 @@ def _bring(
         _tell(voice, registry.find(called), "", f'There is a concept "{called}" already; nothing to do.')
         return
     registry.check_free(called, force=force)
-    chosen = settings.base_name(base)
+    chosen = sources.base_name(base)
     bases.locate(chosen.value)
     if base is None:
         voice.talk(f"Reading it as a concept on {chosen.value}; name another base with --base NAME.")

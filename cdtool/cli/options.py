@@ -5,7 +5,7 @@ A flag that belongs to a setting defaults to None, which means "not given", so t
     Steps = Annotated[int | None, setting(TrainSettings, "steps", "--steps", help="Optimizer steps.", metavar="N")]
 
     def train(..., steps: Steps = None, lr: LearningRate = None) -> None:
-        chosen, origins = settings.resolve(TrainSettings, {"steps": steps, "lr": lr}, base_folder)
+        chosen, origins = sources.resolve(TrainSettings, {"steps": steps, "lr": lr}, base_folder)
 
 Options that several commands share, or that are many, are the fields of a dataclass; a parameter of that type stands
 for them all:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdtool import paths, settings
+from cdtool import paths, sources
 from cdtool.cli import options, output
 from cdtool.cli.options import setting
 from cdtool.cli.prior import IfMissing, Name, Style, class_of, told
@@ -86,7 +86,7 @@ def make(
     given = {"steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
     how = replace(Generation(), **_given(given | {"count": count if generate is None else generate}))
     _check(how, corpus, given | {"count": count, "floor": floor, "images": images})
-    token, chosen = class_of(noun), settings.base_name(base).value
+    token, chosen = class_of(noun), sources.base_name(base).value
     own = name or registry.slug(token.noun)
     if if_missing and own in sets.names():
         told(out, sets.find(own), "There is a prior set of this name already; nothing to do.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.errors import UsageError
 from cdtool.settings import CompressSettings
 
@@ -38,7 +38,7 @@ def goal_of(energy: float | None, rank: int | None, max_size: int | str | None) 
         if rank < 1:
             raise UsageError(f"A rank is a number from 1, not {rank}.", "Like --rank 8.")
         return Goal(rank=rank)
-    return Goal(energy=settings.resolve(CompressSettings, {"energy": energy})[0].energy)
+    return Goal(energy=sources.resolve(CompressSettings, {"energy": energy})[0].energy)
 
 
 def parse_bytes(text: str) -> int:

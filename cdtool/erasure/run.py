@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
-from cdtool import files, settings
+from cdtool import files, sources
 from cdtool.errors import InputError, UsageError
 from cdtool.models.libraries import quietly
 from cdtool.store import bases, registry
@@ -97,7 +97,7 @@ def plan(
             raise InputError(f'"{phrase}" is among what is kept.', "Leave it out of one of them.")
     chosen = name or "-".join(["no", *(registry.slug(phrase) for phrase in told)])
     registry.check_name(chosen)
-    return Plan(told, " ".join((instead or "").split()), tuple(kept), chosen, base or str(settings.base_name().value),
+    return Plan(told, " ".join((instead or "").split()), tuple(kept), chosen, base or str(sources.base_name().value),
                 force)  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from cdtool.evaluation.metrics import MetricRequest
 from cdtool.evaluation.side_effects import ProbePlan
 from cdtool.images import photos
 from cdtool.models.libraries import quietly
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.store import bases, registry
 from cdtool.store import subject as composition
 from cdtool.tokens import Token, bind

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from cdtool.errors import NotFoundError, PhotoError
 from cdtool.images import photos
-from cdtool.settings import read_toml
+from cdtool.sources import read_toml
 from cdtool.store import registry
 
 if TYPE_CHECKING:

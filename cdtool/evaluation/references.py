@@ -11,7 +11,7 @@ from cdtool.errors import InputError, NotFoundError, PhotoError
 from cdtool.images import corpora, photos, pictures
 from cdtool.images.corpora import Member
 from cdtool.priors.captions import names
-from cdtool.settings import read_toml
+from cdtool.sources import read_toml
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cdtool import files, schema
 from cdtool.errors import InputError, NotFoundError, PhotoError, UsageError
 from cdtool.images.pictures import decode
-from cdtool.settings import read_toml
+from cdtool.sources import read_toml
 from cdtool.tokens import Token, article, bind
 
 if TYPE_CHECKING:

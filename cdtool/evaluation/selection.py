@@ -14,7 +14,8 @@ from cdtool.errors import InterruptedRun
 from cdtool.evaluation import samples
 from cdtool.files import replacing
 from cdtool.images import photos
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.store import concept, registry
 from cdtool.store.registry import Concept
 from cdtool.tokens import bind

@@ -15,7 +15,7 @@ from cdtool import cache
 from cdtool.errors import BaseError, NotFoundError
 from cdtool.files import parse_json
 from cdtool.paths import is_dir
-from cdtool.settings import read_toml
+from cdtool.sources import read_toml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

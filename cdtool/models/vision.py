@@ -15,7 +15,8 @@ from cdtool.errors import BaseError, NotFoundError
 from cdtool.files import parse_json
 from cdtool.models import encoders
 from cdtool.models.encoders import Encoder, EncoderSpec, Preprocessing
-from cdtool.settings import cache_dir, read_toml
+from cdtool.settings import cache_dir
+from cdtool.sources import read_toml
 
 if TYPE_CHECKING:
     from cdtool.models.encoders import Features

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from cdtool import cache, settings
+from cdtool import cache, settings, sources
 from cdtool.errors import NotFoundError, ResourceError
 from cdtool.images import corpora
 from cdtool.models import denoiser, text
@@ -49,7 +49,7 @@ def find(given: Path | None, base_folder: Path) -> Path:
 
     Raises NotFoundError for one that is not there.
     """
-    named = settings.read_toml(base_folder / "cdtool.toml").get("merge", {}).get("captions")
+    named = sources.read_toml(base_folder / "cdtool.toml").get("merge", {}).get("captions")
     path = given or (base_folder / str(named) if named else SHIPPED)
     if not path.is_file():
         raise NotFoundError(f"There is no file of captions {path}.", "Check the path given with --captions.")
@@ -66,7 +66,7 @@ def read(path: Path) -> list[str]:
 
 def class_nouns(base_folder: Path) -> list[str]:
     """Nouns of common classes: those in the file the base's [eval] names, or the shipped ones."""
-    own = settings.read_toml(base_folder / "cdtool.toml").get("eval", {}).get("nouns")
+    own = sources.read_toml(base_folder / "cdtool.toml").get("eval", {}).get("nouns")
     path = base_folder / str(own) if own else SHIPPED.with_name("nouns.txt")
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 

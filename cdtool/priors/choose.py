@@ -18,7 +18,7 @@ from cdtool.models import denoiser, encoders
 from cdtool.paths import is_dir, user_path
 from cdtool.priors import retrieval, sets
 from cdtool.priors.sets import QUICK, Generation, PendingSet
-from cdtool.settings import read_toml
+from cdtool.sources import read_toml
 from cdtool.store import bases, families, registry
 from cdtool.tokens import counted
 

@@ -19,7 +19,8 @@ from cdtool.research import suite as suitefile
 from cdtool.research.cells import Encoders
 from cdtool.research.recipes import Event, Recipe, RunContext
 from cdtool.research.suite import Cell, Suite
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.store import bases, claims
 
 if TYPE_CHECKING:

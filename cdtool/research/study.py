@@ -15,7 +15,8 @@ from cdtool.files import replacing
 from cdtool.images import corpora, photos
 from cdtool.reports import html
 from cdtool.research.answers import FORMAT, QUESTIONS, Item, Key, key_path, key_text
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.store import bases, subject
 from cdtool.tokens import bind
 

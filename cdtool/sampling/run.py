@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
-from cdtool import settings
+from cdtool import settings, sources
 from cdtool.errors import InputError, UsageError
 from cdtool.models.libraries import quietly
 from cdtool.settings import Precision, SampleSettings, Scheduler
@@ -158,9 +158,9 @@ def plan(
     **flags: Any,
 ) -> Plan:
     """Check what can be checked before anything is loaded; `flags` are sampling settings. See `sample`."""
-    settings.check_flags(SampleSettings, flags)
+    sources.check_flags(SampleSettings, flags)
     found = subject.find(subject.text_of(concept), base, force=force)
-    chosen, origins = settings.resolve(SampleSettings, {"count": n, **flags}, bases.locate(found.base))
+    chosen, origins = sources.resolve(SampleSettings, {"count": n, **flags}, bases.locate(found.base))
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise UsageError("There is no prompt.", 'Like: cdtool sample dog "V* dog on the beach".')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cdtool import schema
 from cdtool.errors import ConceptError
 from cdtool.files import flush, write_error
-from cdtool.settings import upgraded
+from cdtool.sources import upgraded
 from cdtool.store import headers
 from cdtool.store.headers import Shape
 from cdtool.tokens import Token

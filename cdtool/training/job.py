@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdtool import methods, settings
+from cdtool import methods, sources
 from cdtool.errors import ConceptError, InputError, SettingsError, TokenError, UsageError, nearest
 from cdtool.settings import TrainSettings
 from cdtool.store import bases, concept, registry
@@ -71,7 +71,7 @@ def job(
     given = (f"like {like.name}", settings_of(like)) if like else None
     _check_names(flags)
     folder = base_folder or bases.locate(base)
-    chosen, found = settings.resolve(TrainSettings, flags, folder, like=given)
+    chosen, found = sources.resolve(TrainSettings, flags, folder, like=given)
     steps, halved = _steps(chosen, len(tokens), found["steps"].origin)
     chosen = _focused(chosen, [name for name, value in found.items() if value.origin == "flag"])
     _check_method(chosen, tokens, start)
@@ -121,7 +121,7 @@ def _warnings(chosen: TrainSettings, groups: Sequence[Sequence[photos.Photo]], f
     """What can be trained but is unlikely to turn out well."""
     if any(len(group) == 1 for group in groups):
         yield "There is a single photo; the concept will hardly be told from its background. Give 4 to 10."
-    usual = settings.resolve(TrainSettings, {"method": chosen.method}, folder)[0].lr
+    usual = sources.resolve(TrainSettings, {"method": chosen.method}, folder)[0].lr
     if chosen.lr > HIGH_RATE * usual:
         times = f"{chosen.lr / usual:.0f} times the usual {usual:g}"
         yield f"The rate {chosen.lr:g} is {times}; the concept may come out as noise."
@@ -138,7 +138,7 @@ def _without_effect(chosen: TrainSettings, given: Collection[str]) -> Iterator[s
 def base_name(flag: str | None, start: Concept | None = None, like: Concept | None = None) -> str:
     """The base to train on: the flag's, that of the concept to go on from, of the one to be like, or the one in use."""
     of = start or like
-    return flag or (registry.base_of(of) if of else str(settings.base_name().value))
+    return flag or (registry.base_of(of) if of else str(sources.base_name().value))
 
 
 def _steps(chosen: TrainSettings, tokens: int, origin: str) -> tuple[int, bool]:

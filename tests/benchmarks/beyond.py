@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import cdtool
-from cdtool import files, settings
+from cdtool import files, sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.evaluation import alignment, distances, identity, references, samples
 from cdtool.evaluation.alignment import bootstrap
@@ -208,7 +208,7 @@ def main() -> None:
         os.environ["CDTOOL_HOME"] = home
         base = pipelines.load(chosen.base)
         given = {"count": chosen.count, "steps": chosen.steps, "batch": 20}
-        drawing, _ = settings.resolve(SampleSettings, given, base.folder)
+        drawing, _ = sources.resolve(SampleSettings, given, base.folder)
         lines = files.read_prompts(FOLDER / "prompts" / ("object.txt" if chosen.what == "concepts" else "pair.txt"))
         context = Context(base, Judge(base, FOLDER / "photos"), drawing, lines[: chosen.prompts], chosen.json)
         if chosen.what == "concepts":

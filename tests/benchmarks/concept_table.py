@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.evaluation import alignment
 from cdtool.images import photos
@@ -90,7 +90,7 @@ def possible(name: str, spec: str, count: int, judge: Judge) -> float:
     """How far the photos' own text alignment lies from that of the base's pictures, relative to the latter."""
     base, encoder = judge
     prompt = f"photo of {article(job.parse_specs([spec])[0].noun)}"
-    wanted, _ = settings.resolve(SampleSettings, {"count": count}, base.folder)
+    wanted, _ = sources.resolve(SampleSettings, {"count": count}, base.folder)
     drawn = [one.image for one in sample.generate(base, [], [prompt], wanted)]
     own = [photos.read(photo) for photo in photos.find([PHOTOS / name])[0]]
     mine, its = (

@@ -20,7 +20,8 @@ from cdtool.cli.output import quiet_libraries
 from cdtool.models import encoders, pipelines
 from cdtool.priors.captions import class_nouns
 from cdtool.sampling import sample
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.tokens import article
 from tests.benchmarks import shapes
 

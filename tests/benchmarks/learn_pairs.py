@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.merging import run as merging
 from cdtool.models import pipelines
@@ -91,7 +91,7 @@ def main() -> None:
         os.environ["CDTOOL_HOME"] = home
         base = pipelines.load(chosen.base)
         judge = Judge(base, photos, chosen.judge)
-        drawing, _ = settings.resolve(SampleSettings, {"count": chosen.count, "steps": 25, "batch": 16}, base.folder)
+        drawing, _ = sources.resolve(SampleSettings, {"count": chosen.count, "steps": 25, "batch": 16}, base.folder)
         for name in sorted({name for pair in PAIRS for name in pair}):
             work = jobs.job([photos / name], [token_of(name)], name=f"kv-{name}", base=base.name, flags={})
             train(base, work)

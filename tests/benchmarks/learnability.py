@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.evaluation import identity
 from cdtool.images import photos
@@ -204,7 +204,7 @@ def main() -> None:
         base = pipelines.load(chosen.base)
         judge = Judge(base, chosen.photos, chosen.judge)
         given = {"count": chosen.count, "steps": chosen.steps, "batch": 20}
-        drawing, _ = settings.resolve(SampleSettings, given, base.folder)
+        drawing, _ = sources.resolve(SampleSettings, given, base.folder)
         lines = PROMPTS[chosen.prompts]
         flags = {"kv": chosen.kv, "full": chosen.full}
         made: list[tuple[Row, list[Image.Image]]] = []

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from cdtool import settings
+from cdtool import sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.images import sheets
 from cdtool.models import pipelines
@@ -95,7 +95,7 @@ def main() -> None:
     quiet_libraries()
     suite = suitefile.read(suitefile.SHIPPED[chosen.suite]).name
     base = pipelines.load(chosen.base)
-    drawing, _ = settings.resolve(SampleSettings, {"count": 8, "steps": 25, "batch": 8}, bases.locate(chosen.base))
+    drawing, _ = sources.resolve(SampleSettings, {"count": 8, "steps": 25, "batch": 8}, bases.locate(chosen.base))
     chosen.out.mkdir(parents=True, exist_ok=True)
     change(base, [stored(suite, TUNED, name) for name in chosen.concepts]).save(chosen.out / "change.png")
     init(base, suite, chosen.inits, drawing).save(chosen.out / "init.png")

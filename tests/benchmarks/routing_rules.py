@@ -20,7 +20,8 @@ from cdtool.evaluation import alignment, samples
 from cdtool.images import photos
 from cdtool.models import encoders, pipelines, text
 from cdtool.sampling import routing, sample
-from cdtool.settings import SampleSettings, resolve
+from cdtool.settings import SampleSettings
+from cdtool.sources import resolve
 from cdtool.store import bases
 from cdtool.store import subject as composition
 from cdtool.tokens import bind

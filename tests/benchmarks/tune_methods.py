@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cdtool import files, methods, settings
+from cdtool import files, methods, settings, sources
 from cdtool.cli.output import quiet_libraries
 from cdtool.evaluation import alignment, samples
 from cdtool.images import photos
@@ -169,7 +169,7 @@ def main() -> None:
     chosen = options.parse_args()
     quiet_libraries()
     base = pipelines.load(chosen.base)
-    drawing, _ = settings.resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, base.folder)
+    drawing, _ = sources.resolve(SampleSettings, {"count": chosen.count, "steps": chosen.steps}, base.folder)
     prompts = files.read_prompts(FOLDER / "prompts" / "object.txt")[: chosen.prompts]
     settings.data_dir().mkdir(parents=True, exist_ok=True)
     encoder = encoders.load(encoders.encoder_for(base.folder), str(base.device))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cdtool import settings
+from cdtool import settings, sources
 from cdtool.errors import NotFoundError
 from cdtool.store import bases
 
@@ -67,9 +67,9 @@ def test_a_missing_base(cdtool, command):
 def test_use(cdtool, mini, monkeypatch):
     said = cdtool("base", "use", str(mini))
     assert (said.code, said.out) == (0, f"{mini}\n")
-    assert settings.base_name().value == str(mini)
+    assert sources.base_name().value == str(mini)
     assert cdtool("base", "use", "mini").out == "mini\n"
-    assert settings.base_name().value == "mini"
+    assert sources.base_name().value == "mini"
     monkeypatch.setenv("CDTOOL_BASE", "sd14")
     assert "CDTOOL_BASE says sd14" in cdtool("base", "use", "mini").err
 
@@ -95,7 +95,7 @@ def test_use_of_a_checkpoint_remembers_the_file_and_not_its_conversion(cdtool, t
     path = ldm_files.write(tmp_path / "model.safetensors", marks=("v_pred", "ztsnr"))
     said = cdtool("base", "use", path)
     assert (said.code, said.out) == (0, f"{path}\n")
-    assert settings.base_name().value == str(path)
+    assert sources.base_name().value == str(path)
     assert json.loads(cdtool("base", "show", "--json").out)["prediction"] == "v_prediction"
 
 
@@ -111,7 +111,7 @@ def test_fetch(cdtool, mini, monkeypatch):
     assert asked == []
     assert cdtool("base", "use", "sd15", "--fetch").out == "sd15\n"
     assert asked == ["sd15"]
-    assert settings.base_name().value == "sd15"
+    assert sources.base_name().value == "sd15"
 
 
 def test_a_fetch_that_fails_changes_nothing(cdtool, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_fetch_that_fails_changes_nothing(cdtool, monkeypatch):
 
     monkeypatch.setattr(bases, "fetch", fetch)
     assert cdtool("base", "use", "sd15", "--fetch").code == 3
-    assert settings.base_name().value == "mini"
+    assert sources.base_name().value == "mini"
 
 
 def test_rare_words_of_captions(cdtool, sd_base, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from cdtool import settings
+from cdtool import settings, sources
 
 
 def test_every_setting_and_where_it_came_from(cdtool, home, monkeypatch):
@@ -59,11 +59,11 @@ def test_a_methods_settings_are_shown_with_their_origin(cdtool):
 def test_a_template_holds_every_setting_as_a_comment_that_is_valid_toml(cdtool):
     assert cdtool("config", "--init").out == "cdtool.toml\n"
     text = Path("cdtool.toml").read_text()
-    assert settings.read_toml(Path("cdtool.toml")) == {section: {} for section in settings.SECTIONS}
+    assert sources.read_toml(Path("cdtool.toml")) == {section: {} for section in settings.SECTIONS}
     bare = "\n".join(line.removeprefix("# ") for line in text.splitlines() if " = " in line or line.startswith("["))
     Path("cdtool.toml").write_text(bare)
     for section, cls in settings.SECTIONS.items():
-        assert settings.read_toml(Path("cdtool.toml"))[section] == asdict(cls())
+        assert sources.read_toml(Path("cdtool.toml"))[section] == asdict(cls())
 
 
 def test_a_settings_file_is_not_replaced_unasked(cdtool):

@@ -9,7 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from cdtool.cli import options
-from cdtool.settings import TrainSettings, resolve
+from cdtool.settings import TrainSettings
+from cdtool.sources import resolve
 
 Steps = Annotated[
     int | None, options.setting(TrainSettings, "steps", "--steps", help="Steps [of course].", metavar="N")
