@@ -9,7 +9,7 @@ from cdtool.methods import METHODS
 from cdtool.store import bases, families
 from cdtool.store.concept import read_header
 from cdtool.tokens import counted
-from cdtool.training import run
+from cdtool.training import examples, run
 from cdtool.training.job import Job
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def plan(job: Job, device: str = "auto", world: int = 1, *, force: bool = False)
     job, fitted = memory.fit_job(job, device, world)
     where = pipelines.pick_device(device)
     dtype, why = pipelines.pick_dtype(job.settings.precision, where)
-    found = run.class_images(job, folder)
+    found = examples.class_images(job, folder)
     cost = estimate.cost(
         folder, job.settings, photos=sum(map(len, job.groups)), priors=sum(one.count for one in found),
         modifiers=sum(token.modifier for token in job.new), device=where, dtype=dtype, world=world,

@@ -27,7 +27,7 @@ from cdtool.models.pipelines import Base
 from cdtool.settings import TrainSettings
 from cdtool.store import bases
 from cdtool.tokens import Token
-from cdtool.training import job, loop, processes, run
+from cdtool.training import examples, job, loop, processes
 from cdtool.training.batches import ConceptImages
 from tests.benchmarks import shapes
 from tests.benchmarks.bench_step import subject
@@ -83,7 +83,7 @@ def train(name: str, precision: str, settings: TrainSettings, file: Path) -> Non
 def dogs(base: Base) -> Sequence[ConceptImages]:
     """What `cdtool train` would learn from mini's photos of a dog, its class images included."""
     work = job.job([bases.MINI.parent / "photos" / "dog"], ["V* dog"], name="dog", base=base.name, flags={})
-    return run.concept_images(work, run.class_images(work, base.folder))
+    return examples.concept_images(work, examples.class_images(work, base.folder))
 
 
 def compare(name: str, precision: str, settings: TrainSettings) -> list[list[object]]:

@@ -6,12 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 from cdtool import cli
-from cdtool.errors import PhotoError
 from cdtool.images.photos import Photo
-from cdtool.models import pipelines
 from cdtool.research import demo
 from cdtool.settings import TrainSettings
 from cdtool.store import registry
@@ -49,18 +45,3 @@ def test_a_concept_begins_as_no_other_of_this_base_did(tmp_path, saved, clip_tok
     assert began(replace(work, name="other")) == first
     kept = run.with_initializers(work, base)
     assert run.with_initializers(kept, base) == kept
-
-
-def test_a_caption_that_loses_its_modifier_is_an_error_any_other_cut_a_note(sd_base):
-    base = pipelines.load(str(sd_base), precision="fp32", device="cpu", parts=("text",))
-
-    def cut(caption):
-        photo = Photo(Path("1.png"), "1", (8, 8), caption)
-        job = Job("dog", "tiny", (Token("dog"),), ((photo,),), (), TrainSettings(), ())
-        return run.truncated_captions(run.with_initializers(job, base), base)
-
-    assert cut("a V* dog on the beach") == cut("") == []
-    assert cut("a V* dog " + "on the beach " * 30) == ["1.png"]
-    with pytest.raises(PhotoError, match=r"1\.png is too long") as caught:
-        cut("on the beach " * 30 + "a V* dog")
-    assert "first" in caught.value.hint
