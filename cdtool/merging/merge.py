@@ -6,19 +6,16 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cdtool.errors import ConceptError
 from cdtool.merging import diagnostics, targets, thinning
+from cdtool.merging.inputs import Parent, bias, change_of, embeddings, styles
 from cdtool.merging.targets import Targets
 from cdtool.models import deltas, text
-from cdtool.models.pipelines import check_base
 from cdtool.settings import MergeRule
-from cdtool.store import concept
-from cdtool.store.concept import BaseRef, Manifest, parameter_name, row_name, weight_name
+from cdtool.store.concept import BaseRef, Manifest, row_name, weight_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,39 +24,12 @@ if TYPE_CHECKING:
     from cdtool.merging.targets import Targets
     from cdtool.models.pipelines import Base
     from cdtool.priors.captions import RegularizationStats
-    from cdtool.store.registry import Concept
-    from cdtool.store.subject import Composition
     from cdtool.tokens import Token
 
 METHOD = "merge"
 RIDGE = 1e-5  # added to R, relative to the mean of its diagonal
 LEAST = 1e-10  # directions of C inv(R) C' below this, relative to the largest, are dropped
 _LARGEST = 2.0**12  # the largest entry of a column of `up`: far from fp16's overflow, and what is 1e-7 of it is kept
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A concept that goes into a merge, with its numbers in memory."""
-
-    entry: Concept
-    manifest: Manifest
-    tensors: Mapping[str, Tensor]
-    weight: float
-    label: str  # its name; of two files of one name the path
-
-    @property
-    def is_focused(self) -> bool:
-        """Whether it changes nothing but its own words."""
-        return concept.reach(self.manifest) == "own words"
-
-    @property
-    def erases(self) -> bool:
-        """Whether it teaches nothing, but makes the base forget."""
-        return all(token.erased for token in self.manifest.tokens)
-
-    def change(self, module: str, features: Tensor) -> Tensor:
-        """What it adds to K or V [s, o] of a module for text features [s, d], in float64."""
-        return self.weight * _change(self.tensors, module, features)
 
 
 class Merged(NamedTuple):
@@ -100,20 +70,20 @@ def cholesky(moment: Tensor) -> Tensor:
 def merge(
     base: Base, parents: Sequence[Parent], name: str, stats: RegularizationStats, rule: MergeRule | None = None
 ) -> Merged:
-    """Merge concepts (see `load_parents`) into one called `name`; their tokens become V1, V2... in order.
+    """Merge concepts (see `inputs.load`) into one called `name`; their tokens become V1, V2... in order.
 
     What erases is added to the rest as it is: it changes next to nothing that is not erased. `stats` are those of the
     regularization captions on this base (see `captions.known`).
     """
     tokens = [token for parent in parents for token in parent.manifest.tokens]
-    embeddings = _embeddings(base, parents)
+    learned = embeddings(base, parents)
     taught = [parent for parent in parents if not parent.erases]
     if len(taught) > 1:
-        tensors, report = _solved(base, parents, embeddings, stats, rule or MergeRule())
+        tensors, report = _solved(base, parents, learned, stats, rule or MergeRule())
     else:
         tensors, report = {}, diagnostics.Report(0, 1.0, 0.0, 0.0, 0.0, {parent.label: 1.0 for parent in taught})
     tensors = _sum(base, [*([tensors] if tensors else taught), *(parent for parent in parents if parent.erases)])
-    tensors |= {row_name(index, encoder): row for encoder, rows in zip(base.family.encoders, embeddings, strict=True)
+    tensors |= {row_name(index, encoder): row for encoder, rows in zip(base.family.encoders, learned, strict=True)
                 for index, row in enumerate(rows) if row.numel()}  # fmt: skip
     return Merged(_manifest(base, name, parents, tokens, stats, report), tensors, report)
 
@@ -136,7 +106,7 @@ def _solved(
     bound = _targets(base, tokens, styled, embeddings, whole, rule.pairs).by_concept(concept_of)
     held_out = targets.collect(base, targets.held_out_prompts(tokens, styled), tokens, embeddings)
     held_out = targets.excluding(held_out.by_concept(concept_of), bound)
-    width = stats.width + any(_bias(module) in parent.tensors for parent in parents for module in base.kv)
+    width = stats.width + any(bias(module) in parent.tensors for parent in parents for module in base.kv)
     held = text.empty_directions(base, rule.held).double()
     free = torch.eye(width, dtype=torch.float64)
     free[: stats.width, : stats.width] -= held @ held.T
@@ -154,7 +124,7 @@ def _solved(
     sums = diagnostics.measure(
         list(base.kv), [parent.change for parent in parents],
         lambda module, features: _augmented(features, width) @ down.T @ ups[module].T,
-        lambda module, features: _change(tensors, module, features), bound, held_out, stats.words,
+        lambda module, features: change_of(tensors, module, features), bound, held_out, stats.words,
     )  # fmt: skip
     names = [parent.label for parent in parents]
     warnings = diagnostics.clashes(tokens, embeddings)
@@ -208,17 +178,6 @@ def _augmented(features: Tensor, width: int) -> Tensor:
     return torch.cat([features, features.new_ones(len(features), more)], dim=1)
 
 
-def _change(tensors: Mapping[str, Tensor], module: str, features: Tensor) -> Tensor:
-    """What a concept's tensors add to K or V [s, o] of a module for text features [s, d], in float64: c dW' + db."""
-    if not deltas.changed_parameters(tensors):  # learned embeddings alone
-        return features.new_zeros(len(features), 1)
-    delta = deltas.read(tensors, weight_name(module))
-    value = deltas.apply(deltas.Factors(*(part.double() for part in delta))
-                         if isinstance(delta, deltas.Factors) else delta.double(), features)  # fmt: skip
-    bias = tensors.get(_bias(module))
-    return value if bias is None else value + bias.double()
-
-
 def _target_values(module: str, weight: Tensor, parents: Sequence[Parent], bound: Targets) -> Tensor:
     """The change of K or V [s, o] wanted at each target: the mean of those of the concepts it belongs to."""
     values = bound.features.new_zeros(len(bound.features), weight.shape[0])
@@ -241,71 +200,8 @@ def pack(ups: Mapping[str, Tensor], down: Tensor, width: int) -> dict[str, Tenso
         half = (up * scale).half()
         stored[f"{weight_name(module)}.up"] = half
         if rows.shape[1] > width:
-            stored[_bias(module)] = (half.double() @ rows[:, -1].double()).float()
+            stored[bias(module)] = (half.double() @ rows[:, -1].double()).float()
     return stored
-
-
-def _bias(module: str) -> str:
-    return parameter_name(f"{module}.bias")
-
-
-# ---------------------------------------------------------------- what goes in
-
-
-def load_parents(base: Base, chosen: Composition, *, force: bool = False) -> list[Parent]:
-    """Load the concepts of a composition to be merged.
-
-    Raises BaseError for a concept of another base unless `force`, ConceptError for one that changes more than K/V or
-    does not fit the base.
-    """
-    names = [entry.name for entry in chosen.concepts]
-    parents = []
-    for part, entry in zip(chosen.parts, chosen.concepts, strict=True):
-        check_base(entry, base, force=force)
-        assert entry.manifest is not None
-        tensors = concept.read_tensors(entry.path)
-        _check(base, entry.name, entry.manifest, tensors)
-        label = part.name if names.count(entry.name) > 1 else entry.name
-        parents.append(Parent(entry, entry.manifest, tensors, part.weight, label))
-    return parents
-
-
-def _check(base: Base, name: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ConceptError for a concept that changes more than K/V, or whose shapes are not the base's."""
-    if any(token.erased for token in manifest.tokens) and not all(token.erased for token in manifest.tokens):
-        raise ConceptError(f'"{name}" both teaches and erases.', "Merge what it was merged from in one go.")
-    own = {weight_name(module): weight for module, weight in base.kv.items()}
-    for changed in deltas.changed_parameters(tensors):
-        if changed not in own and changed not in map(_bias, base.kv):
-            raise ConceptError(
-                f'"{name}" ({manifest.method}) changes more than keys and values, so it cannot be merged.',
-                "Train both together (a folder and a --token each), or train it with --method kv.",
-            )
-    for changed in own if deltas.changed_parameters(tensors) else ():
-        shape = deltas.shape_of(deltas.read(tensors, changed))
-        if shape != tuple(own[changed].shape):
-            raise ConceptError(f'"{name}" has {changed} as {shape}, the base as {tuple(own[changed].shape)}.')
-
-
-def _embeddings(base: Base, parents: Sequence[Parent]) -> list[list[Tensor]]:
-    """The learned embeddings per encoder and token, empty for a token without a modifier. Raises ConceptError."""
-    every = []
-    for name, encoder in zip(base.family.encoders, base.text_encoders, strict=True):
-        rows = []
-        for parent in parents:
-            for index, token in enumerate(parent.manifest.tokens):
-                row = parent.tensors.get(row_name(index, name)) if token.modifier else torch.empty(0)
-                if row is None or (token.modifier and tuple(row.shape) != (encoder.config.hidden_size,)):
-                    raise ConceptError(f'"{parent.entry.name}" has no embedding of {token.words()} that fits the base.')
-                rows.append(row.float())
-        every.append(rows)
-    return every
-
-
-def styles(manifest: Manifest) -> list[bool]:
-    """Whether each token is a style: one answer for all of a training, one for each of a merge."""
-    style = manifest.settings.get("style", False)
-    return [bool(one) for one in style] if isinstance(style, Sequence) else [bool(style)] * len(manifest.tokens)
 
 
 # ---------------------------------------------------------------- what comes out

@@ -101,12 +101,12 @@ def run(plan: Plan) -> Iterator[MergeStep]:
     """Carry out a plan; see `iter_merge` and, for what it raises, `merge`."""
     if not plan.force:
         registry.check_free(plan.name)
-    from cdtool.merging import diagnostics, merge
+    from cdtool.merging import diagnostics, inputs, merge
     from cdtool.models import pipelines
     from cdtool.priors import captions
 
     base = pipelines.load(plan.composition.base, precision="fp32", device="cpu", parts=("text",))
-    parents = merge.load_parents(base, plan.composition, force=plan.force)
+    parents = inputs.load(base, plan.composition, force=plan.force)
     texts = captions.read(captions.find(plan.captions, base.folder))
     key, total = captions.key_of(base, texts), len(texts)
     cached = captions.stored(key) is not None

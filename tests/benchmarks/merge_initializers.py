@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from cdtool.merging import merge
+from cdtool.merging import inputs, merge
 from cdtool.models import clip, initializers
 from cdtool.models.pipelines import Base
 from cdtool.priors import captions
@@ -126,7 +126,7 @@ def row(
     for concepts in (before, after):
         chosen = tuple(concepts[index] for index in pair)
         parts = tuple(Part(concept.name) for concept in chosen)
-        parents = merge.load_parents(base, Composition("", base.name, parts, chosen))
+        parents = inputs.load(base, Composition("", base.name, parts, chosen))
         report = merge.merge(base, parents, "pair", known).report
         figures += [report.condition, " / ".join(f"{kept:.2f}" for kept in report.fidelity.values())]
     line = [names, shared(pair), *figures]

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from cdtool.errors import CdtoolError
-from cdtool.merging import merge
+from cdtool.merging import inputs, merge
 from cdtool.models import initializers, pipelines
 from cdtool.models.pipelines import Base
 from cdtool.priors import captions
@@ -91,7 +91,7 @@ def row(
 ) -> list[object]:
     """A merge by a rule: its fidelity, drift and cost."""
     parts = tuple(Part(entry.name) for entry in entries)
-    parents = merge.load_parents(base, Composition("", base.name, parts, tuple(entries)))
+    parents = inputs.load(base, Composition("", base.name, parts, tuple(entries)))
     begun = time.process_time()
     try:
         made = merge.merge(base, parents, "many", stats, RULES[name])

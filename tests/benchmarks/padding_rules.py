@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 
 from cdtool.cli.output import quiet_libraries
-from cdtool.merging import merge, targets
+from cdtool.merging import inputs, merge, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import pipelines, text
 from cdtool.models.pipelines import Base
@@ -92,7 +92,7 @@ def main() -> None:
         for in_c in IN_C:
             with patch.object(merge, "_targets", bound(in_c)):
                 reports = [
-                    merge.merge(base, merge.load_parents(base, subject.find(pair)), "tried", own).report
+                    merge.merge(base, inputs.load(base, subject.find(pair)), "tried", own).report
                     for pair in chosen.pairs
                 ]
             kept = [value for report in reports for value in report.fidelity.values()]

@@ -8,7 +8,7 @@ import torch
 import cdtool as api
 from cdtool.erasure import run
 from cdtool.errors import ConceptError, InputError, UsageError
-from cdtool.merging import merge
+from cdtool.merging import inputs, merge
 from cdtool.models import deltas, initializers, pipelines
 from cdtool.priors import captions
 from cdtool.sampling import routing
@@ -97,7 +97,7 @@ def test_a_merge_adds_it_to_the_rest_as_it_is(folder):
     stats = captions.known(base, ["photo of a dog", "a cat on the beach"])
 
     def merged(subject):
-        return merge.merge(base, merge.load_parents(base, composition.find(subject)), "both", stats)
+        return merge.merge(base, inputs.load(base, composition.find(subject)), "both", stats)
 
     erasing = concept.read_tensors(entry.path)
     for subject in ("one+two", "one"):
@@ -112,7 +112,7 @@ def test_a_merge_adds_it_to_the_rest_as_it_is(folder):
     assert set(both.report.fidelity) == {"one", "two"}
     saved = registry.save(both.manifest, both.tensors)
     with pytest.raises(ConceptError, match="teaches and erases"):
-        merge.load_parents(base, composition.find(f"{saved.name}+one"))
+        inputs.load(base, composition.find(f"{saved.name}+one"))
 
 
 def test_an_evaluation_reads_forgetting_the_other_way_round(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cdtool.errors import BaseError, ConceptError, UsageError
-from cdtool.merging import diagnostics, merge, run, targets
+from cdtool.merging import diagnostics, inputs, merge, run, targets
 from cdtool.merging.targets import Targets
 from cdtool.models import adapter, deltas, initializers, pipelines, text
 from cdtool.priors import captions
@@ -63,7 +63,7 @@ EQUAL = MergeRule(exact=1.0)  # targets as equalities however many there are: th
 
 
 def merged(base, subject, name="pair", rule=EQUAL):
-    parents = merge.load_parents(base, composition.find(subject))
+    parents = inputs.load(base, composition.find(subject))
     return merge.merge(base, parents, name, captions.known(base, CAPTIONS), rule)
 
 
@@ -282,8 +282,8 @@ def test_styles_are_told_from_the_settings_and_handed_on(sd, make):
     make(sd, "ink", Token("photo"), seed=2, settings={"style": True})
     made = merged(sd, "one+ink")
     assert made.manifest.settings["style"] == [False, True]
-    assert merge.styles(made.manifest) == [False, True]
-    assert merge.styles(registry.find("one").manifest) == [False]
+    assert inputs.styles(made.manifest) == [False, True]
+    assert inputs.styles(registry.find("one").manifest) == [False]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -302,13 +302,11 @@ def test_another_base_is_refused(sd, sdxl, make):
     with pytest.raises(BaseError, match="was trained on"):
         merged(other, "one+two")
     assert (
-        merge.merge(
-            other, merge.load_parents(other, composition.find("one+two"), force=True), "pair", known
-        ).report.error
+        merge.merge(other, inputs.load(other, composition.find("one+two"), force=True), "pair", known).report.error
         < 1e-8
     )
     with pytest.raises(BaseError, match="other text encoders"):
-        merge.load_parents(sdxl, composition.find("one+two"), force=True)
+        inputs.load(sdxl, composition.find("one+two"), force=True)
 
 
 def test_a_concept_that_changes_more_is_refused(sd, make):
@@ -387,7 +385,7 @@ def test_soft_targets_are_ridge_regression_in_the_metric_of_r():
 def test_a_softer_merge_disturbs_less_and_keeps_less(sd, make):
     make(sd, "one", Token("dog"))
     make(sd, "two", Token("cat"), seed=2)
-    parents = merge.load_parents(sd, composition.find("one+two"))
+    parents = inputs.load(sd, composition.find("one+two"))
     stats = captions.known(sd, CAPTIONS)
     hard, soft = (merge.merge(sd, parents, "pair", stats, MergeRule(exact=0.0, softness=mu)).report
                   for mu in (0.0, 1.0))  # fmt: skip
@@ -408,7 +406,7 @@ def test_few_targets_are_met_exactly_and_many_by_least_squares(sd, make):
 def test_held_directions_are_those_of_the_empty_prompt(sd, make):
     make(sd, "one", Token("dog"))
     make(sd, "two", Token("cat"), seed=2)
-    parents = merge.load_parents(sd, composition.find("one+two"))
+    parents = inputs.load(sd, composition.find("one+two"))
     made = merge.merge(sd, parents, "pair", captions.known(sd, CAPTIONS), MergeRule(exact=1.0, held=0.05))
     held = text.empty_directions(sd, 0.05)
     start = features(sd, "", (), adapter.ConceptWeights())[0, :1]
@@ -422,7 +420,7 @@ def test_held_directions_are_those_of_the_empty_prompt(sd, make):
 def test_beyond_capacity_pairs_are_left_out_and_joining_is_recommended(sd, make):
     for seed, noun in enumerate(("dog", "cat")):
         make(sd, noun, Token(noun), seed=seed + 1)
-    parents = merge.load_parents(sd, composition.find("dog+cat"))
+    parents = inputs.load(sd, composition.find("dog+cat"))
     stats = captions.known(sd, CAPTIONS)
     few, many = (merge.merge(sd, parents, "pair", stats, MergeRule(pairs=share)).report for share in (0.0, 0.9))
     assert few.rows < many.rows
@@ -438,7 +436,7 @@ def test_beyond_capacity_pairs_are_left_out_and_joining_is_recommended(sd, make)
 def test_more_targets_than_directions_are_stored_in_as_many_numbers_as_directions(sd, make):
     for seed, noun in enumerate(("dog", "cat", "beach", "photo")):
         make(sd, noun, Token(noun), seed=seed + 1)
-    parents = merge.load_parents(sd, composition.find("dog+cat+beach+photo"))
+    parents = inputs.load(sd, composition.find("dog+cat+beach+photo"))
     report, tensors = (merge.merge(sd, parents, "all", captions.known(sd, CAPTIONS), MergeRule(pairs=1e9))[at]
                        for at in (2, 1))  # fmt: skip
     assert len(tensors["down"]) <= 160
