@@ -68,6 +68,7 @@ def random_base(folder: Path) -> Base:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
+    (folder / "model_index.json").write_text("{}")  # what an empty prompt means is asked of it
     tokenizer = clip_vocabulary.tokenizer(folder / "tokenizer")
     made = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
