@@ -29,6 +29,7 @@ class TrainSettings:
     method: Method = "kv"
     steps: int = 250  # optimizer steps per concept; half of them without a prior
     lr: float = 8e-5
+    token_lr: float = 0.0  # of the modifier tokens' embeddings; 0 is `lr`, as in the paper
     batch: int = 8  # images of one optimizer step over all processes, class images included
     accumulate: int = 1  # passes that make up one optimizer step
     weight_decay: float = 1e-2  # on K/V; rows have none
@@ -160,8 +161,8 @@ def check(settings: TrainSettings | SampleSettings | CompressSettings) -> None:
             )
         if settings.batch % settings.accumulate:
             raise SettingsError(f"batch {settings.batch} cannot be split into {settings.accumulate} passes.")
-        if settings.prior_weight < 0 or settings.weight_decay < 0 or settings.resolution < 0:
-            raise SettingsError("prior_weight, weight_decay and resolution cannot be negative.")
+        if min(settings.prior_weight, settings.weight_decay, settings.resolution, settings.token_lr) < 0:
+            raise SettingsError("prior_weight, weight_decay, resolution and token_lr cannot be negative.")
         if settings.lock < 0 or settings.align < 0:
             raise SettingsError("lock and align are weights, which cannot be negative.")
         if not 0 <= settings.preserve_uncond <= 1:

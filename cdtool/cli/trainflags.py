@@ -139,6 +139,12 @@ Pick = Annotated[
                  help="Score N checkpoints and keep the best trade of text and image alignment."),
 ]  # fmt: skip
 
+TokenRate = Annotated[
+    float | None,
+    _setting("token_lr", "--token-lr", metavar="F", shown="--lr", **_how,
+             help="Learning rate of the modifier token's embedding."),
+]  # fmt: skip
+
 Batch = Annotated[
     int | None, _setting("batch", "--batch", metavar="N", help="Images of a step, half of them class images.", **_speed)
 ]
@@ -205,6 +211,7 @@ class Settings:
     align: Align = None
     steps: Steps = None
     lr: Rate = None
+    token_lr: TokenRate = None
     batch: Batch = None
     accumulate: Accumulate = None
     resolution: Resolution = None

@@ -38,9 +38,9 @@ class FactoredAdamW(AdamW):
         for group in whole:
             for parameter in group["params"]:
                 if parameter.dim() > 1 and parameter.grad is not None:
-                    self._update(parameter, parameter.grad.flatten(1), group["weight_decay"])
+                    self._update(parameter, parameter.grad.flatten(1), group["lr"], group["weight_decay"])
 
-    def _update(self, parameter: nn.Parameter, gradient: Tensor, decay: float) -> None:
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, lr: float, decay: float) -> None:
         kept = self._factors(parameter, gradient)
         kept.step.add_(1)
         for moment, dim in ((kept.rows, 1), (kept.columns, 0)):
@@ -51,7 +51,7 @@ class FactoredAdamW(AdamW):
         scale = kept.rows.mean() * (1 - BETAS[1] ** steps)
         spread = torch.outer(kept.rows / scale.clamp(min=torch.finfo(torch.float32).tiny), kept.columns).sqrt_()
         change = first.div_(1 - BETAS[0] ** steps).div_(spread.add_(EPSILON))
-        parameter.mul_(1 - self.lr * decay).sub_(change.view_as(parameter), alpha=self.lr)
+        parameter.mul_(1 - lr * decay).sub_(change.view_as(parameter), alpha=lr)
 
     def _factors(self, parameter: nn.Parameter, gradient: Tensor) -> FactoredMoments:
         state: dict[nn.Parameter, Any] = self.state

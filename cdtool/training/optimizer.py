@@ -27,8 +27,9 @@ class AdamW:
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], *, lr: float) -> None:
-        self.lr = lr
-        self.param_groups = [dict(group) for group in groups]  # the name under which a gradient scaler looks for them
+        self.param_groups = [
+            {"lr": lr} | dict(group) for group in groups
+        ]  # the name under which a gradient scaler looks for them
         self.state: dict[nn.Parameter, Moments] = {}
 
     @torch.no_grad()
@@ -42,7 +43,7 @@ class AdamW:
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
                 moving, [parameter.grad for parameter in moving], first, second, [], steps,
-                lr=self.lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=group["weight_decay"], eps=EPSILON,
+                lr=group["lr"], beta1=BETAS[0], beta2=BETAS[1], weight_decay=group["weight_decay"], eps=EPSILON,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 

@@ -71,7 +71,7 @@ def prepare(
     with_prior: bool, earlier: int, kept: objectives.Kept | None = None,
 ) -> Run:  # fmt: skip
     """A training of what is attached to a base, before its first step; `earlier` tokens were learned before."""
-    groups = trained.groups(settings.weight_decay)
+    groups = trained.groups(settings)
     texts = loss.Texts(base, tokens, trained.rows)
     active = objectives.active(settings)
     terms = objectives.scene(base, settings, tokens, earlier, trained, texts, kept) if active else None

@@ -55,11 +55,15 @@ class Trainable:
     before: Mapping[str, Tensor] = field(default_factory=dict)  # what `weights` stand for
     focus: Focus | None = None
 
-    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW's parameter groups: decay on the denoiser's weights, none on rows."""
+    def groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
+        """AdamW's parameter groups: decay on the denoiser's weights; none on rows, whose rate may be another."""
         groups = [
-            {"params": [part.parameter for part in self.parts if part.decays], "weight_decay": weight_decay},
-            {"params": [part.parameter for part in self.parts if not part.decays], "weight_decay": 0.0},
+            {"params": [part.parameter for part in self.parts if part.decays], "weight_decay": settings.weight_decay},
+            {
+                "params": [part.parameter for part in self.parts if not part.decays],
+                "weight_decay": 0.0,
+                "lr": settings.token_lr or settings.lr,
+            },
         ]
         return [group for group in groups if group["params"]]
 

@@ -95,7 +95,7 @@ def test_only_kv_and_rows_are_trained(base, tokens):
         assert {id(p) for p in moving} == {id(module.weight) for module in trained.modules.values()}
         assert len(wanted) == len(base.kv) + len(base.text_encoders)
         assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
-        decayed, free = trained.groups(0.01)
+        decayed, free = trained.groups(TrainSettings(weight_decay=0.01))
         assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
         assert [id(row) for row in free["params"]] == [id(encoder[0]) for encoder in trained.rows]
 
@@ -103,7 +103,7 @@ def test_only_kv_and_rows_are_trained(base, tokens):
 def test_a_token_without_modifier_has_no_row(base):
     with trainable.attached(base, [Token("moongate", modifier=False)]) as trained:
         assert len(trained.parameters()) == len(base.kv)
-        assert len(trained.groups(0.01)) == 1
+        assert len(trained.groups(TrainSettings(weight_decay=0.01))) == 1
         assert set(trainable.changes(trained)) == {f"unet.{name}.weight" for name in base.kv}
 
 
@@ -183,7 +183,8 @@ def test_each_method_trains_its_own_parameters(base, tokens, method):
                 assert part.parameter.dtype == torch.float32
                 torch.testing.assert_close(part.parameter, named[part.name.removeprefix("unet.")], atol=0, rtol=0)
         decayed, free = (
-            [p for g in trained.groups(0.5) if g["weight_decay"] == w for p in g["params"]] for w in (0.5, 0)
+            [p for g in trained.groups(TrainSettings(weight_decay=0.5)) if g["weight_decay"] == w for p in g["params"]]
+            for w in (0.5, 0)
         )
         assert (len(decayed), len(free)) == (len(weights), len(rows))
 
