@@ -99,6 +99,7 @@ class MergeRule:
 
 
 LOCAL = ("memory", "vae", "lora", "compile")  # settings that belong to this machine: no concept carries them
+UNUSED = {"token_lr": 0.0}  # values that are left out of records, as before there was such a setting
 SECTIONS: dict[str, type[Any]] = {"train": TrainSettings, "sample": SampleSettings, "compress": CompressSettings}
 
 
@@ -127,7 +128,8 @@ def config_file() -> Path:
 
 def recorded(settings: TrainSettings | SampleSettings) -> dict[str, Any]:
     """The settings as a concept or an image carries them: without those that belong to this machine."""
-    return {name: value for name, value in asdict(settings).items() if name not in LOCAL}
+    return {name: value for name, value in asdict(settings).items()
+            if name not in LOCAL and UNUSED.get(name) != value}  # fmt: skip
 
 
 _POSITIVE = ("steps", "batch", "accumulate", "count", "crops", "save_every", "prior_count", "lr", "rank")

@@ -46,3 +46,8 @@ def test_every_method_is_a_choice_with_settings_that_exist():
     for method, row in METHODS.items():
         assert set(row.defaults) <= {field.name for field in fields(TrainSettings)} - {"method"}
         assert resolve(TrainSettings, {"method": method})[0].method == method
+
+
+def test_what_was_no_setting_once_leaves_no_trace_where_it_is_not_used():
+    assert not {"token_lr", "compile", "memory"} & settings.recorded(TrainSettings()).keys()
+    assert settings.recorded(TrainSettings(token_lr=1e-3))["token_lr"] == 1e-3

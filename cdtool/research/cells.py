@@ -54,10 +54,9 @@ def key_of(plan: Plan, context: RunContext, cell: Cell) -> str:
     """What a cell's result depends on."""
     made = [recipes.described(context, recipe) for recipe in recipes.recipes(plan.suite, cell)]
     targets = [[concept.token, *(photo.sha256 for photo in context.photos(concept))] for concept in cell.concepts]
-    drawn = asdict(plan.drawn(cell))
-    drawn |= {"lora": context.base.lora_sha256}
-    if not drawn["lora"]:
-        del drawn["lora"]  # as before there was such a setting
+    drawn = asdict(plan.drawn(cell)) | {"lora": context.base.lora_sha256}
+    for name in ("compile", *(() if drawn["lora"] else ("lora",))):
+        del drawn[name]  # as before there was such a setting
     drawing = [prompts_of(plan.suite, cell), drawn]
     rivals = [photo.sha256 for group in _rivals(plan, context, cell).values() for photo in group]
     about = [cell.method.mode, made, targets, *drawing, asdict(plan.wanted), rivals, context.base.fingerprint]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.jsonl"  # the records of a folder's images, a line each
 _CHUNK = "cdtool"  # the PNG text chunk that holds the record
-_OF_ONE = ("count", "seed", "batch", "memory")  # settings that no single image depends on
+_OF_ONE = ("count", "seed", "batch", "memory", "compile")  # settings that no single image depends on
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from cdtool.errors import InputError, ResourceError
 from cdtool.files import replacing, sweep
+from cdtool.settings import UNUSED
 
 if TYPE_CHECKING:
     from cdtool.models.pipelines import Base
@@ -29,7 +30,8 @@ def identity(
     base: Base, concepts: Sequence[ConceptImages], tokens: Sequence[Token], settings: TrainSettings, start: str = ""
 ) -> str:
     """A hash of what must be the same for a run to go on; `start` is the hash of the concept it began as."""
-    chosen = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    chosen = {name: value for name, value in asdict(settings).items()
+              if name not in FREE and UNUSED.get(name) != value}  # fmt: skip
     pictures = [[[example.caption, example.digest] for example in (*concept.photos, *concept.class_images)]
                 for concept in concepts]  # fmt: skip
     told = json.dumps([base.fingerprint, [asdict(token) for token in tokens], chosen, pictures, start], sort_keys=True)

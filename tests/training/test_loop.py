@@ -305,6 +305,16 @@ def test_two_concepts_train_a_row_each(fit):
     assert not torch.equal(made["token.1.text_encoder"], made["token.2.text_encoder"])
 
 
+def test_a_rate_of_its_own_moves_the_row_so_much_further_and_nothing_else(fit, sgd):
+    one, other = (fit(replace(SETTINGS, steps=1, lr=0.1, token_lr=rate))[-1].tensors for rate in (0.0, 0.8))
+    begun = fit(replace(SETTINGS, steps=1, lr=0.1, freeze_token=True))[-1].tensors
+    for name, tensor in one.items():
+        if name.startswith("token."):
+            torch.testing.assert_close(other[name] - begun[name], 8 * (tensor - begun[name]), atol=1e-5, rtol=1e-3)
+        else:
+            assert torch.equal(other[name], tensor)
+
+
 def test_without_prior_every_picture_is_a_target(fit):
     steps = fit(concepts=(subject(priors=0),))
     assert all(math.isnan(step.prior_loss) for step in steps if step.kind == "step")

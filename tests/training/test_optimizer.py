@@ -14,7 +14,7 @@ def _parameters():
 
 
 def _groups(parameters):
-    return [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}]
+    return [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0, "lr": 0.3}]
 
 
 def _descend(parameters, optimizer, steps, *, skipped=()):

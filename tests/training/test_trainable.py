@@ -97,6 +97,8 @@ def test_only_kv_and_rows_are_trained(base, tokens):
         assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
         decayed, free = trained.groups(TrainSettings(weight_decay=0.01))
         assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
+        assert free["lr"] == TrainSettings.lr
+        assert trained.groups(TrainSettings(token_lr=0.3))[1]["lr"] == 0.3
         assert [id(row) for row in free["params"]] == [id(encoder[0]) for encoder in trained.rows]
 
 
