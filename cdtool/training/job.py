@@ -92,7 +92,7 @@ def job(
         start=start,
         warnings=(
             *_warnings(chosen, [good for good, _ in usable], folder),
-            *_without_effect(chosen, [name for name, value in found.items() if value.origin == "flag"]),
+            *_without_effect(chosen, tokens, [name for name, value in found.items() if value.origin == "flag"]),
         ),
     )
 
@@ -127,12 +127,14 @@ def _warnings(chosen: TrainSettings, groups: Sequence[Sequence[photos.Photo]], f
         yield f"The rate {chosen.lr:g} is {times}; the concept may come out as noise."
 
 
-def _without_effect(chosen: TrainSettings, given: Collection[str]) -> Iterator[str]:
-    """A sentence for each option that was given but that the method does not read."""
+def _without_effect(chosen: TrainSettings, tokens: Sequence[Token], given: Collection[str]) -> Iterator[str]:
+    """A sentence for each option that was given but that this training does not read."""
     if "rank" in given and not methods.METHODS[chosen.method].low_rank:
         yield f"--rank has no effect with --method {chosen.method}; only lora has a rank."
     if "preserve_uncond" in given and chosen.preserve_uncond and methods.words_only(chosen.method):
         yield f"--preserve-uncond has no effect with --method {chosen.method}, which trains no keys and values."
+    if "token_lr" in given and (chosen.freeze_token or not any(token.modifier for token in tokens)):
+        yield "--token-lr has no effect: no modifier token is trained."
 
 
 def base_name(flag: str | None, start: Concept | None = None, like: Concept | None = None) -> str:

@@ -76,6 +76,10 @@ def test_options_that_the_method_does_not_read_are_named(job, monkeypatch):
     for method in ("kv", "crossattn", "full", "dreambooth"):
         assert job(["V* dog"], preserve_uncond=0.1, method=method).warnings == ()
     assert job(["V* dog"], preserve_uncond=0.0, method="textual-inversion").warnings == ()
+    assert job(["V* dog"], token_lr=1e-3).warnings == ()
+    for spec, more in (("moongate", {}), ("V* dog", {"freeze_token": True}), ("V* dog", {"method": "dreambooth"})):
+        (unread,) = job([spec], token_lr=1e-3, **more).warnings
+        assert unread.startswith("--token-lr has no effect")
     monkeypatch.setenv("CDTOOL_TRAIN_RANK", "4")  # for whichever method reads it
     assert job(["V* dog"]).warnings == ()
 
